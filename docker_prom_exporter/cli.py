@@ -1,0 +1,162 @@
+"""Owns the command: arguments to `Settings`, wiring, signals, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import textwrap
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from docker_prom_exporter import __doc__ as summary
+from docker_prom_exporter import __version__
+from docker_prom_exporter.settings import OPTIONS, BadOptionError, read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from docker_prom_exporter.engine import Engine
+    from docker_prom_exporter.settings import Settings
+
+_NAME: Final = "docker-prom-exporter"
+_COMMANDS: Final = {
+    "once": "poll once and print the metrics; exit 0 if Docker was up, else 1",
+    "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
+}
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+# A scrape must not find the exporter before it has found Docker, nor wait for a Docker that is stuck.
+_SECONDS_TO_FIRST_POLL: Final = 0.5
+_SECONDS_TO_LAST_POLL: Final = 0.4
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but for its help, which here is a table with the variables, and its errors, here one line."""
+
+    def format_help(self) -> str:
+        return _help()
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{_NAME}: {message}; see {_NAME} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0, 1 where it failed, 2 for an option that can't be used."""
+    parser = _Parser(prog=_NAME, allow_abbrev=False)
+    parser.add_argument("command", nargs="?", choices=list(_COMMANDS))
+    parser.add_argument("--version", action="version", version=f"{_NAME} {__version__}")
+    for option in OPTIONS:
+        parser.add_argument(option.flag, dest=option.name)
+    parsed = vars(parser.parse_args(arguments))
+    command = parsed.pop("command")
+    try:
+        settings = read_settings(parsed, os.environ)
+    except BadOptionError as error:
+        parser.error(str(error))
+    if command == "healthcheck":
+        from docker_prom_exporter.healthcheck import healthcheck  # noqa: PLC0415  without the rest: it's quick
+
+        return healthcheck(settings)
+    return _run(settings, once=command == "once")
+
+
+def _run(settings: Settings, *, once: bool) -> int:
+    from docker_prom_exporter import logs  # noqa: PLC0415
+    from docker_prom_exporter.engine import BadTargetError, Engine, find_target  # noqa: PLC0415
+
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        target = find_target(settings.docker_host, os.environ)
+    except BadTargetError as error:
+        return _fail(2, str(error))
+    engine = Engine(target, settings.docker_timeout)
+    return _once(engine, settings) if once else _serve(engine, settings)
+
+
+def _once(engine: Engine, settings: Settings) -> int:
+    from docker_prom_exporter.metrics import Exposition  # noqa: PLC0415
+    from docker_prom_exporter.poller import Poller  # noqa: PLC0415
+
+    poller = Poller(engine, settings, threading.Event())
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        snapshot = poller.poll()
+        sys.stdout.buffer.write(b"".join(Exposition(lambda: snapshot).render().body))
+        sys.stdout.flush()
+    return 0 if poller.snapshot.up else 1
+
+
+def _serve(engine: Engine, settings: Settings) -> int:
+    """Poll and serve until a signal. All threads are daemons, so that nothing stuck holds up the end."""
+    import structlog  # noqa: PLC0415
+
+    from docker_prom_exporter.metrics import Exposition  # noqa: PLC0415
+    from docker_prom_exporter.poller import Poller  # noqa: PLC0415
+    from docker_prom_exporter.web import Web, listen  # noqa: PLC0415
+
+    try:
+        listener = listen(settings.listen_addr, settings.listen_port)
+    except OSError as error:
+        address = f"--listen-addr {settings.listen_addr} --listen-port {settings.listen_port}"
+        return _fail(1, f"can't listen on {address}: {error.strerror or error}")
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    log = structlog.get_logger()
+    stop = threading.Event()
+    poller = Poller(engine, settings, stop)
+    exposition = Exposition(lambda: poller.snapshot)
+    web = Web(listener, exposition, settings.client_ip_source)
+    polling = threading.Thread(target=poller.run, name="poller", daemon=True)
+
+    host, port, *_ = listener.getsockname()
+    log.info("exporter.started", version=__version__, metrics=f"http://{_bracketed(host)}:{port}/metrics")
+    polling.start()
+    poller.first_poll_ended.wait(_SECONDS_TO_FIRST_POLL)
+    web.start()
+    _wait_for_signal()
+    stop.set()
+    engine.abort()
+    polling.join(_SECONDS_TO_LAST_POLL)
+    web.stop()
+    log.info("exporter.stopped")
+    return 0
+
+
+def _wait_for_signal() -> None:
+    """Return at the first signal to stop; a second one ends the process at once.
+
+    The signals are blocked and waited for, not handled: that works as PID 1, which the kernel spares signals
+    it has no handler for, and leaves no handler that could interrupt a lock it needs.
+    """
+    signal.sigwait(_STOP_SIGNALS)
+    for number in _STOP_SIGNALS:
+        signal.signal(number, lambda number, _: os._exit(128 + number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _fail(code: int, message: str) -> int:
+    sys.stderr.write(f"{_NAME}: {message}\n")
+    return code
+
+
+def _help() -> str:
+    lines = [f"{summary}", "", f"Usage: {_NAME} [COMMAND] [OPTIONS]", "", "Commands:"]
+    lines.append(f"  {'':<14}without one: serve metrics until SIGTERM or SIGINT")
+    lines += [f"  {name:<14}{does}" for name, does in _COMMANDS.items()]
+    group = ""
+    for option in OPTIONS:
+        if option.group != group:
+            group = option.group
+            lines += ["", f"{group + ' options':<35}{'Variable':<33}Default"]
+        lines.append(f"  {option.flag:<33}{option.variable:<33}{option.default or '-'}")
+        lines += textwrap.wrap(
+            f"{option.help}; takes {option.takes}", 90, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    lines += ["", f"  {'--help':<33}show this", f"  {'--version':<33}show the version"]
+    lines += ["", "A flag wins over its variable; an empty variable counts as unset."]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,289 @@
+"""Owns what a container is here: its states and health, and how an engine's answers become one. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any, Final
+
+STATES: Final = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+"""Docker's own states; moby, `container/state.go`."""
+
+HEALTH_STATUSES: Final = ("none", "starting", "healthy", "unhealthy")
+"""Docker's own verdicts of a healthcheck."""
+
+LABEL: Final = "docker-prometheus-exporter.metric.container_health.enabled"
+"""The label that has a container watched or not."""
+
+_ENDED: Final = ("exited", "dead")
+_BOOLEANS: Final = {"true": True, "1": True, "yes": True, "on": True}
+_BOOLEANS.update({"false": False, "0": False, "no": False, "off": False})
+
+# Podman's list may leak its own states (libpod/define/containerstate.go).
+_STATE_ALIASES: Final = {
+    "configured": "created",
+    "initialized": "created",
+    "stopped": "exited",
+    "stopping": "exited",
+}
+
+# `reset` is Podman's for a healthcheck that has not run since the container started.
+_HEALTH_ALIASES: Final = {"": "none", "reset": "starting"}
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_HEALTH_SUFFIX = re.compile(r"^Up .*\((?:health: )?([a-z]+)\)$")
+_AGE = re.compile(
+    r"Less than a second"
+    r"|(?:About an? |(?P<count>\d{1,9}) )(?P<unit>second|minute|hour|day|week|month|year)s?"
+)
+_SECONDS: Final = {
+    "second": 1,
+    "minute": 60,
+    "hour": 3600,
+    "day": 86400,
+    "week": 7 * 86400,
+    "month": 30 * 86400,
+    "year": 365 * 86400,
+}
+
+
+class ContainerHealth(IntEnum):
+    """The value of `container_health`."""
+
+    UNKNOWN = 0
+    STOPPED = 1
+    ALIVE = 2
+    UNHEALTHY = 3
+    HEALTHY = 4
+
+
+_HEALTH_WHILE_RUNNING: Final = {
+    "none": ContainerHealth.ALIVE,
+    "unhealthy": ContainerHealth.UNHEALTHY,
+    "healthy": ContainerHealth.HEALTHY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What only `/containers/{id}/json` says of a container, as of the time it was asked.
+
+    Times are Unix seconds, and `None` where the engine's time is zero. `state` is the one the engine named
+    in the same answer; `exit_code` is `None` in every state but `exited` and `dead`. `failing_streak` is
+    `None` without a healthcheck.
+    """
+
+    state: str
+    health_status: str | None
+    started: float | None
+    finished: float | None
+    restarts: int
+    exit_code: int | None
+    oom_killed: bool
+    failing_streak: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as one poll found it.
+
+    `state` is one of `STATES`, or empty where the engine named none of them. `health_status` is one of
+    `HEALTH_STATUSES`, or `None` where the engine's answer does not tell; it means something only while the
+    container runs, because moby sets it to `unhealthy` when one stops, pauses or restarts. `created` is in
+    Unix seconds.
+    """
+
+    id: str
+    name: str
+    image: str
+    compose_project: str
+    compose_service: str
+    state: str
+    health_status: str | None
+    created: float | None
+    details: Details | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its processes run: not while it is paused or between two restarts."""
+        return self.state == "running"
+
+    @property
+    def health(self) -> ContainerHealth:
+        """What `container_health` says of it."""
+        if self.running and self.health_status is not None:
+            return _HEALTH_WHILE_RUNNING.get(self.health_status, ContainerHealth.UNKNOWN)
+        if self.running or not self.state:
+            return ContainerHealth.UNKNOWN
+        return ContainerHealth.STOPPED
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of `/containers/json`.
+
+    `fingerprint` is all of the row that an inspect's answer depends on, but for the age that moby writes
+    into `Status` (`Up 5 minutes`). That age is `min_age` to `max_age` seconds; it can only grow as long as
+    the container has not been started or stopped again. `health_hidden` says that the engine's list does not
+    tell the health of a running container. `label` is the raw value of `LABEL`, `None` without.
+    """
+
+    container: Container
+    fingerprint: tuple[Any, ...]
+    min_age: float
+    max_age: float
+    health_hidden: bool
+    label: str | None
+
+    def with_health_of(self, details: Details) -> Container:
+        """Return the container with the health an inspect told, provided it was running then, too."""
+        health_status = details.health_status if details.state == "running" else None
+        return replace(self.container, health_status=health_status)
+
+
+def parse_boolean(text: str) -> bool | None:
+    """Read `true/1/yes/on` or `false/0/no/off` in any case; `None` for anything else."""
+    return _BOOLEANS.get(text.strip().lower())
+
+
+def is_watched(label: str | None, *, only_labelled: bool) -> bool:
+    """Tell whether a container with this value of `LABEL` is reported; one that is no boolean is as none."""
+    enabled = None if label is None else parse_boolean(label)
+    return enabled is True or (enabled is None and not only_labelled)
+
+
+def read_row(row: Any, *, health_listed: bool) -> Row | None:
+    """Read one row of `/containers/json`; `None` for one that names no container.
+
+    `health_listed` says whether this kind of engine tells a running container's health in the list: Docker
+    does, in `Health` from API 1.52 on and in the suffix of `Status` in every version; Podman does not.
+    """
+    fields = _mapping(row)
+    container_id = fields.get("Id")
+    if not isinstance(container_id, str) or not _ID.fullmatch(container_id):
+        return None
+    labels = _mapping(fields.get("Labels"))
+    state = _state(fields.get("State"))
+    status = as_text(fields.get("Status"))
+    summary, suffix, min_age, max_age = _read_status(status)
+    health = _mapping(fields.get("Health"))
+    listed = as_text(health.get("Status"))
+    health_status = _health_status(listed) if listed else suffix
+    health_hidden = not listed and not health_listed
+    label = labels.get(LABEL)
+    return Row(
+        container=Container(
+            id=container_id,
+            name=_own_name(fields.get("Names")) or container_id[:12],
+            image=as_text(fields.get("Image")),
+            compose_project=as_text(labels.get("com.docker.compose.project")),
+            compose_service=as_text(labels.get("com.docker.compose.service")),
+            state=state,
+            health_status=None if health_hidden else health_status,
+            created=_number(fields.get("Created")),
+        ),
+        fingerprint=(state, summary, listed, _number(health.get("FailingStreak"))),
+        min_age=min_age,
+        max_age=max_age,
+        health_hidden=health_hidden and state == "running",
+        label=None if label is None else as_text(label),
+    )
+
+
+def read_inspect(answer: Any) -> Details:
+    """Read the answer of `/containers/{id}/json`; what is missing or nonsense in it is left out."""
+    fields = _mapping(answer)
+    status = _mapping(fields.get("State"))
+    state = _state(status.get("Status"))
+    health = _mapping(status.get("Health"))
+    health_status = _health_status(as_text(health.get("Status")))
+    exit_code = _number(status.get("ExitCode"))
+    streak = _number(health.get("FailingStreak"))
+    return Details(
+        state=state,
+        health_status=health_status,
+        started=_timestamp(status.get("StartedAt")),
+        finished=_timestamp(status.get("FinishedAt")),
+        restarts=int(_number(fields.get("RestartCount")) or 0),
+        exit_code=int(exit_code) if exit_code is not None and state in _ENDED else None,
+        oom_killed=status.get("OOMKilled") is True,
+        failing_streak=int(streak) if streak is not None and health_status != "none" else None,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _read_status(status: str) -> tuple[str, str | None, float, float]:
+    """Take moby's `Status` apart: the text without its age, the health, the least and the most age.
+
+    `Up 5 minutes (healthy)` gives `("Up  (healthy)", "healthy", 300, 360)`.
+    """
+    health = None
+    if status.startswith("Up "):
+        suffix = _HEALTH_SUFFIX.match(status)
+        health = _health_status(suffix[1]) if suffix else _health_of_bare(status)
+    age = _AGE.search(status)
+    if age is None:
+        return status, health, 0.0, math.inf
+    summary = status[: age.start()] + status[age.end() :]
+    if age["unit"] is None:
+        return summary, health, 0.0, 1.0
+    unit = _SECONDS[age["unit"]]
+    count = int(age["count"] or 1)
+    # go-units' HumanDuration cuts off, but rounds hours, and did not always: half an hour less at the least.
+    least = count * unit - (1800 if unit >= 3600 else 0)
+    return summary, health, float(least), float((count + 1) * unit)
+
+
+def _health_of_bare(status: str) -> str | None:
+    """Judge an `Up …` without a known suffix: no parenthesis, no healthcheck."""
+    return None if status.endswith(")") else "none"
+
+
+def _state(value: Any) -> str:
+    state = as_text(value).lower()
+    state = _STATE_ALIASES.get(state, state)
+    return state if state in STATES else ""
+
+
+def _health_status(text: str) -> str | None:
+    status = text.lower()
+    status = _HEALTH_ALIASES.get(status, status)
+    return status if status in HEALTH_STATUSES else None
+
+
+def _own_name(names: Any) -> str:
+    """Find the entry with one slash: a legacy link adds the other's alias, `/parent/alias`, in any order."""
+    texts = [as_text(name).removeprefix("/") for name in names] if isinstance(names, list) else []
+    return next((text for text in texts if text and "/" not in text), "")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def as_text(value: Any) -> str:
+    """Take a string as it is, but for lone surrogates, which JSON can say and UTF-8 can't; else empty."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _timestamp(value: Any) -> float | None:
+    """Read RFC 3339, nanoseconds cut to microseconds; Go's zero time and all before 1970 are none."""
+    try:
+        seconds = datetime.fromisoformat(as_text(value)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return seconds if seconds > 0 else None

@@ -1,0 +1,407 @@
+"""Owns the simulated engine: Docker's four endpoints on a real unix socket, and the play shown on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import socket
+import time
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingUnixStreamServer
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+    from typing import Self
+
+VERSION: Final = "29.0.0-simulated"
+_ZERO_TIME: Final = "0001-01-01T00:00:00Z"
+_ENDPOINTS: Final = (
+    ("version", re.compile(r"(?:/v[\d.]+)?/version")),
+    ("ping", re.compile(r"(?:/v[\d.]+)?/_ping")),
+    ("list", re.compile(r"(?:/v[\d.]+)?/containers/json")),
+    ("inspect", re.compile(r"(?:/v[\d.]+)?/containers/(?P<id>[^/]+)/json")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedContainer:
+    """A container as the simulated engine has it; times are Unix seconds.
+
+    `health` is the verdict while it runs, `None` without a healthcheck.
+    """
+
+    name: str
+    state: str = "running"
+    health: str | None = None
+    failing_streak: int = 0
+    image: str = "demo:1"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created: float = 0
+    started: float = 0
+    finished: float = 0
+    restarts: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    generation: int = 0
+
+    @property
+    def id(self) -> str:
+        """Return its id: 64 hexadecimal digits, others after it was created anew."""
+        return hashlib.sha256(f"{self.name} {self.generation}".encode()).hexdigest()
+
+    @property
+    def _told_health(self) -> str | None:
+        """Return what moby tells: a container with a healthcheck that doesn't run is unhealthy to it."""
+        return self.health if self.health is None or self.state == "running" else "unhealthy"
+
+    def row(self, now: float, *, health_in_status: bool = True, health_in_row: bool = True) -> dict[str, Any]:
+        """Return its row of `/containers/json`, as moby words it; with `Health` as from API 1.52 on."""
+        row: dict[str, Any] = {
+            "Id": self.id,
+            "Names": [f"/{self.name}"],
+            "Image": self.image,
+            "Created": int(self.created),
+            "Labels": dict(self.labels),
+            "State": self.state,
+            "Status": self._status(now, health_in_status=health_in_status),
+        }
+        if health_in_row:
+            row["Health"] = {"Status": self._told_health or "none", "FailingStreak": self.failing_streak}
+        return row
+
+    def inspect(self) -> dict[str, Any]:
+        """Return the answer of `/containers/{id}/json`, with the environment that must never get out."""
+        state: dict[str, Any] = {
+            "Status": self.state,
+            "Running": self.state in ("running", "paused", "restarting"),
+            "OOMKilled": self.oom_killed,
+            "ExitCode": self.exit_code,
+            "StartedAt": _rfc3339(self.started),
+            "FinishedAt": _rfc3339(self.finished),
+        }
+        if self._told_health is not None:
+            state["Health"] = {
+                "Status": self._told_health,
+                "FailingStreak": self.failing_streak,
+                "Log": [{"Output": "SECRET-HEALTH-OUTPUT"}],
+            }
+        return {
+            "Id": self.id,
+            "Name": f"/{self.name}",
+            "Created": _rfc3339(self.created),
+            "RestartCount": self.restarts,
+            "State": state,
+            "Config": {
+                "Image": self.image,
+                "Labels": dict(self.labels),
+                "Env": ["PASSWORD=SECRET-ENVIRONMENT"],
+            },
+        }
+
+    def _status(self, now: float, *, health_in_status: bool) -> str:
+        """Word it as moby's `State.String` does, container/state.go."""
+        if self.state in ("running", "paused"):
+            health = {"starting": " (health: starting)", None: ""}.get(self.health, f" ({self.health})")
+            suffix = " (Paused)" if self.state == "paused" else health if health_in_status else ""
+            return f"Up {human_duration(now - self.started)}{suffix}"
+        ago = human_duration(now - self.finished)
+        return {
+            "created": "Created",
+            "removing": "Removal In Progress",
+            "dead": "Dead",
+            "restarting": f"Restarting ({self.exit_code}) {ago} ago",
+            "exited": f"Exited ({self.exit_code}) {ago} ago",
+        }.get(self.state, "")
+
+
+class SimulatedEngine:
+    """Answers as a Docker engine does, from `containers()` at each request; listens while it is a context.
+
+    `requests` grows by the method and path of each request. `faults` replaces an endpoint's answer by a
+    function that gets the connection, on which it may send what it likes. Another `api_version` before 1.52
+    leaves `Health` out of the list; `podman` makes it answer as Podman does, which never lists health.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        containers: Callable[[], Iterable[SimulatedContainer]],
+        *,
+        api_version: str = "1.52",
+        podman: bool = False,
+    ) -> None:
+        self.path = path
+        self.containers = containers
+        self.api_version = api_version
+        self.podman = podman
+        self.requests: list[str] = []
+        self.faults: dict[str, Callable[[socket.socket], object]] = {}
+        self.rows: Callable[[list[dict[str, Any]]], Any] = lambda rows: rows
+        self._server: _Server | None = None
+
+    @property
+    def url(self) -> str:
+        """Return its address as `DOCKER_HOST` takes it."""
+        return f"unix://{self.path}"
+
+    def __enter__(self) -> Self:
+        """Listen on the socket."""
+        self._server = _Server(self)
+        Thread(target=self._server.serve_forever, args=(0.05,), name="simulated engine", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the socket, every connection, and remove the file."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self.path.unlink(missing_ok=True)
+
+    def asked(self, endpoint: str) -> int:
+        """Count the requests so far for `version`, `ping`, `list` or `inspect`."""
+        pattern = dict(_ENDPOINTS)[endpoint]
+        return sum(bool(pattern.fullmatch(urlsplit(request.split(" ")[1]).path)) for request in self.requests)
+
+    def answer(self, endpoint: str, container_id: str | None) -> tuple[int, Any]:
+        """Return the status and the JSON of an answer."""
+        if endpoint == "version":
+            name = "Podman Engine" if self.podman else "Engine"
+            return 200, {
+                "Version": VERSION,
+                "ApiVersion": self.api_version,
+                "Os": "linux",
+                "Arch": "amd64",
+                "Components": [{"Name": name, "Version": VERSION}],
+            }
+        if endpoint == "list":
+            new = tuple(map(int, self.api_version.split("."))) >= (1, 52) and not self.podman
+            now = time.time()
+            rows = [
+                c.row(now, health_in_status=not self.podman, health_in_row=new) for c in self.containers()
+            ]
+            return 200, self.rows(rows)
+        found = next((c for c in self.containers() if c.id == container_id), None)
+        if found is None:
+            return 404, {"message": f"No such container: {container_id}"}
+        return 200, found.inspect()
+
+
+class _Server(ThreadingUnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, engine: SimulatedEngine) -> None:
+        self.engine = engine
+        self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        super().__init__(str(engine.path), _Handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self._connections.add(connection)
+        return connection, address
+
+    def server_close(self) -> None:
+        super().server_close()
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that went away."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        """Answer one of the four endpoints; anything else is refused, as a socket proxy would."""
+        engine = self.server.engine
+        engine.requests.append(f"{self.command} {self.path}")
+        path = urlsplit(self.path).path
+        for endpoint, pattern in _ENDPOINTS:
+            match = pattern.fullmatch(path)
+            if match and (fault := engine.faults.get(endpoint)):
+                self.close_connection = True
+                fault(self.connection)
+                return
+            if match and endpoint == "ping":
+                self._send(200, "text/plain; charset=utf-8", b"OK")
+                return
+            if match:
+                status, answer = engine.answer(endpoint, match.groupdict().get("id"))
+                self._send(status, "application/json", json.dumps(answer).encode())
+                return
+        self._send(403, "application/json", b'{"message": "the simulated engine has four endpoints"}')
+
+    def _send(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Api-Version", self.server.engine.api_version)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def version_string(self) -> str:
+        """Return what goes out as `Server`."""
+        return f"{'Libpod' if self.server.engine.podman else 'Docker'}/{VERSION} (linux)"
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+def human_duration(seconds: float) -> str:
+    """Word a duration as moby does in `Status` (go-units, duration.go)."""
+    whole = int(max(seconds, 0))
+    hours = int(max(seconds, 0) / 3600 + 0.5)
+    if whole < 1:
+        return "Less than a second"
+    for most, count, unit in (
+        (60, whole, "second"),
+        (3600, whole // 60, "minute"),
+        (48 * 3600, hours, "hour"),
+        (14 * 86400, hours // 24, "day"),
+        (60 * 86400, hours // 24 // 7, "week"),
+        (730 * 86400, hours // 24 // 30, "month"),
+    ):
+        if whole < most:
+            return _counted(count, unit)
+    return f"{whole // 86400 // 365} years"
+
+
+def _counted(count: int, unit: str) -> str:
+    if count == 1 and unit in ("minute", "hour"):
+        return f"About a{'n' * (unit == 'hour')} {unit}"
+    return f"{count} {unit}{'s' * (count != 1)}"
+
+
+def _rfc3339(seconds: float) -> str:
+    if not seconds:
+        return _ZERO_TIME
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "123Z")
+
+
+WATCH: Final = {"docker-prometheus-exporter.metric.container_health.enabled": "true"}
+PERIOD: Final = 120
+"""Seconds after which the play begins anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One container of the play: what it is at first, and what becomes of it at which second.
+
+    A change to the state `""` removes the container; one from there creates it anew.
+    """
+
+    container: SimulatedContainer
+    changes: tuple[tuple[int, dict[str, Any]], ...] = ()
+
+
+def _part(name: str, *changes: tuple[int, dict[str, Any]], watched: bool = True, **first: Any) -> _Part:
+    project, _, service = name.partition("-")
+    labels = {"com.docker.compose.project": project, "com.docker.compose.service": service.removesuffix("-1")}
+    container = SimulatedContainer(name, labels=labels | (WATCH if watched else {}), **first)
+    return _Part(container, changes)
+
+
+def _crash_loop(every: int) -> tuple[tuple[int, dict[str, Any]], ...]:
+    crash = {"state": "restarting", "exit_code": 1}
+    return tuple(
+        (second + offset, change)
+        for second in range(0, PERIOD, every)
+        for offset, change in ((every // 2, crash), (every - 1, {"state": "running", "exit_code": 0}))
+    )
+
+
+_PLAY: Final = (
+    _part("shop-database-1", health="healthy"),
+    _part(
+        "shop-web-1",
+        (12, {"health": "healthy"}),
+        (45, {"health": "unhealthy", "failing_streak": 3}),
+        (80, {"health": "healthy", "failing_streak": 0}),
+        health="starting",
+    ),
+    _part("shop-worker-1"),
+    _part("shop-migrate-1", (15, {"state": "exited", "exit_code": 0})),
+    _part("shop-payments-1", (60, {"state": "paused"}), (85, {"state": "running"}), health="healthy"),
+    _part(
+        "shop-search-1",
+        (70, {"state": "removing"}),
+        (73, {"state": ""}),
+        (90, {"state": "running", "health": "starting"}),
+        (100, {"health": "healthy"}),
+        health="healthy",
+    ),
+    _part("batch-import-1", (40, {"state": "exited", "exit_code": 1})),
+    _part(
+        "batch-report-1",
+        (30, {"state": "exited", "exit_code": 137, "oom_killed": True}),
+        (95, {"state": "running", "exit_code": 0, "oom_killed": False}),
+    ),
+    _part("batch-mailer-1", *_crash_loop(10)),
+    _part("lab-model-1", (100, {"health": "healthy"}), health="starting"),
+    _part("lab-draft-1", state="created"),
+    _part("lab-ghost-1", state="dead"),
+    _part("lab-scratch-1", watched=False),
+)
+
+
+class Play:
+    """About a dozen containers that go through every state within two minutes, then again.
+
+    The same seed gives the same play: it sets when each container's part begins. `clock` gives Unix seconds.
+    """
+
+    def __init__(self, seed: int = 0, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._began = clock()
+        chance = random.Random(seed)  # noqa: S311  a play, no secret
+        self._delays = [chance.randrange(0, 10) for _ in _PLAY]
+
+    def containers(self) -> list[SimulatedContainer]:
+        """Return the containers there are now."""
+        elapsed = self._clock() - self._began
+        scenes = (self._scene(part, elapsed - delay) for part, delay in zip(_PLAY, self._delays, strict=True))
+        return [container for container in scenes if container.state]
+
+    def _scene(self, part: _Part, elapsed: float) -> SimulatedContainer:
+        lap, second = divmod(max(elapsed, 0), PERIOD)
+        lap_began = self._began + max(elapsed, 0) - second
+        begun = part.container.state != "created"
+        container = replace(
+            part.container,
+            created=self._began - 86400,
+            started=(lap_began if part.changes else self._began - 3600) if begun else 0,
+            finished=self._began if part.container.state == "dead" else 0,
+            restarts=int(lap) * sum(change.get("state") == "restarting" for _, change in part.changes),
+            generation=int(lap) * sum(change.get("state") == "" for _, change in part.changes),
+        )
+        for at, change in part.changes:
+            if at <= second:
+                container = _changed(container, change, lap_began + at)
+        return container
+
+
+def _changed(container: SimulatedContainer, change: dict[str, Any], at: float) -> SimulatedContainer:
+    """Apply a change, with the times and counts an engine would note."""
+    after = replace(container, **change)
+    if after.state == container.state or "paused" in (container.state, after.state):
+        return after
+    if after.state == "running":
+        anew = not container.state
+        created, generation = (at, container.generation + 1) if anew else (after.created, after.generation)
+        restarts = container.restarts + (container.state == "restarting")
+        return replace(after, started=at, created=created, generation=generation, restarts=restarts)
+    return replace(after, finished=at)

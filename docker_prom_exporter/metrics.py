@@ -1,0 +1,332 @@
+"""Owns every metric's name, HELP and labels; turns a `Snapshot` into families, and those into bytes, once."""
+
+from __future__ import annotations
+
+import gzip
+import platform
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+
+from docker_prom_exporter import __version__
+from docker_prom_exporter.containers import HEALTH_STATUSES, STATES, ContainerHealth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
+
+    from docker_prom_exporter.containers import Container, Details
+    from docker_prom_exporter.snapshot import Snapshot
+
+_Sample = tuple[tuple[str, ...], float]
+
+
+class _Family(NamedTuple):
+    """A metric family: what it is called, what it says, and the labels it has beside those of its kind."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    counter: bool = False
+
+    def of(self, samples: Iterable[_Sample], *more_labels: str) -> Metric:
+        kind = CounterMetricFamily if self.counter else GaugeMetricFamily
+        family = kind(self.name, self.help, labels=(*more_labels, *self.labels))
+        for labels, value in samples:
+            family.add_metric(labels, value)
+        return family
+
+
+UP = _Family(
+    "docker_up",
+    "Whether Docker answered the last ping (1), or did not or the last poll is too old to trust (0).",
+)
+ENGINE_INFO = _Family(
+    "docker_engine_info",
+    "The engine, from its /version; 1.",
+    ("version", "api_version", "os", "arch"),
+)
+BUILD_INFO = _Family("docker_exporter_build_info", "The exporter; 1.", ("version", "python_version"))
+POLLS = _Family("docker_exporter_polls_total", "Polls of the engine, by result.", ("result",), counter=True)
+POLL_DURATION = _Family("docker_exporter_poll_duration_seconds", "How long the last poll took.")
+LAST_SUCCESS = _Family(
+    "docker_exporter_last_success_timestamp_seconds",
+    "When the last poll that succeeded ended; 0 before the first.",
+)
+WATCHED = _Family("docker_exporter_containers_watched", "Containers that container_health reports.")
+REQUESTS = _Family(
+    "docker_exporter_api_requests_total",
+    "Requests to the Docker API, by endpoint.",
+    ("endpoint",),
+    counter=True,
+)
+ERRORS = _Family(
+    "docker_exporter_api_errors_total",
+    "Requests to the Docker API that failed, by endpoint and reason.",
+    ("endpoint", "reason"),
+    counter=True,
+)
+
+HEALTH = _Family(
+    "container_health",
+    "Container health: 0 unknown, 1 stopped, 2 alive without a healthcheck, 3 unhealthy, 4 healthy.",
+)
+INFO = _Family(
+    "docker_container_info",
+    "The container's image and Compose labels, from /containers/json; 1.",
+    ("image", "compose_project", "compose_service"),
+)
+STATE = _Family(
+    "docker_container_state",
+    "The container's state, from /containers/json: 1 for the one it is in.",
+    ("state",),
+)
+HEALTH_STATUS = _Family(
+    "docker_container_health_status",
+    "The healthcheck's verdict: 1 for the one it gave, while the container is running.",
+    ("status",),
+)
+CREATED = _Family(
+    "docker_container_created_timestamp_seconds",
+    "When the container was created, from /containers/json.",
+)
+STARTED = _Family(
+    "docker_container_started_timestamp_seconds",
+    "When the container last started, from State.StartedAt.",
+)
+FINISHED = _Family(
+    "docker_container_finished_timestamp_seconds",
+    "When the container last ended, from State.FinishedAt.",
+)
+RESTARTS = _Family(
+    "docker_container_restarts_total",
+    "Restarts by the restart policy since the last manual start, from RestartCount.",
+    counter=True,
+)
+EXIT_CODE = _Family(
+    "docker_container_exit_code",
+    "The exit code of a container that exited or is dead, from State.ExitCode.",
+)
+OOM_KILLED = _Family(
+    "docker_container_oom_killed",
+    "Whether the container was killed for want of memory, from State.OOMKilled.",
+)
+FAILING_STREAK = _Family(
+    "docker_container_health_failing_streak",
+    "Healthchecks failed in a row, from State.Health.FailingStreak; "
+    "before API 1.52 as of the container's last change of state or health.",
+)
+
+
+def _one(value: float | None) -> list[_Sample]:
+    return [] if value is None else [((), value)]
+
+
+def _one_hot(values: tuple[str, ...], current: str | None) -> list[_Sample]:
+    return [((value,), float(value == current)) for value in values]
+
+
+def _detail(read: Callable[[Details], float | None]) -> Callable[[Container], list[_Sample]]:
+    return lambda c: [] if c.details is None else _one(read(c.details))
+
+
+_CONTAINER_FAMILIES: Final[tuple[tuple[_Family, Callable[[Container], list[_Sample]]], ...]] = (
+    (HEALTH, lambda c: _one(c.health)),
+    (INFO, lambda c: [((c.image, c.compose_project, c.compose_service), 1)]),
+    (STATE, lambda c: _one_hot(STATES, c.state)),
+    (HEALTH_STATUS, lambda c: _one_hot(HEALTH_STATUSES, c.health_status if c.running else None)),
+    (CREATED, lambda c: _one(c.created)),
+    (STARTED, _detail(lambda d: d.started)),
+    (FINISHED, _detail(lambda d: d.finished)),
+    (RESTARTS, _detail(lambda d: d.restarts)),
+    (EXIT_CODE, _detail(lambda d: d.exit_code)),
+    (OOM_KILLED, _detail(lambda d: d.oom_killed)),
+    (FAILING_STREAK, _detail(lambda d: d.failing_streak)),
+)
+
+
+def exporter_families(snapshot: Snapshot) -> list[Metric]:
+    """Return what there is to say of the engine and of the exporter itself."""
+    engine, counts = snapshot.engine, snapshot.counts
+    engine_labels = [(engine.version, engine.api_version, engine.os, engine.arch)] if engine else []
+    return [
+        UP.of(_one(snapshot.up)),
+        *([ENGINE_INFO.of((labels, 1) for labels in engine_labels)] if snapshot.up else []),
+        BUILD_INFO.of([((__version__, platform.python_version()), 1)]),
+        POLLS.of(((result,), count) for result, count in counts.polls.items()),
+        POLL_DURATION.of(_one(snapshot.duration)),
+        LAST_SUCCESS.of(_one(snapshot.last_success)),
+        WATCHED.of(_one(len(snapshot.containers))),
+        REQUESTS.of(((endpoint,), count) for endpoint, count in counts.requests.items()),
+        ERRORS.of((labels, count) for labels, count in counts.errors.items()),
+    ]
+
+
+def container_families(containers: Iterable[Container], *, known: bool) -> list[Metric]:
+    """Return what there is to say of containers; only that their health is unknown where they are not known.
+
+    Families are in a fixed order; those that no container has a sample of are left out.
+    """
+    if not known:
+        unknown: list[_Sample] = [((c.id, c.name), ContainerHealth.UNKNOWN) for c in containers]
+        return [HEALTH.of(unknown, "id", "name")] if unknown else []
+    families = []
+    for family, read in _CONTAINER_FAMILIES:
+        samples = [((c.id, c.name, *labels), value) for c in containers for labels, value in read(c)]
+        if samples:
+            families.append(family.of(samples, "id", "name"))
+    return families
+
+
+class Answer(NamedTuple):
+    """An exposition as it goes out, its body in parts; `content_encoding` is `gzip` or empty."""
+
+    content_type: str
+    content_encoding: str
+    body: tuple[bytes, ...]
+
+
+class Exposition:
+    """Renders the snapshot of the moment by prometheus-client, and only what changed since it last did.
+
+    `take` returns the latest snapshot. What is served equals what prometheus-client renders from `registry`.
+    """
+
+    def __init__(self, take: Callable[[], Snapshot], clock: Callable[[], float] = time.monotonic) -> None:
+        self._take = take
+        self._clock = clock
+        self._pages: dict[str, _ContainerPage] = {}
+        self._process = [PlatformCollector(registry=None), ProcessCollector(registry=None)]
+
+    def is_polled(self) -> bool:
+        """Tell whether a poll has ended since the start."""
+        return self._take().polled
+
+    def is_trusted(self) -> bool:
+        """Tell whether a poll has ended, or the exporter started, recently enough."""
+        return self._take().is_trusted(self._clock())
+
+    def snapshot(self) -> Snapshot:
+        """Return the latest snapshot, or what is left of it when it is too old to trust."""
+        snapshot = self._take()
+        return snapshot if snapshot.is_trusted(self._clock()) else snapshot.distrusted()
+
+    def render(self, accept: str = "", accept_encoding: str = "", names: tuple[str, ...] = ()) -> Answer:
+        """Render for a scrape with these headers, all of it or only the samples named as in `name[]`."""
+        encode, content_type = choose_encoder(accept)
+        zipped = gzip_accepted(accept_encoding)
+        snapshot = self.snapshot()
+        if names:
+            some = encode(self.registry(snapshot).restricted_registry(names))
+            return (
+                Answer(content_type, "gzip", (gzip.compress(some),))
+                if zipped
+                else Answer(content_type, "", (some,))
+            )
+        own = _without_end(encode(_Families(exporter_families(snapshot), *self._process)))
+        page = self._page(content_type, encode).updated(snapshot)
+        if zipped:
+            # Two gzip members in a row are one stream: RFC 1952, section 2.2.
+            return Answer(content_type, "gzip", (gzip.compress(own, 1), page.zipped()))
+        return Answer(content_type, "", (own, page.body))
+
+    def registry(self, snapshot: Snapshot) -> CollectorRegistry:
+        """Return a registry of prometheus-client's that collects all that is served of the snapshot."""
+        registry = CollectorRegistry()
+        registry.register(_Families(exporter_families(snapshot)))
+        for collector in self._process:
+            registry.register(collector)
+        registry.register(_Families(container_families(snapshot.containers, known=snapshot.listed)))
+        return registry
+
+    def _page(self, content_type: str, encode: Callable[[Collector], bytes]) -> _ContainerPage:
+        if content_type not in self._pages:
+            if len(self._pages) >= _MOST_FORMATS:
+                self._pages.clear()
+            self._pages[content_type] = _ContainerPage(encode)
+        return self._pages[content_type]
+
+
+_MOST_FORMATS: Final = 4
+_END: Final = b"# EOF\n"
+
+
+class _Families:
+    """What prometheus-client's encoders and registry take for a collector."""
+
+    def __init__(self, families: list[Metric], *collectors: Collector) -> None:
+        self._families = families
+        self._collectors = collectors
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
+        for collector in self._collectors:
+            yield from collector.collect()
+
+    def describe(self) -> list[Metric]:
+        return self._families
+
+
+class _ContainerPage:
+    """The containers' part of the exposition in one format, kept from one scrape to the next.
+
+    prometheus-client renders each container by itself, each family of it a fragment, and only when the
+    container changed: of a thousand containers one that changes costs one rendering, and none costs none.
+    """
+
+    def __init__(self, encode: Callable[[Collector], bytes]) -> None:
+        self._encode = encode
+        self._end = encode(_Families([]))
+        self._headers = [self._fragment(family.of((), "id", "name")) for family, _ in _CONTAINER_FAMILIES]
+        self._fragments: dict[str, tuple[Container, list[bytes]]] = {}
+        self._shown: tuple[tuple[Container, ...], bool] | None = None
+        self._zipped: bytes | None = None
+        self.body = b""
+
+    def updated(self, snapshot: Snapshot) -> _ContainerPage:
+        shown = (snapshot.containers, snapshot.listed)
+        if shown != self._shown:
+            self._shown, self._zipped = shown, None
+            self.body = self._render(snapshot.containers, known=snapshot.listed)
+        return self
+
+    def zipped(self) -> bytes:
+        if self._zipped is None:
+            self._zipped = gzip.compress(self.body, 5)
+        return self._zipped
+
+    def _render(self, containers: tuple[Container, ...], *, known: bool) -> bytes:
+        if not known:
+            return self._encode(_Families(container_families(containers, known=False)))
+        self._fragments = {c.id: (c, self._fragments_of(c)) for c in containers}
+        columns = zip(*(fragments for _, fragments in self._fragments.values()), strict=True)
+        parts = []
+        for header, column in zip(self._headers, columns, strict=False):
+            if any(column):
+                parts += [header, *column]
+        return b"".join([*parts, self._end])
+
+    def _fragments_of(self, container: Container) -> list[bytes]:
+        known, fragments = self._fragments.get(container.id, (None, []))
+        if known == container:
+            return fragments
+        return [
+            self._fragment(
+                family.of(
+                    [((container.id, container.name, *ls), v) for ls, v in read(container)], "id", "name"
+                )
+            )[len(header) :]
+            for (family, read), header in zip(_CONTAINER_FAMILIES, self._headers, strict=True)
+        ]
+
+    def _fragment(self, family: Metric) -> bytes:
+        return _without_end(self._encode(_Families([family])))
+
+
+def _without_end(body: bytes) -> bytes:
+    return body.removesuffix(_END)

@@ -1,0 +1,303 @@
+"""Owns the loop: asks the engine, knows which containers to inspect, and publishes a `Snapshot`."""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from threading import Event
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import structlog
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_any,
+    stop_when_event_set,
+    wait_fixed,
+)
+
+from docker_prom_exporter.containers import LABEL, is_watched, parse_boolean, read_inspect, read_row
+from docker_prom_exporter.engine import EngineError
+from docker_prom_exporter.snapshot import Counts, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from docker_prom_exporter.containers import Container, Details, Row
+    from docker_prom_exporter.engine import Engine
+    from docker_prom_exporter.settings import Settings
+    from docker_prom_exporter.snapshot import EngineInfo
+
+DENIED: Final = {
+    "version": "a socket proxy must allow GET /version: VERSION=1",
+    "ping": "a socket proxy must allow GET /_ping: PING=1",
+    "list": "a socket proxy must allow GET /containers/json: CONTAINER_LIST=1 or CONTAINERS=1",
+    "inspect": "a socket proxy must allow GET /containers/{id}/json: CONTAINER_INSPECT=1 or CONTAINERS=1; "
+    "without it, set CONTAINER_DETAILS=false",
+}
+"""What to do when an endpoint is denied."""
+
+NONE_WATCHED: Final = (
+    f"label containers {LABEL}=true, "
+    "or set CONTAINER_HEALTH_FILTER_LABEL=false to watch all but those labelled false"
+)
+"""The two ways out when no container is watched."""
+
+_INSPECTS_AT_A_TIME: Final = 4
+_SECONDS_TO_RETRY: Final = 0.1
+_MAY_PASS: Final = ("unreachable", "bad_response", "error")
+
+
+class _Listing(NamedTuple):
+    """The rows as they came, and the monotonic times between which the engine wrote them."""
+
+    rows: list[Any]
+    asked: float
+    answered: float
+
+
+@dataclass(slots=True)
+class _Known:
+    """What a container was last inspected for, and what that said.
+
+    Its `Status` tells an age, so it last started or ended between `earliest` and `latest`, monotonic times
+    that each poll narrows; an age which contradicts them betrays a restart that left no other trace.
+    """
+
+    fingerprint: tuple[Any, ...]
+    details: Details
+    earliest: float = -math.inf
+    latest: float = math.inf
+
+    def still_holds(self, row: Row, listing: _Listing) -> bool:
+        self.earliest = max(self.earliest, listing.asked - row.max_age)
+        self.latest = min(self.latest, listing.answered - row.min_age)
+        return self.fingerprint == row.fingerprint and self.earliest <= self.latest
+
+
+class Poller:
+    """Polls an engine. One thread calls `run` or `poll`; any may read `snapshot`, which is swapped whole.
+
+    A poll has its deadline one interval after the timeout of a single request, well before a snapshot stops
+    being trusted. Once `stop` is set nothing is published any more.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, stop: Event) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._stop = stop
+        self._info: EngineInfo | None = None
+        self._known: dict[str, _Known] = {}
+        self._inspects_failing: frozenset[str] = frozenset()
+        self._spoilt_labels: frozenset[str] = frozenset()
+        self._last_told: dict[str, Any] = {}
+        self._counts = Counts()
+        self._log = structlog.get_logger()
+        self._retrying = Retrying(
+            stop=stop_any(stop_after_attempt(2), stop_when_event_set(stop)),
+            wait=wait_fixed(_SECONDS_TO_RETRY),
+            sleep=sleep_using_event(stop),
+            retry=retry_if_exception(lambda e: isinstance(e, EngineError) and e.reason in _MAY_PASS),
+            reraise=True,
+        )
+        self.first_poll_ended = Event()
+        self.snapshot = Snapshot(
+            ended=time.monotonic(),
+            trusted_for=3 * settings.poll_interval + settings.docker_timeout,
+            polled=False,
+        )
+
+    def run(self) -> None:
+        """Poll once an interval until `stop` is set."""
+        due = time.monotonic()
+        while not self._stop.is_set():
+            self.poll()
+            due = max(due + self._settings.poll_interval, time.monotonic())
+            self._stop.wait(due - time.monotonic())
+
+    def poll(self) -> Snapshot:
+        """Poll once, and publish and return what was found; nothing the engine does makes it raise."""
+        began = time.monotonic()
+        try:
+            found = self._find(began + self._settings.poll_interval + self._settings.docker_timeout)
+            self._counts.polls["success"] += 1
+        except Exception as error:  # noqa: BLE001  a monitor that dies of what it meets is none
+            found = self._lose(error)
+            self._counts.polls["failure"] += 1
+        if not self._stop.is_set():
+            ended = time.monotonic()
+            counts = self._counts.copy()
+            self.snapshot = replace(found, ended=ended, polled=True, duration=ended - began, counts=counts)
+            self.first_poll_ended.set()
+        return self.snapshot
+
+    def _find(self, deadline: float) -> Snapshot:
+        listing: _Listing = self._retrying(self._list, deadline)
+        rows = self._read(listing.rows)
+        watched = self._watched(rows)
+        containers = self._complete(watched, listing, deadline)
+        self._tell_found(containers=len(rows), watched=len(watched))
+        return replace(
+            self.snapshot,
+            up=True,
+            listed=True,
+            engine=self._info,
+            containers=containers,
+            seen=len(rows),
+            last_success=time.time(),
+        )
+
+    def _lose(self, error: Exception) -> Snapshot:
+        """Keep the containers last seen, their health unknown; where only the list failed, Docker is up."""
+        if not isinstance(error, EngineError):
+            self._engine.disconnect()
+            self._log.error("poll.failed", exc_info=error)
+            return self.snapshot.distrusted()
+        up = error.endpoint == "list"
+        if not self._stop.is_set() and self._is_news("docker", (error.endpoint, error.reason)):
+            self._log.warning("containers.unknown" if up else "docker.lost", **_explain(error))
+        return replace(self.snapshot.distrusted(), up=up, engine=self._info)
+
+    def _list(self, deadline: float) -> _Listing:
+        try:
+            if not self._engine.connected:
+                self._info = self._ask("version", self._engine.connect, deadline)
+            if not self._ask("ping", self._engine.ping, deadline):
+                self._info = self._ask("version", self._engine.connect, deadline)
+                self._ask("ping", self._engine.ping, deadline)
+            asked = time.monotonic()
+            rows = self._ask("list", self._engine.containers, deadline)
+            return _Listing(rows, asked, time.monotonic())
+        except EngineError:
+            self._engine.disconnect()
+            raise
+
+    def _ask(self, endpoint: str, question: Callable[[float], Any], deadline: float) -> Any:
+        self._counts.requests[endpoint] += 1
+        try:
+            return question(deadline)
+        except EngineError as error:
+            self._counts.errors[error.endpoint, error.reason] += 1
+            raise
+
+    def _read(self, answer: list[Any]) -> list[Row]:
+        """Read the rows but those that name no container, or one named already: they'd spoil the scrape."""
+        health_listed = self._info is None or self._info.health_listed
+        rows = [row for item in answer if (row := read_row(item, health_listed=health_listed)) is not None]
+        by_id = {row.container.id: row for row in rows}
+        ignored = len(answer) - len(by_id)
+        if self._is_news("rows ignored", ignored) and ignored:
+            self._log.warning("containers.rows_ignored", rows=ignored, cause="no id, or another row's")
+        return list(by_id.values())
+
+    def _watched(self, rows: list[Row]) -> list[Row]:
+        spoilt = {row.container.id: row for row in rows if row.label and parse_boolean(row.label) is None}
+        for container_id in spoilt.keys() - self._spoilt_labels:
+            name = spoilt[container_id].container.name
+            self._log.warning("container.label_ignored", name=name, label=LABEL, takes="true or false")
+        self._spoilt_labels = frozenset(spoilt)
+        only_labelled = self._settings.container_health_filter_label
+        return [row for row in rows if is_watched(row.label, only_labelled=only_labelled)]
+
+    def _complete(self, rows: list[Row], listing: _Listing, deadline: float) -> tuple[Container, ...]:
+        """Add to the rows what only an inspect can say, asking for it only where it can have changed."""
+        wanted = self._settings.container_details
+        self._known = {
+            row.container.id: known
+            for row in rows
+            if not row.health_hidden
+            and (known := self._known.get(row.container.id))
+            and known.still_holds(row, listing)
+        }
+        due = [row for row in rows if row.health_hidden or (wanted and row.container.id not in self._known)]
+        answers = self._inspect(due, deadline)
+        for row in due:
+            details = answers.get(row.container.id)
+            if details and details.state == row.container.state:
+                known = self._known[row.container.id] = _Known(row.fingerprint, details)
+                known.still_holds(row, listing)
+        details_of = {container_id: known.details for container_id, known in self._known.items()} | answers
+        gone = {container_id for container_id, details in answers.items() if details is None}
+        return tuple(
+            _with_details(row, details_of.get(row.container.id), wanted=wanted)
+            for row in rows
+            if row.container.id not in gone
+        )
+
+    def _inspect(self, rows: list[Row], deadline: float) -> dict[str, Details | None]:
+        """Inspect a few at a time, those that failed last time at the end; None for one that is gone.
+
+        Where an inspect failed there is no entry. Once one is denied, the rest are not asked for.
+        """
+        denied = Event()
+
+        def ask(container_id: str) -> tuple[str, dict[str, Any] | EngineError | None] | None:
+            if denied.is_set():
+                return None
+            try:
+                return container_id, self._engine.inspect(container_id, deadline)
+            except EngineError as error:
+                if error.reason == "denied":
+                    denied.set()
+                return container_id, error
+
+        ids = sorted((row.container.id for row in rows), key=self._inspects_failing.__contains__)
+        with ThreadPoolExecutor(_INSPECTS_AT_A_TIME) as pool:
+            outcomes = dict(filter(None, pool.map(ask, ids)))
+        self._counts.requests["inspect"] += len(outcomes)
+        errors = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, EngineError)}
+        self._note_inspects_failed(errors)
+        return {
+            key: None if outcome is None else read_inspect(outcome)
+            for key, outcome in outcomes.items()
+            if not isinstance(outcome, EngineError)
+        }
+
+    def _note_inspects_failed(self, errors: dict[str, EngineError]) -> None:
+        """Count each failure, and say it once for each reason, not for each container and poll."""
+        self._inspects_failing = frozenset(errors)
+        by_reason = {error.reason: error for error in errors.values()}
+        for error in errors.values():
+            self._counts.errors[error.endpoint, error.reason] += 1
+        if self._is_news("inspect", frozenset(by_reason)):
+            for error in by_reason.values():
+                self._log.warning("containers.details_missing", containers=len(errors), **_explain(error))
+
+    def _tell_found(self, *, containers: int, watched: int) -> None:
+        info = self._info
+        if info is not None and self._is_news("docker", info):
+            self._log.info(
+                "docker.found",
+                engine=info.name,
+                version=info.version,
+                api_version=info.api_version,
+                containers=containers,
+                watched=watched,
+            )
+        if self._is_news("none watched", not watched) and not watched:
+            self._log.warning("containers.none_watched", containers=containers, advice=NONE_WATCHED)
+
+    def _is_news(self, topic: str, value: Any) -> bool:
+        """Tell whether a topic's value differs from its last: a state is logged when it changes."""
+        if topic in self._last_told and self._last_told[topic] == value:
+            return False
+        self._last_told[topic] = value
+        return True
+
+
+def _with_details(row: Row, details: Details | None, *, wanted: bool) -> Container:
+    if details is None:
+        return row.container
+    container = row.with_health_of(details) if row.health_hidden else row.container
+    return replace(container, details=details) if wanted else container
+
+
+def _explain(error: EngineError) -> dict[str, str]:
+    explanation = {"endpoint": error.endpoint, "reason": error.reason, "detail": error.detail}
+    if error.reason == "denied":
+        explanation["advice"] = DENIED[error.endpoint]
+    return explanation

@@ -1,0 +1,231 @@
+"""Owns the options: one table (flag, variable, default, reader, help), read into frozen `Settings`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from docker_prom_exporter.containers import parse_boolean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+CLIENT_IP_SOURCES: Final = (
+    "ConnectInfo",
+    "RightmostXForwardedFor",
+    "RightmostForwarded",
+    "XRealIp",
+    "CfConnectingIp",
+    "TrueClientIp",
+    "FlyClientIp",
+    "CloudFrontViewerAddress",
+    "XEnvoyExternalAddress",
+)
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_FORMATS: Final = ("auto", "console", "logfmt", "json")
+
+
+class BadOptionError(ValueError):
+    """An option's value can't be used; the message is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for; seconds for `poll_interval` and `docker_timeout`.
+
+    `docker_host` is `None` where docker-py is to find it: in its context, else the platform's local socket.
+    """
+
+    docker_host: str | None
+    docker_timeout: float
+    poll_interval: float
+    container_health_filter_label: bool
+    container_details: bool
+    listen_addr: str
+    listen_port: int
+    client_ip_source: str
+    log_level: str
+    log_format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option. `read` turns its text into its value or raises `ValueError`; `takes` says what it reads."""
+
+    name: str
+    group: str
+    default: str | None
+    read: Callable[[str], Any]
+    takes: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """Return the name on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """Return the name in the environment."""
+        return self.name.upper()
+
+
+def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
+    """Take each option from `flags` (by `Option.name`), else from the environment, else its default.
+
+    Raises `BadOptionError` with the option as the user wrote it, the value, and what it takes.
+    """
+    return Settings(**{option.name: _read(option, flags.get(option.name), environ) for option in OPTIONS})
+
+
+def _read(option: Option, flag: str | None, environ: Mapping[str, str]) -> Any:
+    variable = environ.get(option.variable) or None
+    text = flag if flag is not None else variable if variable is not None else option.default
+    if text is None:
+        return None
+    try:
+        return option.read(text)
+    except ValueError:
+        written = f"{option.flag} {text!r}" if flag is not None else f"{option.variable}={text!r}"
+        raise BadOptionError(f"{written} can't be used: it takes {option.takes}") from None
+
+
+def _boolean(text: str) -> bool:
+    value = parse_boolean(text)
+    if value is None:
+        raise ValueError(text)
+    return value
+
+
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:
+            raise ValueError(text)
+        return value
+
+    return read
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise ValueError(text)
+    return int(text)
+
+
+def _address(text: str) -> str:
+    return str(ip_address(text.removeprefix("[").removesuffix("]")))
+
+
+def _choice(choices: tuple[str, ...]) -> Callable[[str], str]:
+    by_lower = {choice.lower(): choice for choice in choices}
+
+    def read(text: str) -> str:
+        if text.lower() not in by_lower:
+            raise ValueError(text)
+        return by_lower[text.lower()]
+
+    return read
+
+
+def _docker_host(text: str) -> str:
+    url = urlsplit(text if "://" in text else f"tcp://{text}")
+    if url.username or url.password or url.query or url.fragment:
+        raise ValueError(text)
+    if url.scheme in ("unix", "npipe") and url.netloc + url.path:
+        return text
+    if url.scheme in ("tcp", "http", "https") and url.hostname and url.port:
+        return text
+    raise ValueError(text)
+
+
+def _one_of(choices: tuple[str, ...]) -> str:
+    return "one of " + " ".join(choices)
+
+
+OPTIONS: Final = (
+    Option(
+        "docker_host",
+        "Docker",
+        None,
+        _docker_host,
+        "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH",
+        "the engine or its socket proxy; without it the Docker CLI's context, else the local socket",
+    ),
+    Option(
+        "docker_timeout",
+        "Docker",
+        "5",
+        _number(0.1, 600),
+        "seconds from 0.1 to 600",
+        "seconds one request to the engine may take",
+    ),
+    Option(
+        "poll_interval",
+        "Docker",
+        "5",
+        _number(0.5, 3600),
+        "seconds from 0.5 to 3600",
+        "seconds from one poll to the next",
+    ),
+    Option(
+        "container_health_filter_label",
+        "Containers",
+        "true",
+        _boolean,
+        "true or false",
+        "true: watch the containers labelled true; false: all but those labelled false",
+    ),
+    Option(
+        "container_details",
+        "Containers",
+        "true",
+        _boolean,
+        "true or false",
+        "false: leave out restarts, exit codes and times, and never inspect a container on Docker",
+    ),
+    Option(
+        "listen_addr",
+        "Web",
+        "127.0.0.1",
+        _address,
+        "an IPv4 or IPv6 address",
+        "address to serve on; 0.0.0.0 or :: for all",
+    ),
+    Option(
+        "listen_port",
+        "Web",
+        "9000",
+        _port,
+        "a port from 0 to 65535",
+        "port to serve on; 0 for any that is free",
+    ),
+    Option(
+        "client_ip_source",
+        "Web",
+        "ConnectInfo",
+        _choice(CLIENT_IP_SOURCES),
+        _one_of(CLIENT_IP_SOURCES),
+        "where the access log takes the client's address from: the connection, or a header of a proxy",
+    ),
+    Option(
+        "log_level",
+        "Log",
+        "info",
+        _choice(LOG_LEVELS),
+        _one_of(LOG_LEVELS),
+        "least level to log: debug adds a line a request",
+    ),
+    Option(
+        "log_format",
+        "Log",
+        "auto",
+        _choice(LOG_FORMATS),
+        _one_of(LOG_FORMATS),
+        "auto is console on a terminal, else logfmt",
+    ),
+)
+"""Every option, in the order `--help` and the README show them."""

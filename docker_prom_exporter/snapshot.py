@@ -1,0 +1,79 @@
+"""Owns the snapshot: what one poll found, when, and for how long it can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from docker_prom_exporter.containers import Container
+
+ENDPOINTS: Final = ("version", "ping", "list", "inspect")
+"""The four questions the exporter asks an engine."""
+
+REASONS: Final = ("unreachable", "timeout", "denied", "not_found", "bad_response", "error")
+"""The ways a question can fail."""
+
+FAILURES: Final = tuple(
+    (endpoint, reason)
+    for endpoint in ENDPOINTS
+    for reason in REASONS
+    if (endpoint, reason) != ("inspect", "not_found")
+)
+"""Each endpoint and reason that can be counted: a container gone before its inspect is no failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine says of itself in `/version`; `health_listed` tells whether its list says health."""
+
+    name: str
+    version: str
+    api_version: str
+    os: str
+    arch: str
+    health_listed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the exporter has counted since it started: polls by result, requests and errors."""
+
+    polls: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("success", "failure"), 0))
+    requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDPOINTS, 0))
+    errors: dict[tuple[str, str], int] = field(default_factory=lambda: dict.fromkeys(FAILURES, 0))
+
+    def copy(self) -> Counts:
+        """Return the counts as of now."""
+        return Counts(dict(self.polls), dict(self.requests), dict(self.errors))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What one poll found. Immutable: any thread may read it, and nobody sees half of one.
+
+    `up`: the engine answered the last ping. `listed`: it listed its containers too; where not, `containers`
+    are those last seen and nothing is known of them but that. `seen` counts the engine's containers, watched
+    or not. `ended` is when the poll ended and `trusted_for` how long it may be believed, both in seconds on
+    the monotonic clock. `duration` is in seconds, `last_success` in Unix seconds (0: never).
+    """
+
+    ended: float
+    trusted_for: float
+    polled: bool = True
+    up: bool = False
+    listed: bool = False
+    engine: EngineInfo | None = None
+    containers: tuple[Container, ...] = ()
+    seen: int = 0
+    duration: float = 0.0
+    last_success: float = 0.0
+    counts: Counts = field(default_factory=Counts)
+
+    def is_trusted(self, now: float) -> bool:
+        """Tell whether the poll is recent enough at `now`, a time on the monotonic clock."""
+        return now - self.ended <= self.trusted_for
+
+    def distrusted(self) -> Snapshot:
+        """Return what is left to say once nobody can tell whether any of it still holds."""
+        return replace(self, up=False, listed=False)

@@ -1,0 +1,321 @@
+"""Owns the web side: sockets, routes, limits, the access log. Bounded in connections, time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import io
+import ipaddress
+import re
+import socket
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs, urlsplit
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from docker_prom_exporter.metrics import Exposition
+
+_MOST_CONNECTIONS: Final = 128
+_MOST_LINE: Final = 8 * 1024
+_MOST_HEADERS: Final = 100
+_CHUNK: Final = 64 * 1024
+_SECONDS_TO_ASK: Final = 10
+_SECONDS_IDLE: Final = 120
+_SECONDS_TO_ANSWER: Final = 30
+_SECONDS_TO_LINGER: Final = 1
+
+_REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) ([!-~]+) HTTP/1\.([01])\r?\n")
+_TEXT: Final = "text/plain; charset=utf-8"
+
+_CLIENT_IP_HEADERS: Final = {
+    "RightmostXForwardedFor": "X-Forwarded-For",
+    "RightmostForwarded": "Forwarded",
+    "XRealIp": "X-Real-Ip",
+    "CfConnectingIp": "CF-Connecting-IP",
+    "TrueClientIp": "True-Client-IP",
+    "FlyClientIp": "Fly-Client-IP",
+    "CloudFrontViewerAddress": "CloudFront-Viewer-Address",
+    "XEnvoyExternalAddress": "X-Envoy-External-Address",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The head of one request; `peer` is the address at the other end of the connection."""
+
+    method: str
+    path: str
+    query: str
+    headers: http.client.HTTPMessage
+    peer: str
+    keep_alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What goes out: the body in parts, none of which is copied for a client."""
+
+    status: HTTPStatus
+    body: tuple[bytes, ...]
+    content_type: str = _TEXT
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class _BadRequestError(Exception):
+    def __init__(self, status: HTTPStatus, explanation: str) -> None:
+        super().__init__(explanation)
+        self.status = status
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """Bind and listen; `::` takes IPv4 too. Raises `OSError` where the address or port can't be had."""
+    if ipaddress.ip_address(address).version == 4:
+        return socket.create_server((address, port))
+    dual = address == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server((address, port), family=socket.AF_INET6, dualstack_ipv6=dual)
+
+
+class Web:
+    """Serves an exposition from a thread of its own, which waits for nobody.
+
+    Each connection has a time to ask in, one to be idle and one to take the answer; when there are too many,
+    the one that has been quiet for longest goes, so that who comes to scrape always finds a place.
+    """
+
+    def __init__(self, listener: socket.socket, exposition: Exposition, client_ip_source: str) -> None:
+        self._listener = listener
+        self._exposition = exposition
+        self._client_ip_source = client_ip_source
+        self._log = structlog.get_logger()
+        self._connections: dict[asyncio.StreamWriter, None] = {}
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+        self._routes: dict[str, Callable[[Request], Response]] = {
+            "/metrics": self._metrics,
+            "/": self._metrics,
+            "/ping": lambda _: Response(HTTPStatus.OK, (b"pong",)),
+            "/-/healthy": lambda _: _state("healthy", "the poll loop is stuck", good=exposition.is_trusted()),
+            "/-/ready": lambda _: _state(
+                "ready", "the first poll has not ended", good=exposition.is_polled()
+            ),
+        }
+
+    def start(self) -> None:
+        """Begin to accept; connections made since `listen` have been waiting."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the listener and every connection, within half a second."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(0.5)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop.set_exception_handler(self._failed)
+        server = await asyncio.start_server(self._converse, sock=self._listener, limit=_MOST_LINE)
+        await self._stopping.wait()
+        server.close()
+
+    def _failed(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        self._log.debug("http.connection_failed", cause=str(context.get("exception") or context["message"]))
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request after the other, until one side has had enough."""
+        seconds = _SECONDS_TO_ASK
+        writer.transport.set_write_buffer_limits(high=0)  # so that drained means sent
+        try:
+            while await self._exchange(reader, writer, seconds):
+                seconds = _SECONDS_IDLE
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            self._connections.pop(writer, None)
+            writer.transport.abort()
+
+    async def _exchange(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float
+    ) -> bool:
+        """Take one request and answer it; False when the connection is to be closed."""
+        self._touch(writer)
+        peer = _peer(writer)
+        try:
+            async with asyncio.timeout(seconds):
+                first = await _line(reader)
+            async with asyncio.timeout(_SECONDS_TO_ASK):
+                request = await _read_request(first, reader, peer)
+        except _BadRequestError as error:
+            await self._send(writer, None, _error(error.status, str(error)))
+            await _linger(reader, writer)
+            return False
+        if request is None:
+            return False
+        self._touch(writer)
+        response = self._answer(request)
+        await self._send(writer, request, response)
+        if not request.keep_alive:
+            await _linger(reader, writer)
+        return request.keep_alive
+
+    def _touch(self, writer: asyncio.StreamWriter) -> None:
+        """Put the connection last in the row of those to be dropped."""
+        self._connections.pop(writer, None)
+        self._connections[writer] = None
+        if len(self._connections) > _MOST_CONNECTIONS:
+            oldest = next(iter(self._connections))
+            del self._connections[oldest]
+            oldest.transport.abort()
+
+    def _answer(self, request: Request) -> Response:
+        route = self._routes.get(request.path)
+        if route is None:
+            response = _error(HTTPStatus.NOT_FOUND, f"try one of {' '.join(self._routes)}")
+        elif request.method not in ("GET", "HEAD"):
+            response = _error(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD are", Allow="GET, HEAD")
+        else:
+            try:
+                response = route(request)
+            except Exception as error:  # noqa: BLE001  one bad answer must not end the conversation
+                self._log.error("http.failed", path=request.path, exc_info=error)
+                response = _error(HTTPStatus.INTERNAL_SERVER_ERROR, "the log says more")
+        self._log.debug(
+            "http.request",
+            client=client_address(request, self._client_ip_source),
+            method=request.method,
+            path=request.path,
+            status=int(response.status),
+        )
+        return response
+
+    def _metrics(self, request: Request) -> Response:
+        names = parse_qs(request.query, max_num_fields=1000).get("name[]", [])
+        content_type, encoding, body = self._exposition.render(
+            ",".join(request.headers.get_all("Accept", [])),
+            ",".join(request.headers.get_all("Accept-Encoding", [])),
+            tuple(names),
+        )
+        headers = {"Vary": "Accept, Accept-Encoding"}
+        if encoding:
+            headers["Content-Encoding"] = encoding
+        return Response(HTTPStatus.OK, body, content_type, headers)
+
+    async def _send(self, writer: asyncio.StreamWriter, request: Request | None, response: Response) -> None:
+        headers = {
+            "Content-Type": response.content_type,
+            "Content-Length": sum(map(len, response.body)),
+            "Date": formatdate(usegmt=True),
+            "X-Content-Type-Options": "nosniff",
+            **response.headers,
+        }
+        if request is None or not request.keep_alive:
+            headers["Connection"] = "close"
+        lines = [f"HTTP/1.1 {response.status.value} {response.status.phrase}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        async with asyncio.timeout(_SECONDS_TO_ANSWER):
+            writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            for part in () if request and request.method == "HEAD" else response.body:
+                for start in range(0, len(part), _CHUNK):
+                    writer.write(memoryview(part)[start : start + _CHUNK])
+                    await writer.drain()
+            await writer.drain()
+
+
+def client_address(request: Request, source: str) -> str:
+    """Find the client's address where `source` says; the connection's where that header has none to give.
+
+    A proxy in front adds to what a client sent, so the last address of the last such header counts.
+    """
+    values = request.headers.get_all(_CLIENT_IP_HEADERS.get(source, ""), [])
+    if not values:
+        return request.peer
+    last = values[-1].rpartition(",")[2].strip()
+    if source == "RightmostForwarded":
+        given = re.search(r'(?:^|;)\s*for\s*=\s*"?([^";]+)"?', last, re.IGNORECASE)
+        last = _without_port(given[1]) if given else ""
+    elif source == "CloudFrontViewerAddress":
+        last = last.rpartition(":")[0].strip("[]")
+    try:
+        return str(ipaddress.ip_address(last))
+    except ValueError:
+        return request.peer
+
+
+def _without_port(node: str) -> str:
+    """Take the address from a node of RFC 7239: `192.0.2.60:4711`, `[2001:db8::17]:4711`, or without port."""
+    if node.startswith("["):
+        return node[1:].partition("]")[0]
+    return node.partition(":")[0]
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ValueError:
+        raise _BadRequestError(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a line may have {_MOST_LINE} bytes"
+        ) from None
+
+
+async def _read_request(first: bytes, reader: asyncio.StreamReader, peer: str) -> Request | None:
+    """Read the rest of a request's head; None where the client has closed the connection."""
+    lines = []
+    while (line := await _line(reader) if first.strip() else b"").strip():
+        lines.append(line)
+        if len(lines) > _MOST_HEADERS:
+            raise _BadRequestError(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"there may be {_MOST_HEADERS} headers"
+            )
+    if not first:
+        return None
+    match = _REQUEST_LINE.fullmatch(first)
+    if match is None:
+        raise _BadRequestError(HTTPStatus.BAD_REQUEST, "that is no request of HTTP/1.0 or HTTP/1.1")
+    method, target, minor = (group.decode("ascii") for group in match.groups())
+    headers = http.client.parse_headers(io.BytesIO(b"".join([*lines, b"\r\n"])))
+    try:
+        url = urlsplit(target)
+    except ValueError:
+        raise _BadRequestError(HTTPStatus.BAD_REQUEST, "that is no request target") from None
+    wishes = headers.get("Connection", "").lower()
+    has_body = "Transfer-Encoding" in headers or headers.get("Content-Length", "0").strip() != "0"
+    keep_alive = "close" not in wishes and (minor == "1" or "keep-alive" in wishes) and not has_body
+    return Request(method, url.path, url.query, headers, peer, keep_alive)
+
+
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read what the client still sends, for a moment: closing at once would reset its answer away."""
+    if writer.can_write_eof():
+        writer.write_eof()
+    with suppress(TimeoutError, ValueError):
+        async with asyncio.timeout(_SECONDS_TO_LINGER):
+            while await reader.read(_CHUNK):
+                pass
+
+
+def _peer(writer: asyncio.StreamWriter) -> str:
+    """Return the address at the other end; empty where it is gone already."""
+    address = (writer.get_extra_info("peername") or ("",))[0]
+    return str(address).removeprefix("::ffff:")
+
+
+def _text(text: str, status: HTTPStatus = HTTPStatus.OK, **headers: str) -> Response:
+    return Response(status, (f"{text}\n".encode(),), headers=headers)
+
+
+def _error(status: HTTPStatus, explanation: str, **headers: str) -> Response:
+    return _text(f"{status.value} {status.phrase}: {explanation}", status, **headers)
+
+
+def _state(good_text: str, bad_text: str, *, good: bool) -> Response:
+    return _text(good_text) if good else _error(HTTPStatus.SERVICE_UNAVAILABLE, bad_text)
