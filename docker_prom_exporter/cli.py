@@ -9,6 +9,9 @@ import sys
 import textwrap
 import threading
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from docker_prom_exporter import __doc__ as summary
@@ -25,6 +28,7 @@ _NAME: Final = "docker-prom-exporter"
 _COMMANDS: Final = {
     "once": "poll once and print the metrics; exit 0 if Docker was up, else 1",
     "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
+    "demo": "serve the metrics of a simulated engine; needs no Docker",
 }
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -57,23 +61,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadOptionError as error:
         parser.error(str(error))
     if command == "healthcheck":
-        from docker_prom_exporter.healthcheck import healthcheck  # noqa: PLC0415  without the rest: it's quick
+        from docker_prom_exporter.healthcheck import healthcheck  # noqa: PLC0415  it's quick without the rest
 
         return healthcheck(settings)
-    return _run(settings, once=command == "once")
+    from docker_prom_exporter import logs  # noqa: PLC0415
+
+    logs.configure(settings.log_level, settings.log_format)
+    return _demo(settings) if command == "demo" else _run(settings, once=command == "once")
 
 
 def _run(settings: Settings, *, once: bool) -> int:
-    from docker_prom_exporter import logs  # noqa: PLC0415
     from docker_prom_exporter.engine import BadTargetError, Engine, find_target  # noqa: PLC0415
 
-    logs.configure(settings.log_level, settings.log_format)
     try:
         target = find_target(settings.docker_host, os.environ)
     except BadTargetError as error:
         return _fail(2, str(error))
     engine = Engine(target, settings.docker_timeout)
     return _once(engine, settings) if once else _serve(engine, settings)
+
+
+def _demo(settings: Settings) -> int:
+    """Serve the simulated engine by the same exporter that serves a real one."""
+    import structlog  # noqa: PLC0415
+
+    from docker_prom_exporter.demo import Play, SimulatedEngine  # noqa: PLC0415
+
+    with (
+        TemporaryDirectory() as folder,
+        SimulatedEngine(Path(folder, "docker.sock"), Play().containers) as engine,
+    ):
+        structlog.get_logger().warning("demo.started", engine="simulated", docker_host=engine.url)
+        return _run(replace(settings, docker_host=engine.url), once=False)
 
 
 def _once(engine: Engine, settings: Settings) -> int:

@@ -17,7 +17,7 @@ import urllib3
 from docker import APIClient
 from docker.context import ContextAPI
 from docker.context.config import get_current_context_name
-from docker.errors import DockerException
+from docker.errors import DockerException, InvalidConfigFile
 from docker.transport import UnixHTTPAdapter
 from docker.utils import kwargs_from_env
 from docker.utils.config import find_config_file
@@ -185,13 +185,15 @@ class Engine:
             raise EngineError(endpoint, "timeout", "the poll ran out of time")
         with self._in_flight.bounded(seconds) as bound:
             try:
-                return question()
+                answer = question()
             except ForbiddenRequestError:
                 raise
             except Exception as error:
-                if bound.expired:
-                    raise EngineError(endpoint, "timeout", f"no answer within {seconds:.3g} s") from error
-                raise EngineError(endpoint, *_reason(error)) from error
+                if not bound.expired:
+                    raise EngineError(endpoint, *_reason(error)) from error
+        if bound.expired:  # even after an answer: cut off, it may read like a whole one
+            raise EngineError(endpoint, "timeout", f"no answer within {seconds:.3g} s")
+        return answer
 
 
 def find_target(docker_host: str | None, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -220,12 +222,12 @@ def _new_client(target: Mapping[str, Any], timeout: float, version: str, in_flig
     """Build a client, which sends nothing by that; raises `BadTargetError`."""
     try:
         return _Client(in_flight, **target, timeout=timeout, version=version)
-    except DockerException as error:
-        raise BadTargetError(_line(error)) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (InvalidConfigFile, AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadTargetError(
             f"the Docker CLI's configuration {find_config_file()!r} is malformed: {_line(error)}"
         ) from error
+    except DockerException as error:
+        raise BadTargetError(_line(error)) from error
 
 
 def _engine_info(answer: Any) -> EngineInfo:
@@ -250,7 +252,9 @@ def _engine_info(answer: Any) -> EngineInfo:
 def _reason(error: Exception) -> tuple[str, str]:
     """Name what docker-py, requests, urllib3 or the system raised: a reason of `snapshot`, and one line."""
     if isinstance(error, _StatusError):
-        return _REASONS_BY_STATUS.get(error.status, "error"), str(error)
+        return _REASONS_BY_STATUS.get(error.status, "error" if error.status >= 400 else "bad_response"), str(
+            error
+        )
     causes = list(_causes(error))
     reason = next(
         (reason for kinds, reason in _REASONS if any(isinstance(c, kinds) for c in causes)), "error"
@@ -280,6 +284,7 @@ def _read_body(response: requests.Response) -> None:
         if len(body) > _MOST_BYTES:
             raise _TooLargeError(f"the answer is larger than {_MOST_BYTES} bytes")
     response._content = bytes(body)  # noqa: SLF001  requests has no other way to read within a bound
+    response.encoding = "utf-8"  # as JSON is, instead of a guess that takes seconds for a large body
 
 
 class _Client(APIClient):

@@ -1,0 +1,91 @@
+"""Real engines as fixtures: started when a test first asks, emptied after each test, stopped at the end."""
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from support.real import DOCKER_20, DOCKER_26, PODMAN, Engine, EngineUnavailableError, Kind
+
+DOCKERS = [pytest.param("docker_20", id="docker-20.10"), pytest.param("docker_26", id="docker-26.1")]
+ENGINES = [*DOCKERS, pytest.param("podman", id="podman")]
+
+
+class Pool:
+    """The engines of this session, and the reasons why some can't be had."""
+
+    def __init__(self) -> None:
+        self._engines: dict[Kind, Engine] = {}
+        self._refusals: dict[Kind, str] = {}
+
+    def lend(self, kind: Kind) -> Iterator[Engine]:
+        """Yield the engine, up and empty; where it can't be had, skip the test, or fail it in CI."""
+        engine = self._engines.setdefault(kind, Engine(kind))
+        if reason := self._refusal(engine):
+            _give_up(reason)
+        yield engine
+        engine.restore()
+
+    def close(self) -> None:
+        """Stop them all."""
+        for engine in self._engines.values():
+            engine.stop()
+
+    def _refusal(self, engine: Engine) -> str:
+        """Return why the engine doesn't come up, or nothing; who refused once isn't asked again."""
+        try:
+            if engine.kind not in self._refusals:
+                engine.start()
+        except EngineUnavailableError as error:
+            self._refusals[engine.kind] = str(error)
+        return self._refusals.get(engine.kind, "")
+
+
+def _give_up(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """All engines; SIGTERM ends the tests like Ctrl-C does, so that no engine outlives them."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    pool = Pool()
+    yield pool
+    pool.close()
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def docker_20(pool: Pool) -> Iterator[Engine]:
+    """Docker 20.10, the oldest engine in use."""
+    yield from pool.lend(DOCKER_20)
+
+
+@pytest.fixture
+def docker_26(pool: Pool) -> Iterator[Engine]:
+    """Docker 26.1, of another API generation."""
+    yield from pool.lend(DOCKER_26)
+
+
+@pytest.fixture
+def podman(pool: Pool) -> Iterator[Engine]:
+    """Podman, through its Docker-compatible service."""
+    yield from pool.lend(PODMAN)
+
+
+@pytest.fixture(params=DOCKERS)
+def docker(request: pytest.FixtureRequest) -> Engine:
+    """Each Docker in turn."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each engine in turn."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine

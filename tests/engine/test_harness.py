@@ -1,0 +1,141 @@
+"""The engines the other tests here rely on do what they are asked, and leave nothing behind."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.processes import CommandError
+from support.real import DOCKER_20, DOCKER_26, Engine, EngineUnavailableError
+from support.waiting import wait_for
+
+
+def test_a_container_runs(engine: Engine) -> None:
+    """A container is known by the id that `run` returns, and has the labels it was given."""
+    container = engine.run("web", labels={"colour": "blue"})
+
+    assert "running" == engine.state(container)
+    assert "web" == engine.cli("ps", "--filter", "label=colour=blue", "--format", "{{.Names}}")
+
+
+def test_health_flips(engine: Engine) -> None:
+    """A container's health is what a test sets, as soon as it is set."""
+    engine.run("web", health="unhealthy")
+    verdicts = [engine.health("web")]
+    for healthy in (True, False):
+        engine.set_health("web", healthy=healthy)
+        verdicts.append(engine.health("web"))
+
+    assert ["unhealthy", "healthy", "unhealthy"] == verdicts
+
+
+def test_health_is_starting_until_it_is_set(engine: Engine) -> None:
+    """A container asked to be starting stays so through failing probes."""
+    engine.run("web", health="starting")
+
+    assert "starting" == engine.probe("web")
+
+    engine.set_health("web", healthy=True)
+
+    assert "healthy" == engine.health("web")
+
+
+def test_a_container_has_two_restarts(engine: Engine) -> None:
+    """The engine restarts a failing container as often as its policy says."""
+    engine.run("web", command=["false"], options=["--restart=on-failure:2"])
+
+    def restarts() -> str:
+        return engine.cli("inspect", "--format", "{{.RestartCount}}", "web")
+
+    wait_for(lambda: restarts() == "2", what="the second restart")
+    engine.await_state("web", "exited")
+
+
+def test_memory_runs_out(docker: Engine) -> None:
+    """The kernel ends a container that takes more than its share, and Docker says so."""
+    greedy = ["sh", "-c", "x=a; while true; do x=$x$x; done"]
+    docker.run("web", command=greedy, options=["--memory=6m"])
+    docker.await_state("web", "exited")
+
+    assert "true" == docker.cli("inspect", "--format", "{{.State.OOMKilled}}", "web")
+
+
+def test_generations_speak_other_versions(docker_20: Engine, docker_26: Engine) -> None:
+    """Two generations run side by side, each with an API version of its own."""
+    versions = [each.cli("version", "--format", "{{.Server.APIVersion}}") for each in (docker_20, docker_26)]
+
+    assert ["1.41", "1.45"] == versions
+
+
+def test_a_paused_engine_is_silent(engine: Engine) -> None:
+    """A paused engine gives no answer until it is resumed."""
+    engine.pause()
+
+    assert not engine.answers()
+
+    engine.resume()
+
+    assert engine.answers()
+
+
+def test_a_killed_engine_is_gone_and_can_return(engine: Engine) -> None:
+    """A killed engine answers no more; started again, it knows its containers."""
+    engine.run("web")
+    engine.kill()
+
+    assert not engine.answers()
+
+    engine.start()
+
+    assert "web" == engine.cli("ps", "--all", "--format", "{{.Names}}")
+
+
+def test_a_test_leaves_no_container(engine: Engine) -> None:
+    """Restoring an engine empties it, whatever became of it and of its containers."""
+    engine.run("web")
+    engine.cli("pause", "web")
+    engine.kill()
+    engine.restore()
+
+    assert "" == engine.cli("ps", "--all", "--quiet")
+
+
+def test_nothing_is_left(engine: Engine) -> None:
+    """Stopping an engine that was killed ends its processes and removes its mounts, cgroups and files."""
+    engine.run("web")
+    engine.cli("pause", "web")
+    engine.kill()
+    engine.stop()
+
+    assert [] == engine.sandbox.processes()
+    assert str(engine.sandbox.directory) not in Path("/proc/self/mounts").read_text()
+    assert [] == [*Path("/sys/fs/cgroup").glob(f"**{engine.sandbox.cgroup}")]
+    assert not engine.sandbox.directory.exists()
+
+
+@pytest.mark.usefixtures("docker_20", "docker_26")
+def test_one_engine_follows_another(tmp_path: Path) -> None:
+    """Two generations can take turns on one socket, as in an upgrade."""
+    versions = []
+    for kind in (DOCKER_20, DOCKER_26):
+        engine = Engine(kind, listen=tmp_path / "engine.sock")
+        engine.start()
+        versions.append(engine.cli("version", "--format", "{{.Server.APIVersion}}"))
+        engine.stop()
+
+    assert ["1.41", "1.45"] == versions
+
+
+@pytest.mark.usefixtures("docker_20")
+def test_the_reason_is_given() -> None:
+    """An engine that isn't there says which, and where it should come from."""
+    engine = Engine(replace(DOCKER_20, version="19.03", source="apt has it"))
+
+    with pytest.raises(EngineUnavailableError, match=r"instead of Docker 19\.03: apt has it"):
+        engine.start()
+
+
+def test_a_failed_command_says_why(engine: Engine) -> None:
+    """What the client wrote to standard error is in the exception."""
+    with pytest.raises(CommandError, match=r"[Nn]o such"):
+        engine.cli("inspect", "nobody")

@@ -1,0 +1,182 @@
+"""Programs the tests start, and the promise that nothing of them stays behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.waiting import wait_for
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class CommandError(Exception):
+    """A command failed; the message holds the command and what it wrote to standard error."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program with its leading arguments and its whole environment."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+
+    def run(self, *args: str, stdin: bytes = b"", check: bool = True, seconds: float = 60) -> str:
+        """Run it with more arguments and return its standard output, stripped.
+
+        Raises CommandError when it takes longer than `seconds`, or fails and `check` is set.
+        """
+        argv = [*self.argv, *args]
+        try:
+            done = subprocess.run(
+                argv, env=dict(self.env), input=stdin, capture_output=True, check=check, timeout=seconds
+            )
+        except subprocess.CalledProcessError as error:
+            reason = error.stderr.decode(errors="replace").strip()
+            raise CommandError(f"{' '.join(argv)}: exit {error.returncode}: {reason}") from error
+        except subprocess.TimeoutExpired as error:
+            raise CommandError(f"{' '.join(argv)}: no end after {seconds:g} s") from error
+        return done.stdout.decode(errors="replace").strip()
+
+
+@dataclass
+class Daemon:
+    """One program in the background, its output in a file."""
+
+    log: Path
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process exists, be it stopped by a signal or not."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, command: Command) -> None:
+        """Start it in a session of its own, so that Ctrl-C reaches the tests and not the daemon."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command.argv,
+                env=dict(command.env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal; one that is gone already gets none."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self.send(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    def terminate(self, seconds: float = 20) -> None:
+        """SIGTERM, and SIGKILL where that doesn't end it in time."""
+        self.send(signal.SIGCONT)
+        self.send(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            if self._process is not None:
+                self._process.wait(seconds)
+        self.kill()
+
+    def last_words(self, lines: int = 5) -> str:
+        """Return the end of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _fresh_directory() -> Path:
+    return Path(tempfile.gettempdir()) / f"engine-{uuid.uuid4().hex[:8]}"
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A folder and a control group that hold all of an engine, and can be emptied by force."""
+
+    directory: Path = field(default_factory=_fresh_directory)
+
+    @property
+    def state(self) -> Path:
+        """Return the folder only the engine's own programs are told of; clients know the socket beside it."""
+        return self.directory / "state"
+
+    @property
+    def cgroup(self) -> str:
+        """Return the parent control group for every container, in the form the engines take."""
+        return f"/{self.directory.name}"
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is anything in it."""
+        return self.directory.exists()
+
+    def create(self) -> None:
+        """Make the folder; it may exist."""
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def clear(self) -> None:
+        """End every process, undo every mount and delete every file."""
+        wait_for(self._killed, what=f"the processes of {self.directory} to end")
+        for mount in sorted(self._mounts(), reverse=True):
+            subprocess.run(["umount", "--lazy", mount], check=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        wait_for(self._cgroups_removed, what=f"the control groups of {self.directory} to be empty")
+
+    def processes(self) -> list[int]:
+        """Return the pids of daemons and shims, by their arguments, and of containers, by their cgroup."""
+        arguments, cgroup = f"{self.state}/".encode(), f"{self.cgroup}/".encode()
+        return [
+            pid for pid in _living() if arguments in _proc(pid, "cmdline") or cgroup in _proc(pid, "cgroup")
+        ]
+
+    def _killed(self) -> bool:
+        """SIGKILL whoever is left, frozen or not, and say whether nobody is."""
+        for frozen in CGROUPS.glob(f"freezer{self.cgroup}/*/freezer.state"):
+            with suppress(FileNotFoundError):
+                frozen.write_text("THAWED")
+        left = self.processes()
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    def _mounts(self) -> list[str]:
+        points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+        return [point for point in points if Path(point).is_relative_to(self.directory)]
+
+    def _cgroups_removed(self) -> bool:
+        """Remove the control groups, leaves first, and say whether none is left; those in use stay."""
+        name = self.cgroup.removeprefix("/")
+        tops = [
+            *CGROUPS.glob(name),
+            *CGROUPS.glob(f"*/{name}"),
+        ]  # in the one hierarchy of v2, or in each of v1
+        below = [path for top in tops for path in top.rglob("*/")]
+        for cgroup in [*sorted(below, reverse=True), *tops]:
+            with suppress(OSError):
+                cgroup.rmdir()
+        return not any(top.exists() for top in tops)
+
+
+def _living() -> Iterator[int]:
+    """Yield the pids that are no zombies: those are their parent's to bury."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        state = _proc(int(entry.name), "stat").rpartition(b") ")[2][:1]
+        if state not in (b"", b"Z"):
+            yield int(entry.name)
+
+
+def _proc(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""

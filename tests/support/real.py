@@ -1,0 +1,397 @@
+"""Real container engines of the tests' own: private, beside any other, and gone without a trace."""
+
+import atexit
+import functools
+import io
+import os
+import shutil
+import signal
+import socket
+import tarfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from support.processes import Command, CommandError, Daemon, Sandbox
+from support.waiting import wait_for
+
+Health = Literal["starting", "unhealthy", "healthy"]
+
+IMAGE = "toolbox:tests"
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+HEALTHY = "/healthy"  # the file whose presence in a container is its health
+FOREVER = ("sleep", "86400")
+NO_NETWORK = ("--bridge", "none", "--iptables=false")
+
+
+class EngineUnavailableError(Exception):
+    """The engine can't be started here; the message says why and what to do about it."""
+
+
+class Kind(Protocol):
+    """What differs between the engines: their programs, and the options these take."""
+
+    @property
+    def name(self) -> str:
+        """The engine with the first two parts of its version."""
+
+    @property
+    def run_options(self) -> Sequence[str]:
+        """What every container needs."""
+
+    @property
+    def health_interval(self) -> str:
+        """How often the engine is to probe by itself."""
+
+    def require(self) -> None:
+        """Raise EngineUnavailableError where a program is missing."""
+
+    def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
+        """Return the daemon that serves the socket `listen`."""
+
+    def client(self, sandbox: Sandbox, listen: Path) -> Command:
+        """Return the command line client for that daemon."""
+
+    def probe(self, client: Command, container: str) -> None:
+        """Return once the health of `container` has been checked another time."""
+
+
+class Engine:
+    """A private engine: `start()` brings it up, `stop()` removes all it ever made.
+
+    Anything may be done to it in between: kill, pause, start again. `listen` puts it on a socket of the
+    caller's, so that one engine can follow another there, as in an upgrade.
+    """
+
+    def __init__(self, kind: Kind, *, listen: Path | None = None) -> None:
+        self.kind = kind
+        self.sandbox = Sandbox()
+        self.listen = listen or self.sandbox.directory / "engine.sock"
+        self._daemon = Daemon(self.sandbox.directory / "log")
+
+    @property
+    def name(self) -> str:
+        """The engine with the first two parts of its version, like `docker-20.10`."""
+        return self.kind.name
+
+    @property
+    def url(self) -> str:
+        """What `DOCKER_HOST` takes."""
+        return f"unix://{self.listen}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the daemon's process exists, paused or not."""
+        return self._daemon.running
+
+    def start(self) -> None:
+        """Bring it up, with its image; one that runs is only resumed.
+
+        After `kill()` the containers it had come back as the engine finds them.
+        Raises EngineUnavailableError with the reason where it can't.
+        """
+        if self.running:
+            self.resume()
+        else:
+            self._bring_up()
+
+    def stop(self) -> None:
+        """End it in good order, then remove by force whatever is left."""
+        if self.running:
+            self.resume()
+            with suppress(CommandError):
+                self.remove_containers()
+        self._daemon.terminate()
+        self.sandbox.clear()
+        atexit.unregister(self.stop)
+
+    def kill(self) -> None:
+        """SIGKILL: no goodbye, the socket file stays, the containers run on until the next `start()`.
+
+        Docker's containerd dies with its parent.
+        """
+        self._daemon.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections are accepted and never answered."""
+        self._daemon.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT, the end of a `pause()`."""
+        self._daemon.send(signal.SIGCONT)
+
+    def answers(self) -> bool:
+        """Whether a ping gets its 200 within a second."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1)
+            try:
+                connection.connect(str(self.listen))
+                connection.sendall(b"GET /_ping HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n")
+                return b" 200 " in connection.recv(1024)
+            except OSError:
+                return False
+
+    def cli(self, *args: str, stdin: bytes = b"") -> str:
+        """Run the engine's own client and return what it prints; CommandError holds what it complained of."""
+        return self._client.run(*args, stdin=stdin)
+
+    def run(
+        self,
+        name: str,
+        *,
+        command: Sequence[str] = FOREVER,
+        health: Health | None = None,
+        image: str = IMAGE,
+        labels: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+    ) -> str:
+        """Run a container in the background and return its full id.
+
+        With `health` it has a healthcheck, and has reached that verdict on return; `starting` lasts until
+        `set_health(name, healthy=True)`.
+        """
+        marks = [f"--label={key}={value}" for key, value in (labels or {}).items()]
+        checks = self._health_options(health) if health else []
+        life = [f"--name={name}", f"--cgroup-parent={self.sandbox.cgroup}", "--stop-signal=KILL"]
+        everything = [*life, *self.kind.run_options, *marks, *checks, *options]
+        container = self.cli("run", "--detach", *everything, image, *command)
+        if health == "healthy":
+            self.set_health(name, healthy=True)
+        elif health == "unhealthy":
+            self.await_health(name, health)
+        return container
+
+    def exec(self, name: str, *command: str) -> str:
+        """Run a command in a container and return what it prints."""
+        return self.cli("exec", name, *command)
+
+    def state(self, name: str) -> str:
+        """Return what the engine calls the container's state."""
+        return self.cli("inspect", "--format", "{{.State.Status}}", name)
+
+    def health(self, name: str) -> str:
+        """Return the engine's last verdict on a container that has a healthcheck."""
+        return self.cli("inspect", "--format", "{{.State.Health.Status}}", name)
+
+    def set_health(self, name: str, *, healthy: bool) -> None:
+        """Make a container healthy or not, and return once the engine has noticed."""
+        self.exec(name, *(("touch", HEALTHY) if healthy else ("rm", "-f", HEALTHY)))
+        self.await_health(name, "healthy" if healthy else "unhealthy")
+
+    def probe(self, name: str) -> str:
+        """Return the verdict after one more probe: Docker's own next, or one that Podman is told to make."""
+        self.kind.probe(self._client, name)
+        return self.health(name)
+
+    def await_health(self, name: str, verdict: Health) -> None:
+        """Return once the engine has come to this verdict."""
+        wait_for(lambda: self.probe(name) == verdict, what=f"{self.name} to find {name} {verdict}")
+
+    def await_state(self, name: str, state: str) -> None:
+        """Wait until the container is `exited`, say."""
+        wait_for(lambda: self.state(name) == state, what=f"{self.name} to find {name} {state}")
+
+    def remove_containers(self) -> None:
+        """Remove all containers, running or not."""
+        if containers := self.cli("ps", "--all", "--quiet").split():
+            self.cli("rm", "--force", "--volumes", *containers)
+
+    def restore(self) -> None:
+        """Undo what a test did: afterwards the engine runs and is empty, or was never there."""
+        if self.sandbox.exists:
+            self.start()
+            self.remove_containers()
+
+    @functools.cached_property
+    def _client(self) -> Command:
+        return self.kind.client(self.sandbox, self.listen)
+
+    def _bring_up(self) -> None:
+        self._require()
+        self.sandbox.create()
+        atexit.register(self.stop)
+        self._daemon.start(self.kind.daemon(self.sandbox, self.listen))
+        try:
+            wait_for(self._up, seconds=30, what="an answer")
+            self._provide_image()
+        except (TimeoutError, ChildProcessError, CommandError) as error:
+            reason = f"{self.name} did not come up: {error}\n{self._daemon.last_words()}"
+            self.stop()
+            raise EngineUnavailableError(reason) from error
+
+    def _require(self) -> None:
+        if os.geteuid() != 0:
+            raise EngineUnavailableError("a private engine needs root: run tests/run as root")
+        self.kind.require()
+
+    def _provide_image(self) -> None:
+        if not self.cli("images", "--quiet", IMAGE):
+            self.cli("import", "-", IMAGE, stdin=toolbox())
+
+    def _up(self) -> bool:
+        if not self.running:
+            raise ChildProcessError("the daemon ended")
+        return self.answers()
+
+    def _health_options(self, health: Health) -> list[str]:
+        """Return a healthcheck whose first result counts, or only its first success for `starting`."""
+        patience = "1h" if health == "starting" else "0s"
+        return [
+            f"--health-cmd=test -f {HEALTHY}",
+            f"--health-interval={self.kind.health_interval}",
+            "--health-retries=1",
+            f"--health-start-period={patience}",
+        ]
+
+
+@dataclass(frozen=True)
+class Docker:
+    """One release line of Docker: its programs are in `path`, and `source` says how they get there."""
+
+    version: str
+    path: str
+    source: str
+    options: Sequence[str] = NO_NETWORK
+    run_options: Sequence[str] = ("--network=none",)
+    health_interval: str = "500ms"
+
+    @property
+    def name(self) -> str:
+        """Return `docker-` and the release line."""
+        return f"docker-{self.version}"
+
+    def require(self) -> None:
+        """Raise EngineUnavailableError unless this very release line is there, with all it needs."""
+        _require_programs(("dockerd", "docker", "containerd", "runc", "iptables"), self.path, self.source)
+        found = self._program("dockerd").run("--version")
+        if f" {self.version}." not in found:
+            raise EngineUnavailableError(f"found {found!r} instead of Docker {self.version}: {self.source}")
+
+    def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
+        """Return dockerd; an empty configuration file keeps the machine's own out of it.
+
+        A killed containerd stays a zombie where process 1 buries no orphans. By its pid file a new dockerd
+        would take it for alive and wait for it in vain.
+        """
+        settings = sandbox.state / "daemon.json"
+        settings.write_text("{}")
+        (sandbox.state / "exec/containerd/containerd.pid").unlink(missing_ok=True)
+        return self._program(
+            "dockerd",
+            f"--host=unix://{listen}",
+            f"--config-file={settings}",
+            f"--data-root={sandbox.state}/data",
+            f"--exec-root={sandbox.state}/exec",
+            f"--pidfile={sandbox.state}/pid",
+            f"--cgroup-parent={sandbox.cgroup}",
+            "--exec-opt=native.cgroupdriver=cgroupfs",
+            "--shutdown-timeout=1",
+            "--log-level=warn",
+            *self.options,
+        )
+
+    def client(self, sandbox: Sandbox, listen: Path) -> Command:
+        """Return the docker command, with no configuration or context of the user's."""
+        return self._program("docker", f"--config={sandbox.state}/client", f"--host=unix://{listen}")
+
+    def probe(self, client: Command, container: str) -> None:
+        """Wait until dockerd, which probes twice a second, has kept another result."""
+        results = functools.partial(client.run, "inspect", "--format={{json .State.Health.Log}}", container)
+        before = results()
+        wait_for(lambda: results() != before, what=f"{self.name} to probe {container}")
+
+    def _program(self, name: str, *args: str) -> Command:
+        return Command([_find(name, self.path), *args], {"PATH": self.path})
+
+
+@dataclass(frozen=True)
+class Podman:
+    """The system's Podman and its Docker-compatible service."""
+
+    run_options: Sequence[str] = ("--network=none", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
+    health_interval: str = "disable"  # its own probes need systemd's timers
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Return `podman-` and the first two parts of what `podman --version` says."""
+        version = self._program().run("--version").split()[-1]
+        return "podman-" + ".".join(version.split(".")[:2])
+
+    def require(self) -> None:
+        """Raise EngineUnavailableError where a program is missing."""
+        source = "tests/run, as root on Debian, installs podman and runc"
+        _require_programs(("podman", "conmon", "runc"), SYSTEM_PATH, source)
+
+    def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
+        """Return the service; its locks are files, for those in shared memory are every Podman's."""
+        (sandbox.state / "containers.conf").write_text('[engine]\nlock_type = "file"\n')
+        client = self.client(sandbox, listen)
+        return Command([*client.argv, "system", "service", "--time=0", f"unix://{listen}"], client.env)
+
+    def client(self, sandbox: Sandbox, listen: Path) -> Command:
+        """Return the podman command on the service's folders; it works without the service."""
+        del listen
+        podman = self._program(
+            f"--root={sandbox.state}/root",
+            f"--runroot={sandbox.state}/run",
+            f"--tmpdir={sandbox.state}/tmp",
+            "--storage-driver=vfs",
+            "--cgroup-manager=cgroupfs",
+            "--events-backend=file",
+            "--runtime=runc",
+        )
+        return Command(podman.argv, {**podman.env, "CONTAINERS_CONF": f"{sandbox.state}/containers.conf"})
+
+    def probe(self, client: Command, container: str) -> None:
+        """Run the healthcheck; that it fails is an answer too."""
+        client.run("healthcheck", "run", container, check=False)
+
+    def _program(self, *args: str) -> Command:
+        return Command([_find("podman", SYSTEM_PATH), *args], {"PATH": SYSTEM_PATH})
+
+
+def _cache() -> Path:
+    """Return the folder `tests/run` keeps its downloads in."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "docker-prom-exporter"
+
+
+_SUPPORTED = _cache() / "supported-engine"
+
+DOCKER_20 = Docker("20.10", SYSTEM_PATH, "tests/run, as root on Debian bookworm, installs docker.io")
+DOCKER_26 = Docker(
+    "26.1",
+    f"{_SUPPORTED}/usr/sbin:{_SUPPORTED}/usr/bin:{SYSTEM_PATH}",
+    f"tests/run, as root on Debian, unpacks it in {_SUPPORTED}",
+)
+PODMAN = Podman()
+
+
+@functools.cache
+def toolbox() -> bytes:
+    """Return a tar archive of a root file system: busybox, under the name of each of its commands."""
+    busybox = _find("busybox", SYSTEM_PATH)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(busybox, "bin/busybox")
+        for applet in {*Command([busybox, "--list"], {}).run().split()} - {"busybox"}:
+            tar.addfile(_link(f"bin/{applet}", "busybox"))
+    return archive.getvalue()
+
+
+def _link(name: str, target: str) -> tarfile.TarInfo:
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = tarfile.SYMTYPE, target
+    return link
+
+
+def _require_programs(names: Sequence[str], path: str, source: str) -> None:
+    missing = [name for name in (*names, "busybox") if shutil.which(name, path=path) is None]
+    if missing:
+        raise EngineUnavailableError(f"{', '.join(missing)} not found: {source}")
+
+
+def _find(name: str, path: str) -> str:
+    return shutil.which(name, path=path) or name

@@ -1,0 +1,20 @@
+"""Waiting for a thing instead of for a time."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_for(predicate: Callable[[], T], *, what: str, seconds: float = 10, every: float = 0.05) -> T:
+    """Ask `predicate` until its answer is true, and return that answer.
+
+    Raises TimeoutError naming `what` and the last answer once `seconds` have passed.
+    """
+    deadline = time.monotonic() + seconds
+    while not (answer := predicate()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:g} s for {what}; the last answer was {answer!r}")
+        time.sleep(every)
+    return answer
