@@ -237,7 +237,7 @@ class Exposition:
 
     def registry(self, snapshot: Snapshot) -> CollectorRegistry:
         """Return a registry of prometheus-client's that collects all that is served of the snapshot."""
-        registry = CollectorRegistry()
+        registry = CollectorRegistry(auto_describe=True)
         registry.register(_Families(exporter_families(snapshot)))
         for collector in self._process:
             registry.register(collector)

@@ -68,15 +68,22 @@ class _Known:
     that each poll narrows; an age which contradicts them betrays a restart that left no other trace.
     """
 
-    fingerprint: tuple[Any, ...]
+    row: Row
     details: Details
+    container: Container
     earliest: float = -math.inf
     latest: float = math.inf
 
     def still_holds(self, row: Row, listing: _Listing) -> bool:
         self.earliest = max(self.earliest, listing.asked - row.max_age)
         self.latest = min(self.latest, listing.answered - row.min_age)
-        return self.fingerprint == row.fingerprint and self.earliest <= self.latest
+        return self.row.fingerprint == row.fingerprint and self.earliest <= self.latest
+
+    def described_by(self, row: Row) -> Container:
+        """Return the container as the row has it, with what was known; the same object for the same row."""
+        if row is not self.row:
+            self.row, self.container = row, replace(row.container, details=self.details)
+        return self.container
 
 
 class Poller:
@@ -91,6 +98,7 @@ class Poller:
         self._settings = settings
         self._stop = stop
         self._info: EngineInfo | None = None
+        self._rows: dict[str, tuple[dict[str, Any], Row]] = {}
         self._known: dict[str, _Known] = {}
         self._inspects_failing: frozenset[str] = frozenset()
         self._spoilt_labels: frozenset[str] = frozenset()
@@ -165,9 +173,9 @@ class Poller:
     def _list(self, deadline: float) -> _Listing:
         try:
             if not self._engine.connected:
-                self._info = self._ask("version", self._engine.connect, deadline)
+                self._connect(deadline)
             if not self._ask("ping", self._engine.ping, deadline):
-                self._info = self._ask("version", self._engine.connect, deadline)
+                self._connect(deadline)
                 self._ask("ping", self._engine.ping, deadline)
             asked = time.monotonic()
             rows = self._ask("list", self._engine.containers, deadline)
@@ -175,6 +183,10 @@ class Poller:
         except EngineError:
             self._engine.disconnect()
             raise
+
+    def _connect(self, deadline: float) -> None:
+        self._info = self._ask("version", self._engine.connect, deadline)
+        self._rows = {}
 
     def _ask(self, endpoint: str, question: Callable[[float], Any], deadline: float) -> Any:
         self._counts.requests[endpoint] += 1
@@ -185,14 +197,24 @@ class Poller:
             raise
 
     def _read(self, answer: list[Any]) -> list[Row]:
-        """Read the rows but those that name no container, or one named already: they'd spoil the scrape."""
+        """Read the rows but those that name no container, or one named already: they'd spoil the scrape.
+
+        A row that says what it said at the last poll is not read again.
+        """
         health_listed = self._info is None or self._info.health_listed
-        rows = [row for item in answer if (row := read_row(item, health_listed=health_listed)) is not None]
-        by_id = {row.container.id: row for row in rows}
-        ignored = len(answer) - len(by_id)
+        rows: dict[str, tuple[dict[str, Any], Row]] = {}
+        for item in answer:
+            container_id = item.get("Id") if isinstance(item, dict) else None
+            before = self._rows.get(container_id) if isinstance(container_id, str) else None
+            if before is not None and before[0] == item:
+                rows[before[1].container.id] = before
+            elif (row := read_row(item, health_listed=health_listed)) is not None:
+                rows[row.container.id] = item, row
+        self._rows = rows
+        ignored = len(answer) - len(rows)
         if self._is_news("rows ignored", ignored) and ignored:
             self._log.warning("containers.rows_ignored", rows=ignored, cause="no id, or another row's")
-        return list(by_id.values())
+        return [row for _, row in rows.values()]
 
     def _watched(self, rows: list[Row]) -> list[Row]:
         spoilt = {row.container.id: row for row in rows if row.label and parse_boolean(row.label) is None}
@@ -215,18 +237,27 @@ class Poller:
         }
         due = [row for row in rows if row.health_hidden or (wanted and row.container.id not in self._known)]
         answers = self._inspect(due, deadline)
-        for row in due:
-            details = answers.get(row.container.id)
-            if details and details.state == row.container.state:
-                known = self._known[row.container.id] = _Known(row.fingerprint, details)
-                known.still_holds(row, listing)
-        details_of = {container_id: known.details for container_id, known in self._known.items()} | answers
-        gone = {container_id for container_id, details in answers.items() if details is None}
         return tuple(
-            _with_details(row, details_of.get(row.container.id), wanted=wanted)
-            for row in rows
-            if row.container.id not in gone
+            container for row in rows if (container := self._completed(row, listing, answers)) is not None
         )
+
+    def _completed(self, row: Row, listing: _Listing, answers: dict[str, Details | None]) -> Container | None:
+        """Return the container of a row, with its details where they are known; None where it is gone."""
+        container_id = row.container.id
+        if container_id in self._known:
+            return self._known[container_id].described_by(row)
+        if container_id not in answers:
+            return row.container
+        details = answers[container_id]
+        if details is None:
+            return None
+        container = row.with_health_of(details) if row.health_hidden else row.container
+        if self._settings.container_details:
+            container = replace(container, details=details)
+        if details.state == container.state:
+            known = self._known[container_id] = _Known(row, details, container)
+            known.still_holds(row, listing)
+        return container
 
     def _inspect(self, rows: list[Row], deadline: float) -> dict[str, Details | None]:
         """Inspect a few at a time, those that failed last time at the end; None for one that is gone.
@@ -287,13 +318,6 @@ class Poller:
             return False
         self._last_told[topic] = value
         return True
-
-
-def _with_details(row: Row, details: Details | None, *, wanted: bool) -> Container:
-    if details is None:
-        return row.container
-    container = row.with_health_of(details) if row.health_hidden else row.container
-    return replace(container, details=details) if wanted else container
 
 
 def _explain(error: EngineError) -> dict[str, str]:

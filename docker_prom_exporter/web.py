@@ -182,7 +182,7 @@ class Web:
         if route is None:
             response = _error(HTTPStatus.NOT_FOUND, f"try one of {' '.join(self._routes)}")
         elif request.method not in ("GET", "HEAD"):
-            response = _error(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD are", Allow="GET, HEAD")
+            response = _error(HTTPStatus.METHOD_NOT_ALLOWED, "try GET or HEAD", Allow="GET, HEAD")
         else:
             try:
                 response = route(request)
