@@ -1,37 +1,38 @@
-"""Owns the question to a running exporter whether it is healthy: quick, by the standard library alone."""
+"""Owns the question to a running exporter whether it is healthy: quick, as it is asked every few seconds."""
 
 from __future__ import annotations
 
-import http.client
+import socket
 import sys
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from docker_prom_exporter.settings import Settings
 
 _SECONDS: Final = 2
+_MOST_BYTES: Final = 4096
+_ALL_ADDRESSES: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  not bound to, but replaced
 
 
 def healthcheck(settings: Settings) -> int:
-    """Ask `/-/healthy` at the address and port of the same settings; print the answer, return 0 or 1."""
-    connection = http.client.HTTPConnection(_reachable(settings.listen_addr), settings.listen_port, _SECONDS)
+    """Ask `/-/healthy` at the address and port of the same settings; print the answer, return 0 or 1.
+
+    By hand over a socket: http.client takes longer to import than all the rest takes together.
+    """
+    address = _ALL_ADDRESSES.get(settings.listen_addr, settings.listen_addr), settings.listen_port
     try:
-        connection.request("GET", "/-/healthy")
-        response = connection.getresponse()
-        healthy = response.status == 200
-        text = response.read(200).decode("utf-8", "replace").strip()
-    except (OSError, http.client.HTTPException) as error:
-        healthy, text = False, f"no answer from {settings.listen_addr} port {settings.listen_port}: {error}"
-    finally:
-        connection.close()
-    sys.stdout.write(f"{text}\n")
-    return 0 if healthy else 1
+        head, _, body = _ask(address).partition("\r\n\r\n")
+    except OSError as error:
+        sys.stdout.write(f"no answer from {address[0]} port {address[1]}: {error.strerror or error}\n")
+        return 1
+    sys.stdout.write(f"{body.strip()}\n")
+    return 0 if head.startswith("HTTP/1.1 200 ") else 1
 
 
-def _reachable(address: str) -> str:
-    """Return where to reach an exporter that listens on the address: all addresses include the loopback."""
-    ip = ip_address(address)
-    if not ip.is_unspecified:
-        return address
-    return "127.0.0.1" if ip.version == 4 else "::1"
+def _ask(address: tuple[str, int]) -> str:
+    with socket.create_connection(address, _SECONDS) as connection:
+        connection.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
+        answer = b""
+        while len(answer) < _MOST_BYTES and (chunk := connection.recv(_MOST_BYTES)):
+            answer += chunk
+    return answer.decode("utf-8", "replace")
