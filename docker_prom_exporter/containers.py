@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Final
@@ -34,11 +34,12 @@ _STATE_ALIASES: Final = {
 # `reset` is Podman's for a healthcheck that has not run since the container started.
 _HEALTH_ALIASES: Final = {"": "none", "reset": "starting"}
 
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _HEALTH_SUFFIX = re.compile(r"^Up .*\((?:health: )?([a-z]+)\)$")
 _AGE = re.compile(
-    r"Less than a second"
-    r"|(?:About an? |(?P<count>\d{1,9}) )(?P<unit>second|minute|hour|day|week|month|year)s?"
+    r"\bLess than a second"
+    r"|\b(?:About an? |(?P<count>\d{1,9}) )(?P<unit>second|minute|hour|day|week|month|year)s?"
 )
 _SECONDS: Final = {
     "second": 1,
@@ -170,10 +171,9 @@ def read_row(row: Any, *, health_listed: bool) -> Row | None:
     state = _state(fields.get("State"))
     status = as_text(fields.get("Status"))
     summary, suffix, min_age, max_age = _read_status(status)
-    health = _mapping(fields.get("Health"))
-    listed = as_text(health.get("Status"))
-    health_status = _health_status(listed) if listed else suffix
-    health_hidden = not listed and not health_listed
+    verdict = _verdict(fields.get("Health"))
+    health_status = suffix if verdict == "" else _health_status(verdict)
+    health_hidden = verdict == "" and not health_listed
     label = labels.get(LABEL)
     return Row(
         container=Container(
@@ -186,7 +186,7 @@ def read_row(row: Any, *, health_listed: bool) -> Row | None:
             health_status=None if health_hidden else health_status,
             created=_number(fields.get("Created")),
         ),
-        fingerprint=(state, summary, listed, _number(health.get("FailingStreak"))),
+        fingerprint=(state, summary, fields.get("Health")),
         min_age=min_age,
         max_age=max_age,
         health_hidden=health_hidden and state == "running",
@@ -199,16 +199,15 @@ def read_inspect(answer: Any) -> Details:
     fields = _mapping(answer)
     status = _mapping(fields.get("State"))
     state = _state(status.get("Status"))
-    health = _mapping(status.get("Health"))
-    health_status = _health_status(as_text(health.get("Status")))
+    health_status = _health_status(_verdict(status.get("Health")))
     exit_code = _number(status.get("ExitCode"))
-    streak = _number(health.get("FailingStreak"))
+    streak = _number(_mapping(status.get("Health")).get("FailingStreak"))
     return Details(
         state=state,
         health_status=health_status,
         started=_timestamp(status.get("StartedAt")),
         finished=_timestamp(status.get("FinishedAt")),
-        restarts=int(_number(fields.get("RestartCount")) or 0),
+        restarts=max(0, int(_number(fields.get("RestartCount")) or 0)),
         exit_code=int(exit_code) if exit_code is not None and state in _ENDED else None,
         oom_killed=status.get("OOMKilled") is True,
         failing_streak=int(streak) if streak is not None and health_status != "none" else None,
@@ -249,9 +248,16 @@ def _state(value: Any) -> str:
     return state if state in STATES else ""
 
 
-def _health_status(text: str) -> str | None:
-    status = text.lower()
-    status = _HEALTH_ALIASES.get(status, status)
+def _verdict(health: Any) -> Any:
+    """Take the status out of a `Health`: empty where there is none, the nonsense itself where it is that."""
+    status = health.get("Status") if isinstance(health, dict) else health
+    return "" if status is None else status
+
+
+def _health_status(verdict: Any) -> str | None:
+    if not isinstance(verdict, str):
+        return None
+    status = _HEALTH_ALIASES.get(verdict.lower(), verdict.lower())
     return status if status in HEALTH_STATUSES else None
 
 
@@ -283,7 +289,7 @@ def _number(value: Any) -> float | None:
 def _timestamp(value: Any) -> float | None:
     """Read RFC 3339, nanoseconds cut to microseconds; Go's zero time and all before 1970 are none."""
     try:
-        seconds = datetime.fromisoformat(as_text(value)).timestamp()
+        time = datetime.fromisoformat(as_text(value))
+        return time.timestamp() if time.tzinfo and time > _EPOCH else None
     except (ValueError, OverflowError):
         return None
-    return seconds if seconds > 0 else None

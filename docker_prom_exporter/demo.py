@@ -262,20 +262,20 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def human_duration(seconds: float) -> str:
-    """Word a duration as moby does in `Status` (go-units, duration.go)."""
+    """Word a duration as moby does in `Status` (go-units, duration.go): cut off, but for hours, rounded."""
     whole = int(max(seconds, 0))
-    hours = int(max(seconds, 0) / 3600 + 0.5)
+    hours = int(whole / 3600 + 0.5)
     if whole < 1:
         return "Less than a second"
-    for most, count, unit in (
-        (60, whole, "second"),
-        (3600, whole // 60, "minute"),
-        (48 * 3600, hours, "hour"),
-        (14 * 86400, hours // 24, "day"),
-        (60 * 86400, hours // 24 // 7, "week"),
-        (730 * 86400, hours // 24 // 30, "month"),
+    for fits, count, unit in (
+        (whole < 60, whole, "second"),
+        (whole < 3600, whole // 60, "minute"),
+        (hours < 48, hours, "hour"),
+        (hours < 24 * 14, hours // 24, "day"),
+        (hours < 24 * 60, hours // 24 // 7, "week"),
+        (hours < 24 * 730, hours // 24 // 30, "month"),
     ):
-        if whole < most:
+        if fits:
             return _counted(count, unit)
     return f"{whole // 86400 // 365} years"
 

@@ -40,11 +40,12 @@ def configure(level: str, form: str) -> None:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            _one_line,
             structlog.processors.TimeStamper(
-                fmt="iso", utc=True, key="time" if form != "console" else "timestamp"
+                fmt="iso", utc=True, key="timestamp" if form == "console" else "time"
             ),
-            *_renderers(form),
+            structlog.processors.format_exc_info,
+            _one_line,
+            _renderer(form),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: _StandardError(),
@@ -60,12 +61,9 @@ def _one_line(_: object, __: str, event: structlog.typing.EventDict) -> structlo
     return event
 
 
-def _renderers(form: str) -> list[structlog.typing.Processor]:
+def _renderer(form: str) -> structlog.typing.Processor:
     if form == "console":
-        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     if form == "json":
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
-    return [
-        structlog.processors.format_exc_info,
-        structlog.processors.LogfmtRenderer(key_order=["time", "level", "event"], bool_as_flag=False),
-    ]
+        return structlog.processors.JSONRenderer(ensure_ascii=False)
+    return structlog.processors.LogfmtRenderer(key_order=["time", "level", "event"], bool_as_flag=False)

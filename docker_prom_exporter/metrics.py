@@ -153,10 +153,10 @@ _CONTAINER_FAMILIES: Final[tuple[tuple[_Family, Callable[[Container], list[_Samp
 def exporter_families(snapshot: Snapshot) -> list[Metric]:
     """Return what there is to say of the engine and of the exporter itself."""
     engine, counts = snapshot.engine, snapshot.counts
-    engine_labels = [(engine.version, engine.api_version, engine.os, engine.arch)] if engine else []
+    told = [] if engine is None else [(engine.version, engine.api_version, engine.os, engine.arch)]
     return [
         UP.of(_one(snapshot.up)),
-        *([ENGINE_INFO.of((labels, 1) for labels in engine_labels)] if snapshot.up else []),
+        *(ENGINE_INFO.of([(labels, 1)]) for labels in told if snapshot.up),
         BUILD_INFO.of([((__version__, platform.python_version()), 1)]),
         POLLS.of(((result,), count) for result, count in counts.polls.items()),
         POLL_DURATION.of(_one(snapshot.duration)),
@@ -218,7 +218,7 @@ class Exposition:
 
     def render(self, accept: str = "", accept_encoding: str = "", names: tuple[str, ...] = ()) -> Answer:
         """Render for a scrape with these headers, all of it or only the samples named as in `name[]`."""
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = _encoder(accept)
         zipped = gzip_accepted(accept_encoding)
         snapshot = self.snapshot()
         if names:
@@ -326,6 +326,14 @@ class _ContainerPage:
 
     def _fragment(self, family: Metric) -> bytes:
         return _without_end(self._encode(_Families([family])))
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """Choose as prometheus-client does, which stumbles over a version that is none: then its default."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        return choose_encoder("")
 
 
 def _without_end(body: bytes) -> bytes:

@@ -89,7 +89,8 @@ def _read(option: Option, flag: str | None, environ: Mapping[str, str]) -> Any:
     try:
         return option.read(text)
     except ValueError:
-        written = f"{option.flag} {text!r}" if flag is not None else f"{option.variable}={text!r}"
+        shown = re.sub(r"(//[^/:]*:).*@", r"\1…@", text)
+        written = f"{option.flag} {shown!r}" if flag is not None else f"{option.variable}={shown!r}"
         raise BadOptionError(f"{written} can't be used: it takes {option.takes}") from None
 
 
@@ -102,10 +103,9 @@ def _boolean(text: str) -> bool:
 
 def _number(least: float, most: float) -> Callable[[str], float]:
     def read(text: str) -> float:
-        value = float(text)
-        if not least <= value <= most:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or not least <= float(text) <= most:
             raise ValueError(text)
-        return value
+        return float(text)
 
     return read
 
@@ -117,7 +117,8 @@ def _port(text: str) -> int:
 
 
 def _address(text: str) -> str:
-    return str(ip_address(text.removeprefix("[").removesuffix("]")))
+    bracketed = re.fullmatch(r"\[(.*:.*)\]", text)
+    return str(ip_address(bracketed[1] if bracketed else text))
 
 
 def _choice(choices: tuple[str, ...]) -> Callable[[str], str]:
@@ -137,7 +138,7 @@ def _docker_host(text: str) -> str:
         raise ValueError(text)
     if url.scheme in ("unix", "npipe") and url.netloc + url.path:
         return text
-    if url.scheme in ("tcp", "http", "https") and url.hostname and url.port:
+    if url.scheme in ("tcp", "http", "https") and url.hostname and url.port and url.path in ("", "/"):
         return text
     raise ValueError(text)
 

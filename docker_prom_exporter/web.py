@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from docker_prom_exporter.metrics import Exposition
 
 _MOST_CONNECTIONS: Final = 128
+_MOST_WAITING: Final = 256
 _MOST_LINE: Final = 8 * 1024
 _MOST_HEADERS: Final = 100
 _CHUNK: Final = 64 * 1024
@@ -124,7 +125,9 @@ class Web:
 
     async def _serve(self) -> None:
         self._loop.set_exception_handler(self._failed)
-        server = await asyncio.start_server(self._converse, sock=self._listener, limit=_MOST_LINE)
+        server = await asyncio.start_server(
+            self._converse, sock=self._listener, limit=_MOST_LINE, backlog=_MOST_WAITING
+        )
         await self._stopping.wait()
         server.close()
 

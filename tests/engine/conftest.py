@@ -1,12 +1,11 @@
 """Real engines as fixtures: started when a test first asks, emptied after each test, stopped at the end."""
 
-import os
 import signal
 from collections.abc import Iterator
-from typing import NoReturn
 
 import pytest
 
+from support.missing import give_up
 from support.real import DOCKER_20, DOCKER_26, PODMAN, Engine, EngineUnavailableError, Kind
 
 DOCKERS = [pytest.param("docker_20", id="docker-20.10"), pytest.param("docker_26", id="docker-26.1")]
@@ -24,7 +23,7 @@ class Pool:
         """Yield the engine, up and empty; where it can't be had, skip the test, or fail it in CI."""
         engine = self._engines.setdefault(kind, Engine(kind))
         if reason := self._refusal(engine):
-            _give_up(reason)
+            give_up(reason)
         yield engine
         engine.restore()
 
@@ -41,12 +40,6 @@ class Pool:
         except EngineUnavailableError as error:
             self._refusals[engine.kind] = str(error)
         return self._refusals.get(engine.kind, "")
-
-
-def _give_up(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,11 @@ class CommandError(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """A program with its leading arguments and its whole environment."""
+    """A program with its leading arguments, its whole environment, and the folder it runs in."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
+    cwd: Path | None = None
 
     def run(self, *args: str, stdin: bytes = b"", check: bool = True, seconds: float = 60) -> str:
         """Run it with more arguments and return its standard output, stripped.
@@ -35,7 +36,13 @@ class Command:
         argv = [*self.argv, *args]
         try:
             done = subprocess.run(
-                argv, env=dict(self.env), input=stdin, capture_output=True, check=check, timeout=seconds
+                argv,
+                env=dict(self.env),
+                cwd=self.cwd,
+                input=stdin,
+                capture_output=True,
+                check=check,
+                timeout=seconds,
             )
         except subprocess.CalledProcessError as error:
             reason = error.stderr.decode(errors="replace").strip()
@@ -57,12 +64,20 @@ class Daemon:
         """Whether the process exists, be it stopped by a signal or not."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Return the process id; there is one from `start()` on."""
+        if self._process is None:
+            raise RuntimeError("start it first")
+        return self._process.pid
+
     def start(self, command: Command) -> None:
         """Start it in a session of its own, so that Ctrl-C reaches the tests and not the daemon."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command.argv,
                 env=dict(command.env),
+                cwd=command.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -73,6 +88,12 @@ class Daemon:
         """Send a signal; one that is gone already gets none."""
         if self._process is not None:
             self._process.send_signal(number)
+
+    def wait(self, seconds: float = 20) -> int:
+        """Return the exit code once it has ended; TimeoutExpired where that takes longer."""
+        if self._process is None:
+            raise RuntimeError("start it first")
+        return self._process.wait(seconds)
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""

@@ -9,10 +9,14 @@ import signal
 import socket
 import tarfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
+
+from docker import APIClient
+from docker.types import Ulimit
 
 from support.processes import Command, CommandError, Daemon, Sandbox
 from support.waiting import wait_for
@@ -152,16 +156,45 @@ class Engine:
         With `health` it has a healthcheck, and has reached that verdict on return; `starting` lasts until
         `set_health(name, healthy=True)`.
         """
-        marks = [f"--label={key}={value}" for key, value in (labels or {}).items()]
         checks = self._health_options(health) if health else []
-        life = [f"--name={name}", f"--cgroup-parent={self.sandbox.cgroup}", "--stop-signal=KILL"]
-        everything = [*life, *self.kind.run_options, *marks, *checks, *options]
+        everything = [*self._options(name, labels or {}), *checks, *options]
         container = self.cli("run", "--detach", *everything, image, *command)
         if health == "healthy":
             self.set_health(name, healthy=True)
         elif health == "unhealthy":
             self.await_health(name, health)
         return container
+
+    def create(self, name: str, *, labels: Mapping[str, str] | None = None) -> str:
+        """Create a container without starting it, and return its full id."""
+        return self.cli("create", *self._options(name, labels or {}), IMAGE, *FOREVER)
+
+    def crowd(self, *, running: int, created: int, labels: Mapping[str, str]) -> list[str]:
+        """Create many containers, the first of them running, and return their ids.
+
+        That goes through the API, several at a time: the client takes its time for each.
+        """
+        with closing(APIClient(base_url=self.url, version="1.41")) as api:
+            limits = [Ulimit(name=name, soft=1024, hard=1024) for name in ("nofile", "nproc")]
+            host = api.create_host_config(
+                network_mode="none", cgroup_parent=self.sandbox.cgroup, ulimits=limits
+            )
+
+            def create(number: int) -> str:
+                container: str = api.create_container(
+                    IMAGE,
+                    list(FOREVER),
+                    name=f"crowd-{number}",
+                    labels=dict(labels),
+                    host_config=host,
+                    stop_signal="KILL",
+                )["Id"]
+                if number < running:
+                    api.start(container)
+                return container
+
+            with ThreadPoolExecutor(4) as pool:
+                return list(pool.map(create, range(running + created)))
 
     def exec(self, name: str, *command: str) -> str:
         """Run a command in a container and return what it prints."""
@@ -234,6 +267,11 @@ class Engine:
         if not self.running:
             raise ChildProcessError("the daemon ended")
         return self.answers()
+
+    def _options(self, name: str, labels: Mapping[str, str]) -> list[str]:
+        """Return what every container is given."""
+        life = [f"--name={name}", f"--cgroup-parent={self.sandbox.cgroup}", "--stop-signal=KILL"]
+        return [*life, *self.kind.run_options, *(f"--label={key}={value}" for key, value in labels.items())]
 
     def _health_options(self, health: Health) -> list[str]:
         """Return a healthcheck whose first result counts, or only its first success for `starting`."""
@@ -328,10 +366,13 @@ class Podman:
         """Return the service; its locks are files, for those in shared memory are every Podman's."""
         (sandbox.state / "containers.conf").write_text('[engine]\nlock_type = "file"\n')
         client = self.client(sandbox, listen)
-        return Command([*client.argv, "system", "service", "--time=0", f"unix://{listen}"], client.env)
+        return replace(client, argv=[*client.argv, "system", "service", "--time=0", f"unix://{listen}"])
 
     def client(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return the podman command on the service's folders; it works without the service."""
+        """Return the podman command on the service's folders; it works without the service.
+
+        Its conmon leaves a file `oom` in the folder it runs in when memory runs out.
+        """
         del listen
         podman = self._program(
             f"--root={sandbox.state}/root",
@@ -342,7 +383,8 @@ class Podman:
             "--events-backend=file",
             "--runtime=runc",
         )
-        return Command(podman.argv, {**podman.env, "CONTAINERS_CONF": f"{sandbox.state}/containers.conf"})
+        env = {**podman.env, "CONTAINERS_CONF": f"{sandbox.state}/containers.conf"}
+        return Command(podman.argv, env, cwd=sandbox.state)
 
     def probe(self, client: Command, container: str) -> None:
         """Run the healthcheck; that it fails is an answer too."""

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from docker_prom_exporter.metrics import Exposition
 from docker_prom_exporter.settings import CLIENT_IP_SOURCES
 from docker_prom_exporter.snapshot import Snapshot
-from docker_prom_exporter.web import Request, Web, client_address, listen
+from docker_prom_exporter.web import _CLIENT_IP_HEADERS, Request, Web, client_address, listen
 from support.builders import container
 from support.waiting import wait_for
 
@@ -119,7 +119,18 @@ def test_serves_names_only(site: Site) -> None:
     _, _, body = site.ask("/metrics?name[]=docker_up&name[]=python_info")
 
     lines = [line for line in body.decode().splitlines() if not line.startswith("#")]
-    assert ["docker_up", "python_info"] == [line.partition("{")[0].partition(" ")[0] for line in lines]
+    assert {"docker_up", "python_info"} == {line.partition("{")[0].partition(" ")[0] for line in lines}
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text; version=x", "text/plain;version=1.x", "*/*;q=x", ",;=,", "\xff"]
+)
+def test_an_odd_accept_gets_the_text_format(site: Site, accept: str) -> None:
+    """A version that is none is no reason to fail a scrape."""
+    status, headers, _ = site.ask("/metrics", Accept=accept)
+
+    assert 200 == status
+    assert "text/plain; version=0.0.4; charset=utf-8" == headers["Content-Type"]
 
 
 def test_answers_head_without_a_body(site: Site) -> None:

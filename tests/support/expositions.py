@@ -1,0 +1,78 @@
+"""Expositions as tests read them: samples by family and labels, or all that is said of one container."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from docker_prom_exporter.metrics import Exposition
+from support.simulated import poller_for
+
+Sample = tuple[str, frozenset[tuple[str, str]]]
+
+# Families with one sample for each value that a label can have, one of which is 1.
+_ONE_OF_SEVERAL = {"docker_container_state": "state", "docker_container_health_status": "status"}
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """One exposition: the value of each sample, by its name and labels."""
+
+    samples: Mapping[Sample, float]
+
+    def value(self, name: str, /, **labels: str) -> float | None:
+        """Return the value of the one sample with these labels, among others; None where there is none."""
+        wanted = labels.items()
+        values = [value for (found, its), value in self.samples.items() if found == name and wanted <= its]
+        if len(values) > 1:
+            raise ValueError(f"{len(values)} samples {name} have the labels {labels}")
+        return values[0] if values else None
+
+    def by(self, label: str, name: str) -> dict[str, float]:
+        """Return the values of all samples of this name by what they have in one label."""
+        return {
+            dict(labels)[label]: value for (found, labels), value in self.samples.items() if found == name
+        }
+
+    def container(self, name: str) -> dict[str, float | str | None]:
+        """Return what is said of a container, by the names of families without `docker_container_`.
+
+        That is the sample's value, or the state and health status that is 1, None where all are 0. What is
+        descriptive (`info` and times) is left out; what is empty is not exported.
+        """
+        said: dict[str, float | str | None] = {}
+        for (family, labels), value in self.samples.items():
+            mine = dict(labels)
+            if mine.get("name") != name or family.endswith(("_info", "_timestamp_seconds")):
+                continue
+            key = family.removeprefix("docker_container_")
+            if label := _ONE_OF_SEVERAL.get(family):
+                said[key] = mine[label] if value == 1 else said.get(key)
+            else:
+                said[key] = value
+        return said
+
+
+def parse(exposition: str) -> Scrape:
+    """Read an exposition in Prometheus's text format; no sample may be there twice."""
+    samples: dict[Sample, float] = {}
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            if key in samples:
+                raise ValueError(f"twice in one exposition: {key}")
+            samples[key] = sample.value
+    return Scrape(samples)
+
+
+def scraper(url: str, **options: Any) -> Callable[[], Scrape]:
+    """Return what polls the engine at this address and scrapes what it found, each time it is called."""
+    poller = poller_for(url, **options)
+    exposition = Exposition(lambda: poller.snapshot)
+
+    def scrape() -> Scrape:
+        poller.poll()
+        return parse(b"".join(exposition.render().body).decode())
+
+    return scrape

@@ -1,0 +1,92 @@
+"""A socket in front of an engine's, to see from outside what an engine is asked."""
+
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingUnixStreamServer
+from tempfile import TemporaryDirectory
+from threading import Thread
+
+
+class Forwarder(ThreadingUnixStreamServer):
+    """Passes on every byte in both directions and notes each request, none of which may have a body."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, engine: Path, listen: Path) -> None:
+        self.engine = engine
+        self.url = f"unix://{listen}"
+        self.requests: list[str] = []
+        self._unanswered_since: float | None = None
+        super().__init__(str(listen), _Connection)
+
+    def asked(self, during: Callable[[], object]) -> dict[str, int]:
+        """Count what was asked meanwhile, by method and path without API version, query and container id."""
+        before = len(self.requests)
+        during()
+        return dict(Counter(map(_endpoint, self.requests[before:])))
+
+    @property
+    def unanswered_for(self) -> float:
+        """For how many seconds the last request has been waiting for the first byte of its answer."""
+        since = self._unanswered_since
+        return 0 if since is None else time.monotonic() - since
+
+    def note_request(self, request: str) -> None:
+        """Be told of a request."""
+        self.requests.append(request)
+        self._unanswered_since = time.monotonic()
+
+    def note_answer(self, _: bytes) -> None:
+        """Be told of a part of an answer."""
+        self._unanswered_since = None
+
+
+@contextmanager
+def forwarder(engine: Path) -> Iterator[Forwarder]:
+    """Yield a forwarder to the engine that listens on this socket."""
+    with TemporaryDirectory() as folder, Forwarder(engine, Path(folder, "docker.sock")) as server:
+        Thread(target=server.serve_forever, args=(0.05,), name="forwarder", daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+class _Connection(BaseRequestHandler):
+    server: Forwarder
+    request: socket.socket
+
+    def handle(self) -> None:
+        self._unread = b""
+        with socket.socket(socket.AF_UNIX) as engine, suppress(OSError):
+            engine.connect(str(self.server.engine))
+            back = Thread(target=_copy, args=(engine, self.request, self.server.note_answer), daemon=True)
+            back.start()
+            _copy(self.request, engine, self._note)
+            back.join()
+
+    def _note(self, data: bytes) -> None:
+        *heads, self._unread = (self._unread + data).split(b"\r\n\r\n")
+        for head in heads:
+            self.server.note_request(head.partition(b" HTTP/1.1\r\n")[0].decode())
+
+
+def _copy(source: socket.socket, target: socket.socket, note: Callable[[bytes], object]) -> None:
+    """Copy until one side has closed, then close both."""
+    with suppress(OSError):
+        while data := source.recv(65536):
+            note(data)
+            target.sendall(data)
+    for side in (source, target):
+        with suppress(OSError):
+            side.shutdown(socket.SHUT_RDWR)
+
+
+def _endpoint(request: str) -> str:
+    method, _, target = request.partition(" ")
+    path = re.sub(r"^/v[\d.]+", "", target.partition("?")[0])
+    return f"{method} {re.sub('^/containers/[^/]+/', '/containers/{id}/', path)}"

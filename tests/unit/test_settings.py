@@ -1,0 +1,190 @@
+"""Options come from flags, the environment or a default, and a bad one is told in one line."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from docker_prom_exporter.settings import (
+    CLIENT_IP_SOURCES,
+    OPTIONS,
+    BadOptionError,
+    Settings,
+    read_settings,
+)
+
+TABLE = [
+    ("docker_host", "--docker-host", "DOCKER_HOST", None),
+    ("docker_timeout", "--docker-timeout", "DOCKER_TIMEOUT", 5.0),
+    ("poll_interval", "--poll-interval", "POLL_INTERVAL", 5.0),
+    (
+        "container_health_filter_label",
+        "--container-health-filter-label",
+        "CONTAINER_HEALTH_FILTER_LABEL",
+        True,
+    ),
+    ("container_details", "--container-details", "CONTAINER_DETAILS", True),
+    ("listen_addr", "--listen-addr", "LISTEN_ADDR", "127.0.0.1"),
+    ("listen_port", "--listen-port", "LISTEN_PORT", 9000),
+    ("client_ip_source", "--client-ip-source", "CLIENT_IP_SOURCE", "ConnectInfo"),
+    ("log_level", "--log-level", "LOG_LEVEL", "info"),
+    ("log_format", "--log-format", "LOG_FORMAT", "auto"),
+]
+
+GOOD = [
+    ("docker_host", "unix:///run/docker.sock", "unix:///run/docker.sock"),
+    ("docker_host", "tcp://proxy:2375", "tcp://proxy:2375"),
+    ("docker_host", "tcp://[::1]:2375", "tcp://[::1]:2375"),
+    ("docker_host", "http://10.0.0.1:2375", "http://10.0.0.1:2375"),
+    ("docker_host", "https://engine:2376", "https://engine:2376"),
+    ("docker_host", "npipe:////./pipe/docker_engine", "npipe:////./pipe/docker_engine"),
+    ("docker_host", "proxy:2375", "proxy:2375"),
+    ("docker_timeout", "0.1", 0.1),
+    ("docker_timeout", "600", 600.0),
+    ("poll_interval", "0.5", 0.5),
+    ("poll_interval", "3600", 3600.0),
+    ("container_health_filter_label", "No", False),
+    ("container_health_filter_label", "1", True),
+    ("container_details", "OFF", False),
+    ("container_details", "yes", True),
+    ("listen_addr", "0.0.0.0", "0.0.0.0"),
+    ("listen_addr", "::", "::"),
+    ("listen_addr", "[::1]", "::1"),
+    ("listen_port", "0", 0),
+    ("listen_port", "65535", 65535),
+    ("log_level", "DEBUG", "debug"),
+    ("log_level", "error", "error"),
+    ("log_format", "JSON", "json"),
+    ("log_format", "console", "console"),
+    *(("client_ip_source", source.lower(), source) for source in CLIENT_IP_SOURCES),
+]
+
+HOSTS = "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH"
+BAD = {
+    ("docker_host", HOSTS): [
+        "ftp://engine:21",
+        "ssh://user@engine:22",
+        "tcp://engine",
+        "tcp://engine:0",
+        "tcp://engine:70000",
+        "tcp://engine:port",
+        "tcp://:2375",
+        "tcp://user@engine:2375",
+        "tcp://engine:2375/path",
+        "tcp://engine:2375?a=b",
+        "tcp://[::1:2375",
+        "unix://",
+        "/run/docker.sock",
+        "unix",
+    ],
+    ("docker_timeout", "seconds from 0.1 to 600"): ["0", "0.09", "601", "-1", "nan", "inf", "five", "5s"],
+    ("poll_interval", "seconds from 0.5 to 3600"): [
+        "0",
+        "0.4",
+        "3601",
+        "-5",
+        "nan",
+        "inf",
+        "1e1",
+        "1_0",
+        "5,0",
+    ],
+    ("container_health_filter_label", "true or false"): ["maybe", "2", "truefalse"],
+    ("container_details", "true or false"): ["y", "-1"],
+    ("listen_addr", "an IPv4 or IPv6 address"): [
+        "localhost",
+        "[127.0.0.1",
+        "256.0.0.1",
+        "1.2.3.4:9000",
+        "::g",
+    ],
+    ("listen_port", "a port from 0 to 65535"): ["70000", "65536", "-1", "9000.0", "0x50", "٩", "1_0", "http"],
+    ("client_ip_source", f"one of {' '.join(CLIENT_IP_SOURCES)}"): ["Forwarded", "XForwardedFor"],
+    ("log_level", "one of debug info warning error"): ["verbose", "trace", "10"],
+    ("log_format", "one of auto console logfmt json"): ["xml", "log\nfmt"],
+}
+BAD_ROWS = [(name, text, takes) for (name, takes), texts in BAD.items() for text in texts]
+
+
+def variable_of(name: str) -> str:
+    return next(variable for option, _, variable, _ in TABLE if option == name)
+
+
+def test_table_is_complete() -> None:
+    """Each option is in the table here, and each is a setting."""
+    expected = {name for name, *_ in TABLE}
+
+    assert expected == {option.name for option in OPTIONS}
+    assert expected == {field.name for field in fields(Settings)}
+
+
+@pytest.mark.parametrize(("name", "flag", "variable", "default"), TABLE)
+def test_an_option_has_a_flag_a_variable_and_a_default(
+    name: str, flag: str, variable: str, default: Any
+) -> None:
+    """What the README promises; an empty variable is as none."""
+    option = next(option for option in OPTIONS if option.name == name)
+
+    assert (flag, variable) == (option.flag, option.variable)
+    assert default == getattr(read_settings({}, {}), name)
+    assert default == getattr(read_settings({name: None}, {variable: ""}), name)
+
+
+@pytest.mark.parametrize(("name", "text", "expected"), GOOD)
+def test_good_values(name: str, text: str, expected: Any) -> None:
+    """A value is read the same from flag and variable, and the flag wins, whatever the variable says."""
+    variable = variable_of(name)
+    read = [
+        getattr(read_settings(flags, environ), name)
+        for flags, environ in (
+            ({name: text}, {}),
+            ({name: None}, {variable: text}),
+            ({name: text}, {variable: "neither this nor that"}),
+        )
+    ]
+
+    assert [expected] * 3 == read
+    assert {type(expected)} == {type(value) for value in read}
+
+
+def test_one_option_leaves_the_others_alone() -> None:
+    """A variable is its option's only; others in the environment are nobody's."""
+    settings = read_settings({"listen_port": "1"}, {"LOG_LEVEL": "debug", "POLL": "x", "listen_addr": "::1"})
+    changed = {name for name, _, _, default in TABLE if getattr(settings, name) != default}
+
+    assert {"listen_port", "log_level"} == changed
+
+
+@pytest.mark.parametrize(("name", "text", "takes"), BAD_ROWS)
+def test_bad_values(name: str, text: str, takes: str) -> None:
+    """One line says the option as the user wrote it, the value, and what it takes."""
+    variable = variable_of(name)
+    flag = "--" + name.replace("_", "-")
+
+    with pytest.raises(BadOptionError) as by_flag:
+        read_settings({name: text}, {})
+    with pytest.raises(BadOptionError) as by_variable:
+        read_settings({}, {variable: text})
+
+    assert f"{flag} {text!r} can't be used: it takes {takes}" == str(by_flag.value)
+    assert f"{variable}={text!r} can't be used: it takes {takes}" == str(by_variable.value)
+    assert 1 == len(str(by_flag.value).splitlines())
+
+
+def test_a_password_is_not_repeated() -> None:
+    """Where an address holds one, the line that refuses it doesn't."""
+    with pytest.raises(BadOptionError, match="DOCKER_HOST='tcp://user:…@engine:2375' can't be used"):
+        read_settings({}, {"DOCKER_HOST": "tcp://user:pass@word@engine:2375"})
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in TABLE])
+def test_an_empty_flag_is_a_bad_value(name: str) -> None:
+    """An empty variable is unset, but who writes a flag means something by it."""
+    with pytest.raises(BadOptionError, match="''"):
+        read_settings({name: ""}, {variable_of(name): ""})
+
+
+def test_bad_flag_hides_behind_no_good_variable() -> None:
+    """The flag wins even where it can't be used."""
+    with pytest.raises(BadOptionError, match="--listen-port '70000'"):
+        read_settings({"listen_port": "70000"}, {"LISTEN_PORT": "9000"})
