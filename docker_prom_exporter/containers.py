@@ -20,6 +20,7 @@ LABEL: Final = "docker-prometheus-exporter.metric.container_health.enabled"
 """The label that has a container watched or not."""
 
 _ENDED: Final = ("exited", "dead")
+_AGELESS: Final = ("created", "removing", "dead")
 _BOOLEANS: Final = {"true": True, "1": True, "yes": True, "on": True}
 _BOOLEANS.update({"false": False, "0": False, "no": False, "off": False})
 
@@ -128,15 +129,15 @@ class Row:
     """One row of `/containers/json`.
 
     `fingerprint` is all of the row that an inspect's answer depends on, but for the age that moby writes
-    into `Status` (`Up 5 minutes`). That age is `min_age` to `max_age` seconds; it can only grow as long as
-    the container has not been started or stopped again. `health_hidden` says that the engine's list does not
-    tell the health of a running container. `label` is the raw value of `LABEL`, `None` without.
+    into `Status` (`Up 5 minutes`). `min_age` is the least that age can be, in seconds: for so long the
+    container has not been started or stopped; infinite for a state that no start or stop leads back to.
+    `health_hidden` says that the engine's list does not tell the health of a running container. `label` is
+    the raw value of `LABEL`, `None` without.
     """
 
     container: Container
     fingerprint: tuple[Any, ...]
     min_age: float
-    max_age: float
     health_hidden: bool
     label: str | None
 
@@ -170,7 +171,7 @@ def read_row(row: Any, *, health_listed: bool) -> Row | None:
     labels = _mapping(fields.get("Labels"))
     state = _state(fields.get("State"))
     status = as_text(fields.get("Status"))
-    summary, suffix, min_age, max_age = _read_status(status)
+    summary, suffix, min_age = _read_status(status)
     verdict = _verdict(fields.get("Health"))
     health_status = suffix if verdict == "" else _health_status(verdict)
     health_hidden = verdict == "" and not health_listed
@@ -187,8 +188,7 @@ def read_row(row: Any, *, health_listed: bool) -> Row | None:
             created=_number(fields.get("Created")),
         ),
         fingerprint=(state, summary, fields.get("Health")),
-        min_age=min_age,
-        max_age=max_age,
+        min_age=math.inf if state in _AGELESS else min_age,
         health_hidden=health_hidden and state == "running",
         label=None if label is None else as_text(label),
     )
@@ -215,10 +215,10 @@ def read_inspect(answer: Any) -> Details:
 
 
 @lru_cache(maxsize=4096)
-def _read_status(status: str) -> tuple[str, str | None, float, float]:
-    """Take moby's `Status` apart: the text without its age, the health, the least and the most age.
+def _read_status(status: str) -> tuple[str, str | None, float]:
+    """Take moby's `Status` apart: the text without its age, the health, the least age.
 
-    `Up 5 minutes (healthy)` gives `("Up  (healthy)", "healthy", 300, 360)`.
+    `Up 5 minutes (healthy)` gives `("Up  (healthy)", "healthy", 300)`.
     """
     health = None
     if status.startswith("Up "):
@@ -226,15 +226,13 @@ def _read_status(status: str) -> tuple[str, str | None, float, float]:
         health = _health_status(suffix[1]) if suffix else _health_of_bare(status)
     age = _AGE.search(status)
     if age is None:
-        return status, health, 0.0, math.inf
+        return status, health, 0.0
     summary = status[: age.start()] + status[age.end() :]
     if age["unit"] is None:
-        return summary, health, 0.0, 1.0
-    unit = _SECONDS[age["unit"]]
-    count = int(age["count"] or 1)
-    # go-units' HumanDuration cuts off, but rounds hours, and did not always: half an hour less at the least.
-    least = count * unit - (1800 if unit >= 3600 else 0)
-    return summary, health, float(least), float((count + 1) * unit)
+        return summary, health, 0.0
+    seconds = int(age["count"] or 1) * _SECONDS[age["unit"]]
+    # go-units' HumanDuration cuts off, but rounds hours: from the second on, half of one may be missing.
+    return summary, health, float(seconds - 1800 if seconds > 3600 else seconds)
 
 
 def _health_of_bare(status: str) -> str | None:

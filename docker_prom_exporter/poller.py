@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -64,20 +63,23 @@ class _Listing(NamedTuple):
 class _Known:
     """What a container was last inspected for, and what that said.
 
-    Its `Status` tells an age, so it last started or ended between `earliest` and `latest`, monotonic times
-    that each poll narrows; an age which contradicts them betrays a restart that left no other trace.
+    It holds as of `holds_at`, a monotonic time, and still does if the container has since got too old to have
+    been started or stopped in between: that tells a restart which leaves no other trace in the row. `settled`
+    is whether the inspect fits the row: it may tell a later state than the list did, and then has to be asked
+    again, unless it tells the same twice, as moby does of a container it failed to remove.
     """
 
     row: Row
     details: Details
     container: Container
-    earliest: float = -math.inf
-    latest: float = math.inf
+    settled: bool
+    holds_at: float
 
     def still_holds(self, row: Row, listing: _Listing) -> bool:
-        self.earliest = max(self.earliest, listing.asked - row.max_age)
-        self.latest = min(self.latest, listing.answered - row.min_age)
-        return self.row.fingerprint == row.fingerprint and self.earliest <= self.latest
+        if self.row.fingerprint != row.fingerprint or listing.answered - row.min_age > self.holds_at:
+            return False
+        self.holds_at = listing.asked
+        return True
 
     def described_by(self, row: Row) -> Container:
         """Return the container as the row has it, with what was known; the same object for the same row."""
@@ -235,7 +237,8 @@ class Poller:
             and (known := self._known.get(row.container.id))
             and known.still_holds(row, listing)
         }
-        due = [row for row in rows if row.health_hidden or (wanted and row.container.id not in self._known)]
+        settled = {container_id for container_id, known in self._known.items() if known.settled}
+        due = [row for row in rows if row.health_hidden or (wanted and row.container.id not in settled)]
         answers = self._inspect(due, deadline)
         return tuple(
             container for row in rows if (container := self._completed(row, listing, answers)) is not None
@@ -243,20 +246,17 @@ class Poller:
 
     def _completed(self, row: Row, listing: _Listing, answers: dict[str, Details | None]) -> Container | None:
         """Return the container of a row, with its details where they are known; None where it is gone."""
-        container_id = row.container.id
-        if container_id in self._known:
-            return self._known[container_id].described_by(row)
-        if container_id not in answers:
-            return row.container
-        details = answers[container_id]
+        known = self._known.get(row.container.id)
+        if row.container.id not in answers:
+            return known.described_by(row) if known and known.settled else row.container
+        details = answers[row.container.id]
         if details is None:
             return None
         container = row.with_health_of(details) if row.health_hidden else row.container
         if self._settings.container_details:
             container = replace(container, details=details)
-        if details.state == container.state:
-            known = self._known[container_id] = _Known(row, details, container)
-            known.still_holds(row, listing)
+        settled = details.state == container.state or (known is not None and known.details == details)
+        self._known[row.container.id] = _Known(row, details, container, settled, listing.answered)
         return container
 
     def _inspect(self, rows: list[Row], deadline: float) -> dict[str, Details | None]:

@@ -148,23 +148,52 @@ def test_a_restart_between_two_polls_is_noticed(simulated: Simulation) -> None:
     assert 1 == container.details.restarts
 
 
+class Clock:
+    """Takes the poller's clock and the engine's on by as much as a test wants."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.later = 0.0
+        monotonic, wall = time.monotonic, time.time
+        monkeypatch.setattr("docker_prom_exporter.poller.time.monotonic", lambda: monotonic() + self.later)
+        monkeypatch.setattr("docker_prom_exporter.demo.time.time", lambda: wall() + self.later)
+
+
 def test_the_age_alone_costs_no_inspect(simulated: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A day of polls, each of which finds the containers older: not one inspect, at no change of wording."""
-    began = time.time()
-    simulated.stage.add("up", started=began)
-    simulated.stage.add("ended", state="exited", finished=began - 3)
+    """Months of polls, each of which finds the containers older: not one inspect, at no change of wording."""
+    clock = Clock(monkeypatch)
+    simulated.stage.add("up", started=time.time() - 2)
+    simulated.stage.add("ended", state="exited", finished=time.time() - 3)
     poller = poller_for(simulated.url)
     poller.poll()
-    later = 0.0
-    monotonic, wall = time.monotonic, time.time
-    monkeypatch.setattr("docker_prom_exporter.poller.time.monotonic", lambda: monotonic() + later)
-    monkeypatch.setattr("docker_prom_exporter.demo.time.time", lambda: wall() + later)
 
-    for step in [1.0] * 70 + [31.0] * 130 + [1801.0] * 120 + [86400.0] * 30:
-        later += step
+    for step in [1.0] * 70 + [31.0] * 130 + [3599.0] * 120 + [86400.0] * 60:
+        clock.later += step
         poller.poll()
 
     assert 2 == simulated.asked("inspect")
+
+
+@pytest.mark.parametrize("age", [0.0, 0.5, 1.5, 59.0, 100.0, 5400.0])
+@pytest.mark.parametrize("interval", [0.5, 5.0, 60.0, 3600.0])
+@pytest.mark.parametrize("after", [0.1, 0.9])
+def test_no_restart_is_missed(
+    simulated: Simulation, monkeypatch: pytest.MonkeyPatch, age: float, interval: float, after: float
+) -> None:
+    """Whatever the container's age, the interval, and when in it the restart comes, the next polls tell."""
+    clock = Clock(monkeypatch)
+    simulated.stage.add("web", started=time.time() - age)
+    poller = poller_for(simulated.url)
+    poller.poll()
+    restarted = time.time() + after * interval
+    simulated.stage.change("web", started=restarted, restarts=1)
+
+    for _ in range(2):
+        clock.later += interval
+        poller.poll()
+        (container,) = poller.snapshot.containers
+        assert container.details is not None
+        assert 1 == container.details.restarts
+        assert pytest.approx(restarted) == container.details.started
 
 
 def test_podman_is_inspected_for_the_health_of_what_runs(podman: Simulation) -> None:
