@@ -8,6 +8,7 @@ import signal
 import sys
 import textwrap
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _NAME: Final = "docker-prom-exporter"
 _COMMANDS: Final = {
-    "once": "poll once and print the metrics; exit 0 if Docker was up, else 1",
+    "once": "poll once, print the metrics, push or write them if told to; exit 0 if Docker was up, else 1",
     "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
     "demo": "serve the metrics of a simulated engine; needs no Docker",
 }
@@ -35,6 +36,7 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 # A scrape must not find the exporter before it has found Docker, nor wait for a Docker that is stuck.
 _SECONDS_TO_FIRST_POLL: Final = 0.5
 _SECONDS_TO_LAST_POLL: Final = 0.4
+_SECONDS_TO_STOP: Final = 0.9
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,15 +98,23 @@ def _demo(settings: Settings) -> int:
 
 
 def _once(engine: Engine, settings: Settings) -> int:
+    """Poll, deliver and print; what was pushed or written stays."""
     from docker_prom_exporter.metrics import Exposition  # noqa: PLC0415
     from docker_prom_exporter.poller import Poller  # noqa: PLC0415
+    from docker_prom_exporter.push import OutletError, Outlets  # noqa: PLC0415
 
+    try:
+        outlets = Outlets(settings)
+    except OutletError as error:
+        return _fail(1, str(error))
     poller = Poller(engine, settings, threading.Event())
+    delivered = False
     with suppress(KeyboardInterrupt, BrokenPipeError):
         snapshot = poller.poll()
+        delivered = outlets.deliver(snapshot)
         sys.stdout.buffer.write(b"".join(Exposition(lambda: snapshot).render().body))
         sys.stdout.flush()
-    return 0 if poller.snapshot.up else 1
+    return 0 if poller.snapshot.up and delivered else 1
 
 
 def _serve(engine: Engine, settings: Settings) -> int:
@@ -113,18 +123,22 @@ def _serve(engine: Engine, settings: Settings) -> int:
 
     from docker_prom_exporter.metrics import Exposition  # noqa: PLC0415
     from docker_prom_exporter.poller import Poller  # noqa: PLC0415
+    from docker_prom_exporter.push import OutletError, Outlets  # noqa: PLC0415
     from docker_prom_exporter.web import Web, listen  # noqa: PLC0415
 
     try:
+        outlets = Outlets(settings)
         listener = listen(settings.listen_addr, settings.listen_port)
+    except OutletError as error:
+        return _fail(1, str(error))
     except OSError as error:
         address = f"--listen-addr {settings.listen_addr} --listen-port {settings.listen_port}"
         return _fail(1, f"can't listen on {address}: {error.strerror or error}")
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     log = structlog.get_logger()
     stop = threading.Event()
-    poller = Poller(engine, settings, stop)
-    exposition = Exposition(lambda: poller.snapshot)
+    poller = Poller(engine, settings, stop, outlets.wake)
+    exposition = Exposition(lambda: poller.snapshot, others=outlets.families)
     web = Web(listener, exposition, settings.client_ip_source)
     polling = threading.Thread(target=poller.run, name="poller", daemon=True)
 
@@ -133,11 +147,15 @@ def _serve(engine: Engine, settings: Settings) -> int:
     polling.start()
     poller.first_poll_ended.wait(_SECONDS_TO_FIRST_POLL)
     web.start()
+    outlets.start(exposition.snapshot)
     _wait_for_signal()
+    ends = time.monotonic() + _SECONDS_TO_STOP
+    outlets.stop()
     stop.set()
     engine.abort()
     polling.join(_SECONDS_TO_LAST_POLL)
     web.stop()
+    outlets.join(ends)
     log.info("exporter.stopped")
     return 0
 

@@ -15,7 +15,7 @@ from docker_prom_exporter import __version__
 from docker_prom_exporter.containers import HEALTH_STATUSES, STATES, ContainerHealth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
@@ -70,6 +70,17 @@ ERRORS = _Family(
     "Requests to the Docker API that failed, by endpoint and reason.",
     ("endpoint", "reason"),
     counter=True,
+)
+
+PUSHES = _Family(
+    "docker_exporter_pushes_total", "Pushes to the Pushgateway, by result.", ("result",), counter=True
+)
+LAST_PUSH = _Family(
+    "docker_exporter_last_push_timestamp_seconds",
+    "When the last push that succeeded ended; 0 before the first.",
+)
+TEXTFILE_WRITES = _Family(
+    "docker_exporter_textfile_writes_total", "Writes of the text file, by result.", ("result",), counter=True
 )
 
 HEALTH = _Family(
@@ -183,6 +194,23 @@ def container_families(containers: Iterable[Container], *, known: bool) -> list[
     return families
 
 
+def push_families(results: Mapping[str, int], last: float) -> list[Metric]:
+    """Return what there is to say of pushes: how many had which result, and the last's Unix time."""
+    return [PUSHES.of(((result,), count) for result, count in results.items()), LAST_PUSH.of(_one(last))]
+
+
+def textfile_families(results: Mapping[str, int]) -> list[Metric]:
+    """Return how many writes of the text file had which result."""
+    return [TEXTFILE_WRITES.of(((result,), count) for result, count in results.items())]
+
+
+def snapshot_families(snapshot: Snapshot) -> Collector:
+    """Return all that a snapshot says, without `process_*`, which would clash with those of who takes it."""
+    return _Families(
+        [*exporter_families(snapshot), *container_families(snapshot.containers, known=snapshot.listed)]
+    )
+
+
 class Answer(NamedTuple):
     """An exposition as it goes out, its body in parts; `content_encoding` is `gzip` or empty."""
 
@@ -194,11 +222,18 @@ class Answer(NamedTuple):
 class Exposition:
     """Renders the snapshot of the moment by prometheus-client, and only what changed since it last did.
 
-    `take` returns the latest snapshot. What is served equals what prometheus-client renders from `registry`.
+    `take` returns the latest snapshot, `others` families that stand beside it. What is served equals what
+    prometheus-client renders from `registry`.
     """
 
-    def __init__(self, take: Callable[[], Snapshot], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        take: Callable[[], Snapshot],
+        clock: Callable[[], float] = time.monotonic,
+        others: Callable[[], list[Metric]] = list,
+    ) -> None:
         self._take = take
+        self._others = others
         self._clock = clock
         self._pages: dict[str, _ContainerPage] = {}
         self._process = [PlatformCollector(registry=None), ProcessCollector(registry=None)]
@@ -228,7 +263,7 @@ class Exposition:
                 if zipped
                 else Answer(content_type, "", (some,))
             )
-        own = _without_end(encode(_Families(exporter_families(snapshot), *self._process)))
+        own = _without_end(encode(_Families(self._own_families(snapshot), *self._process)))
         page = self._page(content_type, encode).updated(snapshot)
         if zipped:
             # Two gzip members in a row are one stream: RFC 1952, section 2.2.
@@ -238,11 +273,14 @@ class Exposition:
     def registry(self, snapshot: Snapshot) -> CollectorRegistry:
         """Return a registry of prometheus-client's that collects all that is served of the snapshot."""
         registry = CollectorRegistry(auto_describe=True)
-        registry.register(_Families(exporter_families(snapshot)))
+        registry.register(_Families(self._own_families(snapshot)))
         for collector in self._process:
             registry.register(collector)
         registry.register(_Families(container_families(snapshot.containers, known=snapshot.listed)))
         return registry
+
+    def _own_families(self, snapshot: Snapshot) -> list[Metric]:
+        return [*exporter_families(snapshot), *self._others()]
 
     def _page(self, content_type: str, encode: Callable[[Collector], bytes]) -> _ContainerPage:
         if content_type not in self._pages:

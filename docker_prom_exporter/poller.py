@@ -92,13 +92,17 @@ class Poller:
     """Polls an engine. One thread calls `run` or `poll`; any may read `snapshot`, which is swapped whole.
 
     A poll has its deadline one interval after the timeout of a single request, well before a snapshot stops
-    being trusted. Once `stop` is set nothing is published any more.
+    being trusted. Once `stop` is set nothing is published any more. `on_poll` is called after each snapshot
+    is published and must return at once.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, stop: Event) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, stop: Event, on_poll: Callable[[], object] = lambda: None
+    ) -> None:
         self._engine = engine
         self._settings = settings
         self._stop = stop
+        self._on_poll = on_poll
         self._info: EngineInfo | None = None
         self._rows: dict[str, tuple[dict[str, Any], Row]] = {}
         self._known: dict[str, _Known] = {}
@@ -143,6 +147,7 @@ class Poller:
             counts = self._counts.copy()
             self.snapshot = replace(found, ended=ended, polled=True, duration=ended - began, counts=counts)
             self.first_poll_ended.set()
+            self._on_poll()
         return self.snapshot
 
     def _find(self, deadline: float) -> Snapshot:

@@ -34,9 +34,10 @@ class BadOptionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user asked for; seconds for `poll_interval` and `docker_timeout`.
+    """What the user asked for; seconds for `poll_interval`, `docker_timeout` and `push_interval`.
 
     `docker_host` is `None` where docker-py is to find it: in its context, else the platform's local socket.
+    `push_url` and `textfile` are `None` where nothing is to be pushed or written.
     """
 
     docker_host: str | None
@@ -49,6 +50,14 @@ class Settings:
     client_ip_source: str
     log_level: str
     log_format: str
+    push_url: str | None
+    push_job: str
+    push_instance: str | None
+    push_interval: float
+    push_username: str | None
+    push_password_file: str | None
+    push_ca_file: str | None
+    textfile: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +85,19 @@ class Option:
 def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
     """Take each option from `flags` (by `Option.name`), else from the environment, else its default.
 
-    Raises `BadOptionError` with the option as the user wrote it, the value, and what it takes.
+    Raises `BadOptionError` with the option as the user wrote it, the value, and what it takes; or with an
+    option that is missing beside another.
     """
-    return Settings(**{option.name: _read(option, flags.get(option.name), environ) for option in OPTIONS})
+    settings = Settings(**{option.name: _read(option, flags.get(option.name), environ) for option in OPTIONS})
+    for name, needed in _NEEDS:
+        if getattr(settings, name) is not None and getattr(settings, needed) is None:
+            raise BadOptionError(f"{_spellings(name)} needs {_spellings(needed)}, too")
+    return settings
+
+
+def _spellings(name: str) -> str:
+    option = next(option for option in OPTIONS if option.name == name)
+    return f"{option.flag} ({option.variable})"
 
 
 def _read(option: Option, flag: str | None, environ: Mapping[str, str]) -> Any:
@@ -89,7 +108,7 @@ def _read(option: Option, flag: str | None, environ: Mapping[str, str]) -> Any:
     try:
         return option.read(text)
     except ValueError:
-        shown = re.sub(r"(//[^/:]*:).*@", r"\1…@", text)
+        shown = re.sub(r"(//[^/:]*:|^[^/:]*:(?!//)).*@", r"\1…@", text)
         written = f"{option.flag} {shown!r}" if flag is not None else f"{option.variable}={shown!r}"
         raise BadOptionError(f"{written} can't be used: it takes {option.takes}") from None
 
@@ -141,6 +160,21 @@ def _docker_host(text: str) -> str:
     if url.scheme in ("tcp", "http", "https") and url.hostname and url.port and url.path in ("", "/"):
         return text
     raise ValueError(text)
+
+
+def _push_url(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
+        raise ValueError(text)
+    if "@" in url.netloc or url.query or url.fragment or not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError(text)
+    return text
 
 
 def _one_of(choices: tuple[str, ...]) -> str:
@@ -228,5 +262,76 @@ OPTIONS: Final = (
         _one_of(LOG_FORMATS),
         "auto is console on a terminal, else logfmt",
     ),
+    Option(
+        "push_url",
+        "Push",
+        None,
+        _push_url,
+        "http://HOST:PORT or https://HOST:PORT, maybe with a path, and no user or password: those are "
+        "--push-username and --push-password-file",
+        "a Pushgateway to push to",
+    ),
+    Option(
+        "push_job",
+        "Push",
+        "docker_prom_exporter",
+        _not_empty,
+        "a text",
+        "label job of what is pushed",
+    ),
+    Option(
+        "push_instance",
+        "Push",
+        None,
+        _not_empty,
+        "a text",
+        "label instance of what is pushed: the name of this host; needed with --push-url",
+    ),
+    Option(
+        "push_interval",
+        "Push",
+        "15",
+        _number(1, 3600),
+        "seconds from 1 to 3600",
+        "seconds from one push to the next",
+    ),
+    Option(
+        "push_username",
+        "Push",
+        None,
+        _not_empty,
+        "a text",
+        "user name for the Pushgateway's basic authentication",
+    ),
+    Option(
+        "push_password_file",
+        "Push",
+        None,
+        _not_empty,
+        "a path",
+        "file that holds the password; read for each push",
+    ),
+    Option(
+        "push_ca_file",
+        "Push",
+        None,
+        _not_empty,
+        "a path",
+        "certificates, as PEM, of who may sign the Pushgateway's; without it those the system trusts",
+    ),
+    Option(
+        "textfile",
+        "Push",
+        None,
+        _not_empty,
+        "a path",
+        "file to write the metrics to, for node_exporter's textfile collector, which reads *.prom",
+    ),
 )
 """Every option, in the order `--help` and the README show them."""
+
+_NEEDS: Final = (
+    ("push_url", "push_instance"),
+    ("push_username", "push_password_file"),
+    ("push_password_file", "push_username"),
+)
