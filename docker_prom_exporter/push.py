@@ -145,19 +145,20 @@ class Gateway:
     def _request(self, method: str, url: str, seconds: float, headers: dict[str, str], body: bytes) -> bytes:
         headers = {**headers, **self._authorization(), "User-Agent": f"docker-prom-exporter/{__version__}"}
         connection = self._connection(url, seconds)
-        end = threading.Timer(seconds, _shut_down, [connection])  # a timeout is only for each read
-        end.daemon = True
-        end.start()
+        deadline = time.monotonic() + seconds
+        timer = threading.Timer(seconds, _shut_down, [connection])  # the timeout is only for each read
+        timer.daemon = True
+        timer.start()
         try:
             connection.request(method, urlsplit(url).path, body, headers)
             response = connection.getresponse()
             answer = response.read(_MOST_BYTES)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if end.finished.is_set() or isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
                 raise DeliveryError("timeout", f"no answer within {seconds:.3g} s") from error
             raise DeliveryError("unreachable", _line(error)) from error
         finally:
-            end.cancel()
+            timer.cancel()
             connection.close()
         if not 200 <= response.status < 300:
             raise _status_error(response, answer)

@@ -1,0 +1,92 @@
+"""Prometheus's own programs, each on a free port of this machine: started for a test, gone after it."""
+
+import json
+import socket
+import ssl
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support.expositions import Scrape, parse
+from support.missing import require_program
+from support.processes import Command, Daemon
+from support.waiting import wait_for
+
+
+class Server:
+    """One of the programs; it may be killed, paused and started again on its port."""
+
+    def __init__(self, program: str, folder: Path, *options: str, scheme: str = "http") -> None:
+        port = _free_port()
+        self.url = f"{scheme}://127.0.0.1:{port}"
+        path = require_program(program)
+        self.command = Command([path, f"--web.listen-address=127.0.0.1:{port}", *options], {})
+        self.daemon = Daemon(folder / f"{program}.log")
+
+    def start(self) -> None:
+        """Start it, and return once it accepts connections."""
+        self.daemon.start(self.command)
+        wait_for(self._listens, what=f"{self.url} to listen")
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None, ca_file: Path | None = None) -> str:
+        """Return what it answers."""
+        request = urllib.request.Request(f"{self.url}{path}", headers=dict(headers or {}))
+        context = ssl.create_default_context(cafile=ca_file) if ca_file else None
+        with urllib.request.urlopen(request, timeout=10, context=context) as response:
+            body: bytes = response.read()
+        return body.decode()
+
+    def metrics(self, headers: Mapping[str, str] | None = None, ca_file: Path | None = None) -> Scrape:
+        """Return what Prometheus would scrape from it."""
+        return parse(self.get("/metrics", headers, ca_file))
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the result of an instant query; only Prometheus takes one."""
+        answer = self.get(f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}")
+        result: list[dict[str, Any]] = json.loads(answer)["data"]["result"]
+        return result
+
+    def _listens(self) -> bool:
+        if not self.daemon.running:
+            raise ChildProcessError(f"{self.command.argv[0]} ended: {self.daemon.last_words()}")
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", int(self.url.rpartition(":")[2]))) == 0
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Yield the server, started; end it whatever became of it."""
+    server.start()
+    try:
+        yield server
+    finally:
+        server.daemon.kill()
+
+
+def pushgateway(folder: Path, *options: str, scheme: str = "http") -> Server:
+    """Return a Pushgateway that keeps its groups in memory."""
+    return Server("prometheus-pushgateway", folder, "--persistence.file=", *options, scheme=scheme)
+
+
+def node_exporter(folder: Path, textfiles: Path) -> Server:
+    """Return a node_exporter that tells nothing but what is in the text files."""
+    only = ("--collector.disable-defaults", "--collector.textfile")
+    return Server("prometheus-node-exporter", folder, *only, f"--collector.textfile.directory={textfiles}")
+
+
+def prometheus(folder: Path, config: str) -> Server:
+    """Return a Prometheus with this configuration."""
+    file = folder / "prometheus.yml"
+    file.write_text(config)
+    storage = f"--storage.tsdb.path={folder / 'data'}"
+    return Server("prometheus", folder, f"--config.file={file}", storage, "--log.level=warn")
+
+
+def _free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port: int = unused.getsockname()[1]
+        return port
