@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -35,7 +35,7 @@ from docker_prom_exporter import __version__
 from docker_prom_exporter.metrics import push_families, snapshot_families, textfile_families
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
@@ -145,21 +145,10 @@ class Gateway:
     def _request(self, method: str, url: str, seconds: float, headers: dict[str, str], body: bytes) -> bytes:
         headers = {**headers, **self._authorization(), "User-Agent": f"docker-prom-exporter/{__version__}"}
         connection = self._connection(url, seconds)
-        deadline = time.monotonic() + seconds
-        timer = threading.Timer(seconds, _shut_down, [connection])  # the timeout is only for each read
-        timer.daemon = True
-        timer.start()
-        try:
+        with _bounded(connection, seconds):
             connection.request(method, urlsplit(url).path, body, headers)
             response = connection.getresponse()
             answer = response.read(_MOST_BYTES)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
-                raise DeliveryError("timeout", f"no answer within {seconds:.3g} s") from error
-            raise DeliveryError("unreachable", _line(error)) from error
-        finally:
-            timer.cancel()
-            connection.close()
         if not 200 <= response.status < 300:
             raise _status_error(response, answer)
         return answer
@@ -309,7 +298,7 @@ class Pusher(_Outlet):
         """Say once what becomes of a group that nobody replaces any more."""
         self._expiry_told = True
         try:
-            seconds = self._gateway.time_to_live(_SECONDS_FOR_A_REQUEST)
+            seconds = self._gateway.time_to_live(min(_SECONDS_FOR_A_REQUEST, self._interval))
         except DeliveryError as error:
             self._log.warning("push.expiry_unknown", reason=error.reason, detail=error.detail)
             return
@@ -439,8 +428,28 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
         raise OutletError(f"can't read --push-ca-file {ca_file}: {_line(error)}") from error
 
 
+@contextmanager
+def _bounded(connection: http.client.HTTPConnection, seconds: float) -> Iterator[None]:
+    """Use the connection for so many seconds at most, then close it. Raises `DeliveryError`.
+
+    Its timeout is only for each read: a gateway that drips is ended by a timer.
+    """
+    deadline = time.monotonic() + seconds
+    timer = threading.Timer(seconds, _shut_down, [connection])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
+            raise DeliveryError("timeout", f"no answer within {seconds:.3g} s") from error
+        raise DeliveryError("unreachable", _line(error)) from error
+    finally:
+        timer.cancel()
+        connection.close()
+
+
 def _shut_down(connection: http.client.HTTPConnection) -> None:
-    """End a request from outside, whatever it waits for."""
     with suppress(OSError, AttributeError):
         socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
