@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _NAME: Final = "docker-prom-exporter"
 _COMMANDS: Final = {
-    "once": "poll once, print the metrics, push or write them if told to; exit 0 if Docker was up, else 1",
+    "once": "poll once, print the metrics, push or write them; exit 0 if Docker was up, else 1",
     "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
     "demo": "serve the metrics of a simulated engine; needs no Docker",
 }

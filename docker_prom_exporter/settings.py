@@ -267,8 +267,7 @@ OPTIONS: Final = (
         "Push",
         None,
         _push_url,
-        "http://HOST:PORT or https://HOST:PORT, maybe with a path, and no user or password: those are "
-        "--push-username and --push-password-file",
+        "http://HOST:PORT or https://HOST:PORT; a password goes to --push-password-file",
         "a Pushgateway to push to",
     ),
     Option(

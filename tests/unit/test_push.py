@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from docker_prom_exporter.metrics import Exposition
 from docker_prom_exporter.push import Gateway, OutletError, Outlets, Pusher, TextFile
-from docker_prom_exporter.settings import BadOptionError, Settings, read_settings
+from docker_prom_exporter.settings import Settings, read_settings
 from docker_prom_exporter.snapshot import Snapshot
 from support.builders import container, gallery, snapshot
 from support.expositions import Scrape, parse
@@ -588,46 +588,3 @@ def test_a_poll_tells_that_it_has_ended() -> None:
         polled = poller.poll()
 
     assert [polled] == found
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "gateway:9091",
-        "ftp://gateway",
-        "http://",
-        "http://h/?a=b",
-        "http://h/#a",
-        "http://h:x",
-        "http://h/a b",
-    ],
-)
-def test_a_url_that_is_none(url: str) -> None:
-    """It is told what the option takes."""
-    with pytest.raises(BadOptionError, match=r"--push-url .* takes http://HOST:PORT"):
-        pushing_to(url)
-
-
-@pytest.mark.parametrize(
-    "url", ["http://me:secret@gateway:9091", "http://secret@gateway", "me:secret@gateway"]
-)
-def test_a_url_holds_no_password(url: str) -> None:
-    """It would be in the process list; and what is said of it doesn't repeat it."""
-    with pytest.raises(BadOptionError, match="--push-password-file") as error:
-        pushing_to(url)
-
-    assert "secret" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "needed"),
-    [
-        ({"push_url": "http://gateway"}, r"--push-url \(PUSH_URL\) needs --push-instance \(PUSH_INSTANCE\)"),
-        ({"push_username": "me"}, r"--push-username .* needs --push-password-file \(PUSH_PASSWORD_FILE\)"),
-        ({"push_password_file": "/p"}, r"--push-password-file .* needs --push-username \(PUSH_USERNAME\)"),
-    ],
-)
-def test_an_option_that_needs_another(options: dict[str, str], needed: str) -> None:
-    """Both are named in both spellings."""
-    with pytest.raises(BadOptionError, match=needed):
-        settings(**options)

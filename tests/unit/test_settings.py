@@ -29,6 +29,14 @@ TABLE = [
     ("client_ip_source", "--client-ip-source", "CLIENT_IP_SOURCE", "ConnectInfo"),
     ("log_level", "--log-level", "LOG_LEVEL", "info"),
     ("log_format", "--log-format", "LOG_FORMAT", "auto"),
+    ("push_url", "--push-url", "PUSH_URL", None),
+    ("push_job", "--push-job", "PUSH_JOB", "docker_prom_exporter"),
+    ("push_instance", "--push-instance", "PUSH_INSTANCE", None),
+    ("push_interval", "--push-interval", "PUSH_INTERVAL", 15.0),
+    ("push_username", "--push-username", "PUSH_USERNAME", None),
+    ("push_password_file", "--push-password-file", "PUSH_PASSWORD_FILE", None),
+    ("push_ca_file", "--push-ca-file", "PUSH_CA_FILE", None),
+    ("textfile", "--textfile", "TEXTFILE", None),
 ]
 
 GOOD = [
@@ -56,6 +64,11 @@ GOOD = [
     ("log_level", "error", "error"),
     ("log_format", "JSON", "json"),
     ("log_format", "console", "console"),
+    ("push_job", "ci/runners", "ci/runners"),
+    ("push_instance", "runner 7", "runner 7"),
+    ("push_interval", "1", 1.0),
+    ("push_ca_file", "/etc/ssl/ca.pem", "/etc/ssl/ca.pem"),
+    ("textfile", "docker.prom", "docker.prom"),
     *(("client_ip_source", source.lower(), source) for source in CLIENT_IP_SOURCES),
 ]
 
@@ -102,6 +115,22 @@ BAD = {
     ("client_ip_source", f"one of {' '.join(CLIENT_IP_SOURCES)}"): ["Forwarded", "XForwardedFor"],
     ("log_level", "one of debug info warning error"): ["verbose", "trace", "10"],
     ("log_format", "one of auto console logfmt json"): ["xml", "log\nfmt"],
+    (
+        "push_url",
+        "http://HOST:PORT or https://HOST:PORT; a password goes to --push-password-file",
+    ): [
+        "gateway:9091",
+        "ftp://gateway",
+        "http://",
+        "http://h:x",
+        "http://h:0",
+        "http://h/?a=b",
+        "http://h/#a",
+        "http://h/a b",
+        "http://h/\n",
+        "http://[::1",
+    ],
+    ("push_interval", "seconds from 1 to 3600"): ["0", "0.9", "3601", "1m"],
 }
 BAD_ROWS = [(name, text, takes) for (name, takes), texts in BAD.items() for text in texts]
 
@@ -175,6 +204,10 @@ def test_a_password_is_not_repeated() -> None:
     """Where an address holds one, the line that refuses it doesn't."""
     with pytest.raises(BadOptionError, match="DOCKER_HOST='tcp://user:…@engine:2375' can't be used"):
         read_settings({}, {"DOCKER_HOST": "tcp://user:pass@word@engine:2375"})
+    with pytest.raises(BadOptionError, match="--push-url 'http://user:…@gateway' can't be used"):
+        read_settings({"push_url": "http://user:pass@gateway"}, {})
+    with pytest.raises(BadOptionError, match="--push-url 'user:…@gateway' can't be used"):
+        read_settings({"push_url": "user:pass@gateway"}, {})
 
 
 @pytest.mark.parametrize("name", [name for name, *_ in TABLE])
@@ -188,3 +221,17 @@ def test_bad_flag_hides_behind_no_good_variable() -> None:
     """The flag wins even where it can't be used."""
     with pytest.raises(BadOptionError, match="--listen-port '70000'"):
         read_settings({"listen_port": "70000"}, {"LISTEN_PORT": "9000"})
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({"push_url": "http://gateway"}, r"--push-url \(PUSH_URL\) needs --push-instance \(PUSH_INSTANCE\)"),
+        ({"push_username": "me"}, r"--push-username .* needs --push-password-file \(PUSH_PASSWORD_FILE\)"),
+        ({"push_password_file": "/p"}, r"--push-password-file .* needs --push-username \(PUSH_USERNAME\)"),
+    ],
+)
+def test_an_option_that_needs_another(options: dict[str, str], needed: str) -> None:
+    """Both are named in both spellings."""
+    with pytest.raises(BadOptionError, match=needed):
+        read_settings(options, {})
