@@ -95,6 +95,15 @@ class Daemon:
             raise RuntimeError("start it first")
         return self._process.wait(seconds)
 
+    def freeze(self) -> None:
+        """SIGSTOP, and wait until no thread runs any more; `send(SIGCONT)` undoes it."""
+        self.send(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.pid}/task")
+        wait_for(
+            lambda: all(_state(thread / "stat") in b"TZX" for thread in threads.iterdir()),
+            what=f"all threads of {self.pid} to stop",
+        )
+
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
         self.send(signal.SIGKILL)
@@ -191,13 +200,21 @@ class Sandbox:
 def _living() -> Iterator[int]:
     """Yield the pids that are no zombies: those are their parent's to bury."""
     for entry in Path("/proc").glob("[0-9]*"):
-        state = _proc(int(entry.name), "stat").rpartition(b") ")[2][:1]
-        if state not in (b"", b"Z"):
+        if _state(entry / "stat") not in (b"", b"Z"):
             yield int(entry.name)
 
 
+def _state(stat: Path) -> bytes:
+    """Return the letter proc(5) has for the state of a process or thread; empty for one that is gone."""
+    return _read(stat).rpartition(b") ")[2][:1]
+
+
 def _proc(pid: int, name: str) -> bytes:
+    return _read(Path(f"/proc/{pid}/{name}"))
+
+
+def _read(path: Path) -> bytes:
     try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
+        return path.read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""

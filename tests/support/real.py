@@ -4,6 +4,7 @@ import atexit
 import functools
 import io
 import os
+import re
 import shutil
 import signal
 import socket
@@ -120,7 +121,7 @@ class Engine:
 
     def pause(self) -> None:
         """SIGSTOP: connections are accepted and never answered."""
-        self._daemon.send(signal.SIGSTOP)
+        self._daemon.freeze()
 
     def resume(self) -> None:
         """SIGCONT, the end of a `pause()`."""
@@ -225,6 +226,14 @@ class Engine:
     def await_state(self, name: str, state: str) -> None:
         """Wait until the container is `exited`, say."""
         wait_for(lambda: self.state(name) == state, what=f"{self.name} to find {name} {state}")
+
+    def await_settled(self) -> None:
+        """Wait until no container has started or ended within the last two seconds, by what the list says."""
+
+        def settled() -> bool:
+            return not re.search(r"Less than|\b1 second\b", self.cli("ps", "--all", "--format={{.Status}}"))
+
+        wait_for(settled, what=f"the containers of {self.name} to be two seconds old")
 
     def remove_containers(self) -> None:
         """Remove all containers, running or not."""

@@ -1,0 +1,150 @@
+"""The real Prometheus stores what the exporter says, and its promtool finds no fault with it."""
+
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+from urllib.request import urlopen
+
+import pytest
+
+from docker_prom_exporter.demo import WATCH
+from support.exporters import exporter
+from support.expositions import Sample, Scrape
+from support.missing import require_program
+from support.processes import Command, Daemon
+from support.real import Engine
+from support.waiting import wait_for
+
+AWKWARD = 'a "quoted" \\ back\\nslash,\nsecond line {} = 🐳 ümläut'
+
+
+class Prometheus:
+    """A Prometheus that scrapes one exporter each second."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def ask(self, query: str) -> dict[Sample, float]:
+        """Return the samples an instant query finds, without the labels that Prometheus adds."""
+        found: dict[Sample, float] = {}
+        for series in self._get(f"/api/v1/query?query={quote(query)}")["data"]["result"]:
+            labels = series["metric"]
+            kept = {name: labels[name] for name in labels.keys() - {"__name__", "instance", "job"}}
+            found[labels.get("__name__", ""), frozenset(kept.items())] = float(series["value"][1])
+        return found
+
+    def complaint(self) -> str:
+        """Return what Prometheus has to say against its last scrape."""
+        (target,) = self._get("/api/v1/targets")["data"]["activeTargets"]
+        return str(target["lastError"])
+
+    def has_scraped(self) -> bool:
+        """Whether it is there, and a scrape has succeeded."""
+        try:
+            return 1 in self.ask("up").values()
+        except OSError:
+            return False
+
+    def _get(self, path: str) -> Any:
+        with urlopen(self._url + path, timeout=10) as response:
+            return json.load(response)
+
+
+@contextmanager
+def prometheus(folder: Path, exporter_url: str) -> Iterator[Prometheus]:
+    """Yield a Prometheus that has scraped this exporter."""
+    program = require_program("prometheus")
+    target = {"targets": [urlsplit(exporter_url).netloc]}
+    job = {"job_name": "docker", "scrape_interval": "1s", "static_configs": [target]}
+    config = folder / "prometheus.yml"
+    config.write_text(json.dumps({"scrape_configs": [job]}))
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        address = "127.0.0.1:{1}".format(*unused.getsockname())
+    options = [f"--config.file={config}", f"--storage.tsdb.path={folder}/data"]
+    daemon = Daemon(folder / "prometheus.log")
+    try:
+        daemon.start(Command([program, *options, f"--web.listen-address={address}"], {}))
+        server = Prometheus(f"http://{address}")
+        wait_for(server.has_scraped, what="Prometheus to scrape the exporter", seconds=30)
+        yield server
+    finally:
+        daemon.terminate()
+
+
+def stored_form(scrape: Scrape) -> dict[Sample, float]:
+    """Return the samples about Docker as Prometheus keeps them: an empty label is none."""
+    return {
+        (name, frozenset(label for label in labels if label[1])): value
+        for (name, labels), value in scrape.samples.items()
+        if name.startswith(("docker_", "container_")) and not name.startswith("docker_exporter_")
+    }
+
+
+def test_prometheus_has_what_the_exporter_says(docker_26: Engine, tmp_path: Path) -> None:
+    """Sample by sample, whatever is in a label; and it finds a container by what is in its labels."""
+    compose = {"com.docker.compose.project": AWKWARD, "com.docker.compose.service": '"\\'}
+    docker_26.run("healthy", health="healthy", labels=WATCH | compose)
+    docker_26.run("unhealthy", health="unhealthy", labels=WATCH)
+    docker_26.run("ended", command=["sh", "-c", "exit 3"], labels=WATCH)
+    docker_26.await_state("ended", "exited")
+    with (
+        exporter(f"--docker-host={docker_26.url}", "--poll-interval=3600") as running,
+        prometheus(tmp_path, running.url) as server,
+    ):
+        said = stored_form(running.metrics())
+        stored = server.ask('{__name__=~"docker_.*|container_.*",__name__!~"docker_exporter_.*"}')
+        healths = server.ask("max by (name) (container_health)")
+        awkward = server.ask(
+            f"docker_container_info{{compose_project={json.dumps(AWKWARD, ensure_ascii=False)}}}"
+        )
+        complaint = server.complaint()
+
+    assert said == stored
+    assert {"healthy": 4, "unhealthy": 3, "ended": 1} == {
+        dict(labels)["name"]: value for (_, labels), value in healths.items()
+    }
+    assert [("healthy", AWKWARD, '"\\')] == [
+        tuple(dict(labels)[key] for key in ("name", "compose_project", "compose_service"))
+        for _, labels in awkward
+    ]
+    assert "" == complaint
+
+
+def test_prometheus_is_told_that_docker_is_down(docker_26: Engine, tmp_path: Path) -> None:
+    """Its own `up` stays 1 while docker_up falls to 0, and container_health to 0, not to nothing."""
+    docker_26.run("web", health="healthy", labels=WATCH)
+    with (
+        exporter(f"--docker-host={docker_26.url}") as running,
+        prometheus(tmp_path, running.url) as server,
+    ):
+        before = server.ask("docker_up + on() container_health")
+        docker_26.kill()
+        wait_for(lambda: 0 in server.ask("docker_up").values(), what="Prometheus to hear of it")
+        after = {query: [*server.ask(query).values()] for query in ("up", "docker_up", "container_health")}
+        details = server.ask("docker_container_state")
+
+    assert [5] == [*before.values()]
+    assert {"up": [1], "docker_up": [0], "container_health": [0]} == after
+    assert {} == details
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["up", "lost"])
+def test_promtool_is_silent_on_what_is_served(docker_26: Engine, *, lost: bool) -> None:
+    """`promtool check metrics` has nothing to say, be Docker up or lost."""
+    promtool = require_program("promtool")
+    docker_26.run("web", health="healthy", labels=WATCH | {"com.docker.compose.project": AWKWARD})
+    with exporter(f"--docker-host={docker_26.url}") as running:
+        if lost:
+            docker_26.kill()
+            wait_for(lambda: running.metrics().value("docker_up") == 0, what="docker_up 0")
+        _, body = running.get("/metrics")
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=body.encode(), capture_output=True, check=False, timeout=30
+    )
+
+    assert (0, b"", b"") == (done.returncode, done.stdout, done.stderr)

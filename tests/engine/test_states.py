@@ -1,0 +1,368 @@
+"""Whatever a container goes through on a real engine, the exposition tells, in health, state and details."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from docker import APIClient
+
+from docker_prom_exporter.containers import LABEL, STATES
+from docker_prom_exporter.demo import WATCH
+from support.expositions import Scrape, scraper
+from support.processes import CommandError
+from support.real import FOREVER, HEALTHY, IMAGE, Engine, Health
+from support.waiting import wait_for
+
+CHECKED_IMAGE = "checked:tests"
+
+RUNNING = {"container_health": 2, "state": "running", "health_status": "none"}
+HEALTHY_NOW = {"container_health": 4, "state": "running", "health_status": "healthy"}
+EXITED = {"container_health": 1, "state": "exited", "health_status": None}
+UNTROUBLED = {"restarts_total": 0, "oom_killed": 0}
+
+
+def build_checked(engine: Engine) -> None:
+    """Build an image that has a healthcheck of its own."""
+    form = ["--format=docker"] if engine.name.startswith("podman") else []
+    dockerfile = f"FROM {IMAGE}\nHEALTHCHECK --interval=1s CMD test -f {HEALTHY}\n"
+    engine.cli("build", *form, f"--tag={CHECKED_IMAGE}", "-", stdin=dockerfile.encode())
+
+
+def times(scrape: Scrape, name: str) -> dict[str, float]:
+    """Return when the container was created, last started and last ended, as far as the exposition says."""
+    families = {
+        event: f"docker_container_{event}_timestamp_seconds" for event in ("created", "started", "finished")
+    }
+    found = {event: scrape.value(family, name=name) for event, family in families.items()}
+    return {event: value for event, value in found.items() if value is not None}
+
+
+def test_created(engine: Engine) -> None:
+    """A container that was never started is stopped, and has no exit code."""
+    engine.create("web", labels=WATCH)
+    scrape = scraper(engine.url)()
+
+    assert {"container_health": 1, "state": "created", "health_status": None} | UNTROUBLED == (
+        scrape.container("web")
+    )
+    assert {"created"} == times(scrape, "web").keys()
+
+
+def test_running(engine: Engine) -> None:
+    """A container without a healthcheck is alive, under its full id, with an image and its Compose labels."""
+    compose = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
+    container = engine.run("shop-web-1", labels=WATCH | compose)
+    scrape = scraper(engine.url)()
+    labels = {"id": container, "name": "shop-web-1"}
+    info = {"compose_project": "shop", "compose_service": "web"}
+    states = {state: scrape.value("docker_container_state", state=state, **labels) for state in STATES}
+
+    assert RUNNING | UNTROUBLED == scrape.container("shop-web-1")
+    assert 2 == scrape.value("container_health", **labels)
+    assert 1 == scrape.value("docker_container_info", **labels, **info)
+    assert [IMAGE] == [image.rpartition("/")[2] for image in scrape.by("image", "docker_container_info")]
+    assert {state: float(state == "running") for state in STATES} == states
+    assert 1 == scrape.value("docker_up")
+    assert 1 == scrape.value("docker_exporter_containers_watched")
+
+
+def test_times(engine: Engine) -> None:
+    """Created, started and ended, in this order, all while the test runs."""
+    began = time.time()
+    engine.run("web", command=["sleep", "1"], labels=WATCH)
+    scrape = scraper(engine.url)
+    before = times(scrape(), "web")
+    engine.await_state("web", "exited")
+    after = times(scrape(), "web")
+
+    assert {"created", "started"} == before.keys()
+    assert {"created", "started", "finished"} == after.keys()
+    assert before["started"] == after["started"]
+    assert int(began) <= after["created"] <= after["started"] < after["finished"] <= time.time()
+
+
+@pytest.mark.parametrize(("verdict", "health"), [("starting", 0), ("healthy", 4), ("unhealthy", 3)])
+def test_verdict(engine: Engine, verdict: Health, health: int) -> None:
+    """A container with a healthcheck is what the engine says of it, and unknown until that says anything."""
+    engine.run("web", health=verdict, labels=WATCH)
+    found = scraper(engine.url)().container("web")
+    streak = found.pop("health_failing_streak")
+
+    assert {
+        "container_health": health,
+        "state": "running",
+        "health_status": verdict,
+    } | UNTROUBLED == found
+    assert isinstance(streak, float)
+    assert (verdict == "unhealthy") == (streak > 0)
+
+
+def test_health_flips(engine: Engine) -> None:
+    """Each poll tells the health of the moment, though nothing but the health has changed."""
+    engine.run("web", health="healthy", labels=WATCH)
+    scrape = scraper(engine.url)
+    found = [scrape().container("web")]
+    for healthy in (False, True):
+        engine.set_health("web", healthy=healthy)
+        found.append(scrape().container("web"))
+
+    assert [4, 3, 4] == [each["container_health"] for each in found]
+    assert ["healthy", "unhealthy", "healthy"] == [each["health_status"] for each in found]
+    assert [True, False, True] == [each["health_failing_streak"] == 0 for each in found]
+
+
+def test_paused(engine: Engine) -> None:
+    """A paused container is stopped whatever its health; unpaused, it is alive or healthy again."""
+    engine.run("plain", labels=WATCH)
+    engine.run("checked", health="healthy", labels=WATCH)
+    scrape = scraper(engine.url)
+    scrape()
+
+    engine.cli("pause", "plain", "checked")
+    paused = scrape()
+    engine.cli("unpause", "plain", "checked")
+    engine.await_health("checked", "healthy")
+    unpaused = scrape()
+
+    stopped = {"container_health": 1, "state": "paused", "health_status": None} | UNTROUBLED
+    assert stopped == paused.container("plain")
+    assert stopped.items() <= paused.container("checked").items()
+    assert RUNNING | UNTROUBLED == unpaused.container("plain")
+    assert HEALTHY_NOW | UNTROUBLED | {"health_failing_streak": 0} == unpaused.container("checked")
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_exited(engine: Engine, code: int) -> None:
+    """A container that ended is stopped, and tells how it ended."""
+    engine.run("web", command=["sh", "-c", f"exit {code}"], labels=WATCH)
+    engine.await_state("web", "exited")
+
+    assert EXITED | UNTROUBLED | {"exit_code": code} == scraper(engine.url)().container("web")
+
+
+def test_killed(engine: Engine) -> None:
+    """A healthy container that is killed between two polls is stopped, with the exit code of SIGKILL."""
+    engine.run("web", health="healthy", labels=WATCH)
+    scrape = scraper(engine.url)
+    before = scrape().container("web")
+    engine.cli("kill", "web")
+    engine.await_state("web", "exited")
+    after = scrape().container("web")
+
+    assert HEALTHY_NOW.items() <= before.items()
+    assert (EXITED | UNTROUBLED | {"exit_code": 137}).items() <= after.items()
+
+
+def test_out_of_memory(engine: Engine) -> None:
+    """The kernel's SIGKILL is in the exit code; that it was for want of memory, only Docker tells."""
+    greedy = ["sh", "-c", "x=a; while true; do x=$x$x; done"]
+    engine.run("web", command=greedy, options=["--memory=6m"], labels=WATCH)
+    engine.await_state("web", "exited")
+    told = engine.cli("inspect", "--format", "{{.State.OOMKilled}}", "web") == "true"
+
+    assert EXITED | {"restarts_total": 0, "exit_code": 137, "oom_killed": told} == (
+        scraper(engine.url)().container("web")
+    )
+    assert told or engine.name.startswith("podman")
+
+
+def test_restarts_are_counted(engine: Engine, tmp_path: Path) -> None:
+    """The count follows the restarts by policy, and falls to 0 when someone starts the container."""
+    failing = ["sh", "-c", "test -e /shared/cured && exec sleep 86400; exit 1"]
+    options = ["--restart=on-failure:3", f"--volume={tmp_path}:/shared"]
+    engine.run("web", command=failing, options=options, labels=WATCH)
+    scrape = scraper(engine.url)
+    counts: list[float] = []
+
+    def has_given_up() -> bool:
+        found = scrape()
+        counts.append(found.value("docker_container_restarts_total", name="web") or 0)
+        return counts[-1] == 3 and found.container("web")["state"] == "exited"
+
+    wait_for(has_given_up, what="the third restart and its end")
+    given_up = scrape().container("web")
+    (tmp_path / "cured").touch()
+    engine.cli("start", "web")
+
+    assert sorted(counts) == counts
+    assert EXITED | {"restarts_total": 3, "exit_code": 1, "oom_killed": 0} == given_up
+    assert RUNNING | UNTROUBLED == scrape().container("web")
+
+
+def test_restarting(docker: Engine) -> None:
+    """Between two restarts a container is stopped, which Podman has no state for."""
+    docker.run("web", command=["false"], options=["--restart=always"], labels=WATCH)
+    scrape = scraper(docker.url)
+
+    def between() -> dict[str, float | str | None]:
+        found = scrape().container("web")
+        return found if found["state"] == "restarting" and found["restarts_total"] else {}
+
+    found = wait_for(between, what="a poll between two restarts")
+    del found["restarts_total"]
+
+    assert {"container_health": 1, "state": "restarting", "health_status": None, "oom_killed": 0} == found
+
+
+def test_a_quick_restart_is_noticed(docker: Engine) -> None:
+    """Polled in its first second and restarted at once, a container still tells when it last started."""
+    docker.run("web", labels=WATCH)
+    scrape = scraper(docker.url)
+    scrape()
+    docker.cli("restart", "web")
+    started = docker.cli("inspect", "--format", "{{.State.StartedAt}}", "web")
+    scrape()
+    docker.await_settled()
+    scrape()
+
+    assert datetime.fromisoformat(started).timestamp() == times(scrape(), "web")["started"]
+
+
+@contextmanager
+def undeletable(engine: Engine, name: str) -> Iterator[None]:
+    """Have the removal of a running Docker container fail, by a file in it that nobody can delete."""
+    engine.exec(name, "touch", "/stone")
+    stone = engine.cli("inspect", "--format={{.GraphDriver.Data.UpperDir}}/stone", name)
+    made = subprocess.run(["chattr", "+i", stone], check=False, capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"this file system has no undeletable files: {made.stderr}")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", stone], check=True)
+
+
+def test_dead(docker: Engine) -> None:
+    """After a failed removal and the engine's next start a container is dead: stopped, with an exit code."""
+    docker.run("web", labels=WATCH)
+    with undeletable(docker, "web"):
+        with pytest.raises(CommandError, match="operation not permitted"):
+            docker.cli("rm", "--force", "web")
+        docker.kill()
+        docker.start()
+        found = scraper(docker.url)().container("web")
+
+    dead = {"container_health": 1, "state": "dead", "health_status": None, "exit_code": 137}
+    assert dead | UNTROUBLED == found
+
+
+def test_half_removed(docker: Engine) -> None:
+    """When a removal has just failed, the list says `removing` and inspect `dead`: no inspect each poll."""
+    docker.run("web", labels=WATCH)
+    scrape = scraper(docker.url)
+    with undeletable(docker, "web"):
+        with pytest.raises(CommandError, match="operation not permitted"):
+            docker.cli("rm", "--force", "web")
+        scrape()
+        found = scrape()
+        before = found.value("docker_exporter_api_requests_total", endpoint="inspect")
+        scrape()
+        after = scrape().value("docker_exporter_api_requests_total", endpoint="inspect")
+
+    assert {"container_health": 1, "state": "removing", "health_status": None}.items() <= (
+        found.container("web").items()
+    )
+    assert before == after
+
+
+def test_removed(engine: Engine) -> None:
+    """A container removed between two polls leaves no series behind, and the others stay."""
+    for name in ("web", "db"):
+        engine.run(name, labels=WATCH)
+    scrape = scraper(engine.url)
+    before = scrape()
+    engine.cli("rm", "--force", "web")
+    after = scrape()
+
+    assert {"web": 2, "db": 2} == before.by("name", "container_health")
+    assert {"db": 2} == after.by("name", "container_health")
+    assert not [labels for _, labels in after.samples if ("name", "web") in labels]
+
+
+def test_renamed(engine: Engine) -> None:
+    """A renamed container is the same id under another name, with all its details, and no longer the old."""
+    container = engine.run("old", labels=WATCH)
+    scrape = scraper(engine.url)
+    before = scrape()
+    engine.cli("rename", "old", "new")
+    after = scrape()
+
+    assert {} == after.container("old")
+    assert before.container("old") == after.container("new")
+    assert times(before, "old") == times(after, "new")
+    assert 2 == after.value("container_health", id=container, name="new")
+
+
+@pytest.mark.parametrize("parent", ["aa", "zz"])
+def test_legacy_link(docker: Engine, parent: str) -> None:
+    """A linked container goes by its own name, not by the alias the other has for it, in any order."""
+    child = docker.run("mm", labels=WATCH)
+    with closing(APIClient(base_url=docker.url, version="1.41")) as api:
+        host = api.create_host_config(
+            links={"mm": "alias"}, network_mode="none", cgroup_parent=docker.sandbox.cgroup
+        )
+        api.start(
+            api.create_container(IMAGE, list(FOREVER), name=parent, labels=dict(WATCH), host_config=host)
+        )
+        (row,) = (row for row in api.containers() if row["Id"] == child)
+    scrape = scraper(docker.url)()
+
+    assert {"/mm", f"/{parent}/alias"} == set(row["Names"])
+    assert {"mm": 2, parent: 2} == scrape.by("name", "container_health")
+
+
+def test_health_of_an_image(engine: Engine) -> None:
+    """An image's healthcheck counts, unless the container was told to have none."""
+    build_checked(engine)
+    engine.run("told", image=CHECKED_IMAGE, labels=WATCH, options=["--no-healthcheck"])
+    own_probes = [f"--health-interval={engine.kind.health_interval}"]
+    engine.run("checked", image=CHECKED_IMAGE, labels=WATCH, options=own_probes)
+    engine.set_health("checked", healthy=True)
+    scrape = scraper(engine.url)()
+
+    assert RUNNING | UNTROUBLED == scrape.container("told")
+    assert HEALTHY_NOW | UNTROUBLED | {"health_failing_streak": 0} == scrape.container("checked")
+
+
+def test_a_crowd(engine: Engine) -> None:
+    """Two hundred containers at once are all told, each in full."""
+    ids = engine.crowd(running=10, created=190, labels=WATCH)
+    scrape = scraper(engine.url)()
+    told = scrape.by("id", "container_health")
+
+    assert {container: 2 if number < 10 else 1 for number, container in enumerate(ids)} == told
+    assert set(ids) == scrape.by("id", "docker_container_restarts_total").keys()
+    assert set(ids[:10]) == scrape.by("id", "docker_container_started_timestamp_seconds").keys()
+
+
+@pytest.mark.parametrize(
+    ("only_labelled", "watched"),
+    [(True, {"yes"}), (False, {"yes", "unlabelled", "nonsense"})],
+    ids=["only labelled true", "all but labelled false"],
+)
+def test_filter(engine: Engine, *, only_labelled: bool, watched: set[str]) -> None:
+    """The label is read in either setting; one labelled false is never reported."""
+    for name, label in {"yes": "TRUE", "no": "Off", "nonsense": "maybe"}.items():
+        engine.create(name, labels={LABEL: label})
+    engine.create("unlabelled")
+    scrape = scraper(engine.url, container_health_filter_label=only_labelled)()
+
+    assert watched == scrape.by("name", "container_health").keys()
+    assert len(watched) == scrape.value("docker_exporter_containers_watched")
+
+
+def test_without_details(engine: Engine) -> None:
+    """What is left is what the list says, and health, which Podman has to be inspected for."""
+    engine.run("web", health="unhealthy", labels=WATCH)
+    engine.create("idle", labels=WATCH)
+    scrape = scraper(engine.url, container_details=False)()
+
+    assert {"container_health": 3, "state": "running", "health_status": "unhealthy"} == scrape.container(
+        "web"
+    )
+    assert {"container_health": 1, "state": "created", "health_status": None} == scrape.container("idle")
+    assert {"created"} == times(scrape, "web").keys()
