@@ -39,7 +39,7 @@ _DENIED_BY_PROXY: Final = {
 _BY_STATUS: Final = {
     400: "the engine refused the API version, which a proxy in between may hide or an upgrade have changed; "
     "or it speaks HTTPS: then use tcp://HOST:2376 with DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH",
-    401: "what is in front of the engine wants credentials, which the exporter has none of: use a socket proxy",
+    401: "what is in front of the engine wants credentials, which the exporter lacks: use a socket proxy",
     404: "nothing there speaks Docker's API: check the address in DOCKER_HOST",
     502: "the socket proxy answers, the engine behind it does not: is the socket mounted into the proxy, and "
     "may the proxy use it?",

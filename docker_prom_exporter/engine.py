@@ -86,7 +86,9 @@ class _TooLargeError(Exception):
 
 
 # The first of these that has a cause of its kind tells; certificate errors are ValueErrors, too.
+# urllib3 counts a connection that was refused, or a name that is unknown, among the timeouts.
 _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
+    ((urllib3.exceptions.NewConnectionError,), "unreachable"),
     ((requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError), "timeout"),
     ((PermissionError,), "denied"),
     ((ssl.SSLError,), "error"),
