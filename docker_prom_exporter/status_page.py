@@ -242,22 +242,22 @@ def _containers(
     for verdict in sorted(shown.values()):
         yield f"<li>{_word(verdict, f'{tally[verdict.word]} {verdict.word}')}</li>"
     yield "</ul>"
-    yield '<div class="table"><table>'
+    yield "<table>"
     yield f"<caption>{_caption(view)}</caption>"
     yield "<thead><tr>"
     yield "".join(f'<th scope="col"{_class(css)}>{name}</th>' for name, css in _COLUMNS)
     yield "</tr></thead>\n<tbody>"
     for verdict, container in containers:
         yield _row(view, verdict, container)
-    yield "</tbody></table></div>"
+    yield "</tbody></table>"
     yield from _details_missing(view)
 
 
 def _caption(view: _View) -> str:
     snapshot = view.snapshot
     if not snapshot.listed:
-        return f"{len(snapshot.containers)} containers were watched when Docker last listed them."
-    return f"{len(snapshot.containers)} of {snapshot.seen} containers are watched; the worst come first."
+        return f"Last seen: {len(snapshot.containers)}. Nobody knows how they are now."
+    return f"Watched: {len(snapshot.containers)} of {snapshot.seen}. The worst come first."
 
 
 def _row(view: _View, verdict: _Verdict, container: Container) -> str:
@@ -346,7 +346,8 @@ def _exporter(view: _View) -> Iterator[str]:
     yield '<h2 id="exporter">Exporter</h2>\n<dl>'
     if snapshot.polled:
         took = _duration(snapshot.duration)
-        yield f"<dt>Last poll</dt><dd>{view.ago(view.now - view.age)}, took {took}</dd>"
+        when = view.time(view.now - view.age, _span(view.age))
+        yield f"<dt>Last poll</dt><dd>{when} ago, took {took}</dd>"
     if snapshot.last_success:
         yield f"<dt>Last success</dt><dd>{view.ago(snapshot.last_success)}</dd>"
     yield f"<dt>Interval</dt><dd>{view.page.poll_interval:g} s</dd>"
