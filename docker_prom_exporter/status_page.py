@@ -301,7 +301,7 @@ def _exit(container: Container) -> str:
     details = container.details
     if details is None or container.running:
         return ""
-    memory = "out of memory" if details.oom_killed else ""
+    memory = "out\xa0of\xa0memory" if details.oom_killed else ""
     code = "" if details.exit_code is None else str(details.exit_code)
     text = ", ".join(filter(None, (code, memory)))
     return f'<strong class="bad">{text}</strong>' if details.exit_code or memory else text

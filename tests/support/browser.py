@@ -8,7 +8,7 @@ from typing import Any
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.options import PageLoadStrategy
+from selenium.webdriver.remote.command import Command
 
 from support.missing import require_program
 
@@ -61,16 +61,20 @@ class Browser:
 
     def console(self) -> Sequence[str]:
         """Return what the console has said since last asked, the violated policies among it."""
-        return [entry["message"] for entry in self._driver.get_log("browser")]
+        return [entry["message"] for entry in self._log("browser")]
 
     def requests(self) -> Sequence[str]:
         """Return the addresses asked for since last asked."""
-        entries = (json.loads(entry["message"])["message"] for entry in self._driver.get_log("performance"))
+        entries = (json.loads(entry["message"])["message"] for entry in self._log("performance"))
         return [
             entry["params"]["request"]["url"]
             for entry in entries
             if entry["method"] == "Network.requestWillBeSent"
         ]
+
+    def _log(self, kind: str) -> Sequence[Any]:
+        entries: Sequence[Any] = self._driver.execute(Command.GET_LOG, {"type": kind})["value"]
+        return entries
 
     def roles(self) -> Sequence[tuple[str, str]]:
         """Return role and name of each node that a screen reader is told of."""
@@ -91,7 +95,6 @@ def chromium() -> Iterator[Browser]:
     """Yield a browser with a new profile that asks for nothing by itself."""
     options = webdriver.ChromeOptions()
     options.binary_location = require_program("chromium")
-    options.page_load_strategy = PageLoadStrategy.normal
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         for argument in (*ALONE, f"--user-data-dir={profile}"):
