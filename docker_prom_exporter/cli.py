@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _NAME: Final = "docker-prom-exporter"
 _COMMANDS: Final = {
     "once": "poll once, print the metrics, push or write them; exit 0 if Docker was up, else 1",
-    "check": "ask Docker each question once, say what it got and what to do; exit 0 if all is well, else 1",
+    "check": "ask Docker each question once and say what to do; exit 0 if health can be reported, else 1",
     "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
     "demo": "serve the metrics of a simulated engine, needs no Docker; --seed N gives another play",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import io
 import ipaddress
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
 import structlog
+from prometheus_client.exposition import gzip_accepted
 
 from docker_prom_exporter import status_page
 
@@ -219,7 +221,10 @@ class Web:
             now=time.time(),
             refreshing="refresh=off" not in request.query,
         )
-        headers = {"Vary": "Accept", **status_page.HEADERS}
+        headers = {"Vary": "Accept, Accept-Encoding", **status_page.HEADERS}
+        if gzip_accepted(",".join(request.headers.get_all("Accept-Encoding", []))):
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body, 1)
         return Response(HTTPStatus.OK, (body,), "text/html; charset=utf-8", headers)
 
     def _metrics(self, request: Request) -> Response:

@@ -1,5 +1,6 @@
 """The status page says what a snapshot holds, in HTML that means what it should, and who gets it."""
 
+import gzip
 import re
 import time
 import urllib.request
@@ -321,6 +322,19 @@ def test_a_browser_is_told_to_be_strict() -> None:
         headers[name]
         for name in ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cache-Control")
     )
+
+
+def test_a_thousand_containers_are_little_to_send() -> None:
+    """A phone that renews the page every five seconds gets it compressed."""
+    many = snapshot(*[container(f"c{number}") for number in range(1000)])
+    with serving(lambda: many) as url:
+        request = urllib.request.Request(url, headers={"Accept": CHROME, "Accept-Encoding": "gzip, br"})
+        with urllib.request.urlopen(request, timeout=5) as response:
+            body = response.read()
+
+    assert "gzip" == response.headers["Content-Encoding"]
+    assert len(body) < 20_000
+    assert 1001 == gzip.decompress(body).count(b"<tr>")
 
 
 def test_an_old_snapshot_is_told_from_a_new_one() -> None:
