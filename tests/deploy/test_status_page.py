@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.demo import Play, SimulatedEngine
@@ -37,14 +38,15 @@ EVERYTHING = (
 )
 DOWN = Failure("version", "unreachable", "No such file or directory", "start the engine")
 
-STATES = {
-    "up": snapshot(*EVERYTHING, seen=14),
-    "empty": snapshot(),
-    "none watched": snapshot(seen=3),
-    "not polled": Snapshot(ended=time.monotonic(), trusted_for=3600, polled=False),
-    "down": snapshot(*EVERYTHING, up=False, listed=False, failure=DOWN),
-    "not listed": snapshot(*EVERYTHING, listed=False, failure=replace(DOWN, endpoint="list")),
-    "old": snapshot(*EVERYTHING, ended=time.monotonic() - 100, trusted_for=20),
+# Made anew for each request, for a snapshot grows old.
+STATES: dict[str, Callable[[], Snapshot]] = {
+    "up": lambda: snapshot(*EVERYTHING, seen=14),
+    "empty": snapshot,
+    "none watched": lambda: snapshot(seen=3),
+    "not polled": lambda: Snapshot(ended=time.monotonic(), trusted_for=3600, polled=False),
+    "down": lambda: snapshot(*EVERYTHING, up=False, listed=False, failure=DOWN),
+    "not listed": lambda: snapshot(*EVERYTHING, listed=False, failure=replace(DOWN, endpoint="list")),
+    "old": lambda: snapshot(*EVERYTHING, ended=time.monotonic() - 100, trusted_for=20),
 }
 
 # The ratio of WCAG 2.2 between an element's text and what is behind it, for the worst of all elements.
@@ -73,7 +75,8 @@ def started() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(started: Browser) -> Browser:
-    """Return the browser with the settings of most people."""
+    """Return the browser with the settings of most people; each request is logged."""
+    structlog.reset_defaults()
     started.prefer("light")
     started.resize(*DESK)
     return started
@@ -96,7 +99,7 @@ def test_each_state_is_rendered(browser: Browser, state: str, scheme: str, size:
     """Readable in its colours, within its width, without a complaint or a request to anywhere else."""
     browser.prefer(scheme)
     browser.resize(*size)
-    with serving(lambda: STATES[state]) as url, capture_logs() as logs:
+    with serving(STATES[state]) as url, capture_logs() as logs:
         browser.open(url)
         requests = browser.requests()
         served = [entry["path"] for entry in logs if entry["event"] == "http.request"]
@@ -113,7 +116,7 @@ def test_each_state_is_rendered(browser: Browser, state: str, scheme: str, size:
 def test_a_screen_reader_is_told_of_a_table(browser: Browser, size: tuple[int, int]) -> None:
     """Laid out as a table or as cards, it is one: a caption, column headers, and a header for each row."""
     browser.resize(*size)
-    with serving(lambda: STATES["up"]) as url:
+    with serving(STATES["up"]) as url:
         browser.open(url)
         roles = browser.roles()
 
@@ -127,7 +130,7 @@ def test_a_screen_reader_is_told_of_a_table(browser: Browser, size: tuple[int, i
 def test_every_width_is_wide_enough(browser: Browser, width: int) -> None:
     """Nobody has to scroll sideways, however narrow the window and long the names."""
     browser.resize(width, 800)
-    with serving(lambda: STATES["up"]) as url:
+    with serving(STATES["up"]) as url:
         browser.open(url)
 
     assert 0 == overflow(browser)
@@ -136,7 +139,7 @@ def test_every_width_is_wide_enough(browser: Browser, width: int) -> None:
 def test_dark_is_dark(browser: Browser) -> None:
     """The page follows what the user prefers."""
     grounds = {}
-    with serving(lambda: STATES["up"]) as url:
+    with serving(STATES["up"]) as url:
         for scheme in ("light", "dark"):
             browser.prefer(scheme)
             browser.open(url)
@@ -147,7 +150,7 @@ def test_dark_is_dark(browser: Browser) -> None:
 
 def test_a_name_runs_no_script(browser: Browser) -> None:
     """It is shown as it is."""
-    with serving(lambda: STATES["up"]) as url:
+    with serving(STATES["up"]) as url:
         browser.open(url)
 
         assert "<script>document.title = 'taken'</script>" in text(browser)
@@ -156,7 +159,7 @@ def test_a_name_runs_no_script(browser: Browser) -> None:
 
 def test_words_say_what_colours_do(browser: Browser) -> None:
     """Each verdict is readable in black and white."""
-    with serving(lambda: STATES["up"]) as url:
+    with serving(STATES["up"]) as url:
         browser.open(url)
         verdicts = browser.run(
             "return [...document.querySelectorAll('.verdict')].map(e => e.innerText.replace(/\\s+/, ' '))"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from docker_prom_exporter import advice, cli
 from docker_prom_exporter.check import Report, check
@@ -29,6 +30,14 @@ from support.simulated import (
 def simulated() -> Iterator[Simulation]:
     with simulation() as engine:
         yield engine
+
+
+@pytest.fixture
+def log_as_before() -> Iterator[None]:
+    """Undo what a command does to the log, which is one for all."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 def checked(url: str, *, coloured: bool = False, **options: Any) -> tuple[int, dict[str, str]]:
@@ -191,6 +200,7 @@ def test_colour_is_for_terminals(simulated: Simulation) -> None:
     assert coloured.startswith("\033[32manswered \033[0m in ")
 
 
+@pytest.mark.usefixtures("log_as_before")
 def test_the_command_asks_and_judges(simulated: Simulation, capsys: pytest.CaptureFixture[str]) -> None:
     """Its exit code is 0 where health can be reported, else 1; nothing of it is coloured in a file."""
     codes = [
