@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from docker_prom_exporter.containers import Container
-    from docker_prom_exporter.snapshot import Snapshot
+    from docker_prom_exporter.snapshot import Failure, Snapshot
 
 _STYLE: Final = resources.files(__package__).joinpath("status_page.css").read_text("utf-8")
 
@@ -205,7 +205,7 @@ def _header(view: _View) -> Iterator[str]:
         yield f"The last poll ended {_span(view.age)} ago, so nobody knows what holds of it now. "
         yield "The exporter is stuck: its log says more.</p>"
     elif snapshot.failure:
-        yield from _failure(view)
+        yield from _failure(snapshot.failure, state.tone)
     yield "</header>"
 
 
@@ -219,15 +219,13 @@ def _engine_facts(view: _View) -> Iterator[str]:
         yield escape("/".join(filter(None, (engine.os, engine.arch))))
 
 
-def _failure(view: _View) -> Iterator[str]:
-    failure = view.snapshot.failure
-    if failure:
-        yield f'<div class="notice {view.state.tone}">'
-        reason = f"{failure.reason}: {failure.detail}"
-        yield f"<p><code>{escape(failure.endpoint)}</code> {escape(reason)}</p>"
-        if failure.advice:
-            yield f"<p>What to do: {escape(failure.advice)}</p>"
-        yield "<p><code>docker-prom-exporter check</code> with the same options looks into it.</p></div>"
+def _failure(failure: Failure, tone: str) -> Iterator[str]:
+    reason = f"{failure.reason}: {failure.detail}"
+    yield f'<div class="notice {tone}">'
+    yield f"<p><code>{escape(failure.endpoint)}</code> {escape(reason)}</p>"
+    if failure.advice:
+        yield f"<p>What to do: {escape(failure.advice)}</p>"
+    yield "<p><code>docker-prom-exporter check</code> with the same options looks into it.</p></div>"
 
 
 def _containers(

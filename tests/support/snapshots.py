@@ -68,5 +68,7 @@ def serving(take: Callable[[], Snapshot], page: StatusPage = PAGE) -> Iterator[s
     listener = listen("127.0.0.1", 0)
     web = Web(listener, Exposition(take), page, "ConnectInfo")
     web.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    web.stop()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        web.stop()
