@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 _NAME: Final = "docker-prom-exporter"
 _COMMANDS: Final = {
     "once": "poll once, print the metrics, push or write them; exit 0 if Docker was up, else 1",
-    "check": "ask Docker each question once and say what to do; exit 0 if health can be reported, else 1",
+    "check": "ask Docker each question once, say what to do; exit 0 if health is to be had, else 1",
     "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
-    "demo": "serve the metrics of a simulated engine, needs no Docker; --seed N gives another play",
+    "demo": "serve the metrics of a simulated engine; needs no Docker; --seed N: another play",
 }
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
