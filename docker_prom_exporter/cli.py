@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -20,7 +22,7 @@ from docker_prom_exporter import __version__
 from docker_prom_exporter.settings import OPTIONS, BadOptionError, read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from docker_prom_exporter.engine import Engine
     from docker_prom_exporter.settings import Settings
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
 _NAME: Final = "docker-prom-exporter"
 _COMMANDS: Final = {
     "once": "poll once, print the metrics, push or write them; exit 0 if Docker was up, else 1",
+    "check": "ask Docker each question once, say what to do; exit 0 if health is to be had, else 1",
     "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
-    "demo": "serve the metrics of a simulated engine; needs no Docker",
+    "demo": "serve the metrics of a simulated engine; needs no Docker; --seed N: another play",
 }
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -56,8 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"{_NAME} {__version__}")
     for option in OPTIONS:
         parser.add_argument(option.flag, dest=option.name)
+    parser.add_argument("--seed")
     parsed = vars(parser.parse_args(arguments))
-    command = parsed.pop("command")
+    command, seed = parsed.pop("command"), parsed.pop("seed")
+    if seed is not None and command != "demo":
+        parser.error("--seed is for demo only")
+    if seed is not None and not re.fullmatch(r"[0-9]{1,18}", seed):
+        parser.error(f"--seed {seed!r} can't be used: it takes a whole number")
     try:
         settings = read_settings(parsed, os.environ)
     except BadOptionError as error:
@@ -69,21 +77,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from docker_prom_exporter import logs  # noqa: PLC0415
 
     logs.configure(settings.log_level, settings.log_format)
-    return _demo(settings) if command == "demo" else _run(settings, once=command == "once")
+    if command == "demo":
+        return _demo(settings, int(seed or 0))
+    return _run(settings, {"once": _once, "check": _check}.get(command, _serve))
 
 
-def _run(settings: Settings, *, once: bool) -> int:
+def _run(settings: Settings, do: Callable[[Engine, Settings], int]) -> int:
+    """Find the engine, which asks it nothing yet, and do with it what the command says."""
     from docker_prom_exporter.engine import BadTargetError, Engine, find_target  # noqa: PLC0415
 
     try:
         target = find_target(settings.docker_host, os.environ)
     except BadTargetError as error:
         return _fail(2, str(error))
-    engine = Engine(target, settings.docker_timeout)
-    return _once(engine, settings) if once else _serve(engine, settings)
+    return do(Engine(target, settings.docker_timeout), settings)
 
 
-def _demo(settings: Settings) -> int:
+def _demo(settings: Settings, seed: int) -> int:
     """Serve the simulated engine by the same exporter that serves a real one."""
     import structlog  # noqa: PLC0415
 
@@ -91,10 +101,19 @@ def _demo(settings: Settings) -> int:
 
     with (
         TemporaryDirectory() as folder,
-        SimulatedEngine(Path(folder, "docker.sock"), Play().containers) as engine,
+        SimulatedEngine(Path(folder, "docker.sock"), Play(seed).containers) as engine,
     ):
-        structlog.get_logger().warning("demo.started", engine="simulated", docker_host=engine.url)
-        return _run(replace(settings, docker_host=engine.url), once=False)
+        structlog.get_logger().warning("demo.started", engine="simulated", seed=seed, docker_host=engine.url)
+        return _run(replace(settings, docker_host=engine.url), _serve)
+
+
+def _check(engine: Engine, settings: Settings) -> int:
+    from docker_prom_exporter.check import Report, check  # noqa: PLC0415
+
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        return check(engine, settings, Report(sys.stdout, coloured=coloured))
+    return 1
 
 
 def _once(engine: Engine, settings: Settings) -> int:
@@ -124,6 +143,7 @@ def _serve(engine: Engine, settings: Settings) -> int:
     from docker_prom_exporter.metrics import Exposition  # noqa: PLC0415
     from docker_prom_exporter.poller import Poller  # noqa: PLC0415
     from docker_prom_exporter.push import OutletError, Outlets  # noqa: PLC0415
+    from docker_prom_exporter.status_page import StatusPage  # noqa: PLC0415
     from docker_prom_exporter.web import Web, listen  # noqa: PLC0415
 
     try:
@@ -139,7 +159,13 @@ def _serve(engine: Engine, settings: Settings) -> int:
     stop = threading.Event()
     poller = Poller(engine, settings, stop, outlets.wake)
     exposition = Exposition(lambda: poller.snapshot, others=outlets.families)
-    web = Web(listener, exposition, settings.client_ip_source)
+    page = StatusPage(
+        settings.poll_interval,
+        only_labelled=settings.container_health_filter_label,
+        details=settings.container_details,
+        docs=_documentation(),
+    )
+    web = Web(listener, exposition, page, settings.client_ip_source)
     polling = threading.Thread(target=poller.run, name="poller", daemon=True)
 
     host, port, *_ = listener.getsockname()
@@ -158,6 +184,14 @@ def _serve(engine: Engine, settings: Settings) -> int:
     outlets.join(ends)
     log.info("exporter.stopped")
     return 0
+
+
+def _documentation() -> str:
+    """Return the address the package names for its documentation; empty where it names none."""
+    with suppress(PackageNotFoundError):
+        urls: list[str] = metadata(_NAME).get_all("Project-URL", [])
+        return next((url.partition(", ")[2] for url in urls if url.startswith("Documentation,")), "")
+    return ""
 
 
 def _wait_for_signal() -> None:

@@ -18,12 +18,14 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from docker_prom_exporter.snapshot import SIMULATED
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from typing import Self
 
-VERSION: Final = "29.0.0-simulated"
+VERSION: Final = f"29.0.0{SIMULATED}"
 _ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 _ENDPOINTS: Final = (
     ("version", re.compile(r"(?:/v[\d.]+)?/version")),

@@ -19,7 +19,7 @@ from docker.context import ContextAPI
 from docker.context.config import get_current_context_name
 from docker.errors import DockerException, InvalidConfigFile
 from docker.transport import UnixHTTPAdapter
-from docker.utils import kwargs_from_env
+from docker.utils import kwargs_from_env, parse_host
 from docker.utils.config import find_config_file
 
 from docker_prom_exporter.containers import as_text
@@ -55,14 +55,16 @@ _REASONS_BY_STATUS: Final = {
 class EngineError(Exception):
     """A question failed: `endpoint` and `reason` as `snapshot` lists them, and one line of detail.
 
-    The detail never holds what the engine answered, so that no text of a container can reach a log.
+    The detail never holds what the engine answered, so that no text of a container can reach a log. `status`
+    is the HTTP status where an answer came at all.
     """
 
-    def __init__(self, endpoint: str, reason: str, detail: str) -> None:
+    def __init__(self, endpoint: str, reason: str, detail: str, status: int | None = None) -> None:
         super().__init__(f"{endpoint}: {detail}")
         self.endpoint = endpoint
         self.reason = reason
         self.detail = detail
+        self.status = status
 
 
 class BadTargetError(ValueError):
@@ -84,7 +86,9 @@ class _TooLargeError(Exception):
 
 
 # The first of these that has a cause of its kind tells; certificate errors are ValueErrors, too.
+# urllib3 counts a connection that was refused, or a name that is unknown, among the timeouts.
 _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
+    ((urllib3.exceptions.NewConnectionError,), "unreachable"),
     ((requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError), "timeout"),
     ((PermissionError,), "denied"),
     ((ssl.SSLError,), "error"),
@@ -111,6 +115,12 @@ class Engine:
         self._aborted = False
 
     @property
+    def url(self) -> str:
+        """Where the engine is asked: `unix:///PATH`, `http://HOST:PORT` or `https://HOST:PORT`."""
+        address = parse_host(self._target.get("base_url"), tls=bool(self._target.get("tls")))
+        return str(address).removeprefix("http+")
+
+    @property
     def connected(self) -> bool:
         """Whether a version was negotiated since the last failure."""
         return self._client is not None
@@ -126,6 +136,11 @@ class Engine:
         info = _engine_info(answer)
         self._client = self._new_client(info.api_version)
         return info
+
+    def assume(self, api_version: str) -> None:
+        """Speak this API version from here on: for who asks on although `/version` got no good answer."""
+        self.disconnect()
+        self._client = self._new_client(api_version)
 
     def disconnect(self) -> None:
         """Forget the client; the next question must be `connect`."""
@@ -249,27 +264,24 @@ def _engine_info(answer: Any) -> EngineInfo:
     )
 
 
-def _reason(error: Exception) -> tuple[str, str]:
-    """Name what docker-py, requests, urllib3 or the system raised: a reason of `snapshot`, and one line."""
+def _reason(error: Exception) -> tuple[str, str, int | None]:
+    """Name what docker-py, requests, urllib3 or the system raised, as `EngineError` takes it."""
     if isinstance(error, _StatusError):
-        return _REASONS_BY_STATUS.get(error.status, "error" if error.status >= 400 else "bad_response"), str(
-            error
-        )
-    causes = list(_causes(error))
-    reason = next(
-        (reason for kinds, reason in _REASONS if any(isinstance(c, kinds) for c in causes)), "error"
-    )
-    system = next((c.strerror for c in causes if isinstance(c, OSError) and c.strerror), None)
-    return reason, system or _line(causes[-1])
+        fallback = "error" if error.status >= 400 else "bad_response"
+        return _REASONS_BY_STATUS.get(error.status, fallback), str(error), error.status
+    found = list(causes(error))
+    reason = next((reason for kinds, reason in _REASONS if any(isinstance(c, kinds) for c in found)), "error")
+    system = next((c.strerror for c in found if isinstance(c, OSError) and c.strerror), None)
+    return reason, system or _line(found[-1]), None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Walk from what was raised to what caused it: requests and urllib3 hide it in `args` and `reason`."""
     yield error
     hidden = (*error.args, getattr(error, "reason", None), error.__cause__)
     inner = next((one for one in hidden if isinstance(one, BaseException)), None)
     if inner is not None:
-        yield from _causes(inner)
+        yield from causes(inner)
 
 
 def _line(error: BaseException) -> str:

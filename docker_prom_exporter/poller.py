@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -19,9 +19,10 @@ from tenacity import (
     wait_fixed,
 )
 
+from docker_prom_exporter.advice import NONE_WATCHED, advise
 from docker_prom_exporter.containers import LABEL, is_watched, parse_boolean, read_inspect, read_row
 from docker_prom_exporter.engine import EngineError
-from docker_prom_exporter.snapshot import Counts, Snapshot
+from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,21 +31,6 @@ if TYPE_CHECKING:
     from docker_prom_exporter.engine import Engine
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import EngineInfo
-
-DENIED: Final = {
-    "version": "a socket proxy must allow GET /version: VERSION=1",
-    "ping": "a socket proxy must allow GET /_ping: PING=1",
-    "list": "a socket proxy must allow GET /containers/json: CONTAINER_LIST=1 or CONTAINERS=1",
-    "inspect": "a socket proxy must allow GET /containers/{id}/json: CONTAINER_INSPECT=1 or CONTAINERS=1; "
-    "without it, set CONTAINER_DETAILS=false",
-}
-"""What to do when an endpoint is denied."""
-
-NONE_WATCHED: Final = (
-    f"label containers {LABEL}=true, "
-    "or set CONTAINER_HEALTH_FILTER_LABEL=false to watch all but those labelled false"
-)
-"""The two ways out when no container is watched."""
 
 _INSPECTS_AT_A_TIME: Final = 4
 _SECONDS_TO_RETRY: Final = 0.1
@@ -144,11 +130,22 @@ class Poller:
             self._counts.polls["failure"] += 1
         if not self._stop.is_set():
             ended = time.monotonic()
-            counts = self._counts.copy()
-            self.snapshot = replace(found, ended=ended, polled=True, duration=ended - began, counts=counts)
+            self.snapshot = replace(
+                found,
+                ended=ended,
+                polled=True,
+                since=self._since(up=found.up),
+                duration=ended - began,
+                counts=self._counts.copy(),
+            )
             self.first_poll_ended.set()
             self._on_poll()
         return self.snapshot
+
+    def _since(self, *, up: bool) -> float:
+        """Return the Unix time of the last change of `up`, be it now."""
+        before = self.snapshot
+        return before.since if before.polled and before.up == up else time.time()
 
     def _find(self, deadline: float) -> Snapshot:
         listing: _Listing = self._retrying(self._list, deadline)
@@ -160,6 +157,7 @@ class Poller:
             self.snapshot,
             up=True,
             listed=True,
+            failure=None,
             engine=self._info,
             containers=containers,
             seen=len(rows),
@@ -171,11 +169,15 @@ class Poller:
         if not isinstance(error, EngineError):
             self._engine.disconnect()
             self._log.error("poll.failed", exc_info=error)
-            return self.snapshot.distrusted()
+            return replace(self.snapshot.distrusted(), failure=None)
         up = error.endpoint == "list"
+        failure = self._failure(error)
         if not self._stop.is_set() and self._is_news("docker", (error.endpoint, error.reason)):
-            self._log.warning("containers.unknown" if up else "docker.lost", **_explain(error))
-        return replace(self.snapshot.distrusted(), up=up, engine=self._info)
+            self._log.warning("containers.unknown" if up else "docker.lost", **_explain(failure))
+        return replace(self.snapshot.distrusted(), up=up, failure=failure, engine=self._info)
+
+    def _failure(self, error: EngineError) -> Failure:
+        return Failure(error.endpoint, error.reason, error.detail, advise(error, self._engine.url))
 
     def _list(self, deadline: float) -> _Listing:
         try:
@@ -301,7 +303,9 @@ class Poller:
             self._counts.errors[error.endpoint, error.reason] += 1
         if self._is_news("inspect", frozenset(by_reason)):
             for error in by_reason.values():
-                self._log.warning("containers.details_missing", containers=len(errors), **_explain(error))
+                self._log.warning(
+                    "containers.details_missing", containers=len(errors), **_explain(self._failure(error))
+                )
 
     def _tell_found(self, *, containers: int, watched: int) -> None:
         info = self._info
@@ -325,8 +329,6 @@ class Poller:
         return True
 
 
-def _explain(error: EngineError) -> dict[str, str]:
-    explanation = {"endpoint": error.endpoint, "reason": error.reason, "detail": error.detail}
-    if error.reason == "denied":
-        explanation["advice"] = DENIED[error.endpoint]
-    return explanation
+def _explain(failure: Failure) -> dict[str, str]:
+    """Return what a log line says of a failure; what nobody can tell is left out."""
+    return {key: text for key, text in asdict(failure).items() if text}

@@ -23,6 +23,10 @@ FAILURES: Final = tuple(
 """Each endpoint and reason that can be counted: a container gone before its inspect is no failure."""
 
 
+SIMULATED: Final = "-simulated"
+"""The end of a simulated engine's version."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What an engine says of itself in `/version`; `health_listed` tells whether its list says health."""
@@ -33,6 +37,21 @@ class EngineInfo:
     os: str
     arch: str
     health_listed: bool
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it is the one of `demo`, which says so in its version."""
+        return self.version.endswith(SIMULATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a question failed, in one line of `detail`, and what to do about it, where anybody can tell."""
+
+    endpoint: str
+    reason: str
+    detail: str
+    advice: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +71,11 @@ class Counts:
 class Snapshot:
     """What one poll found. Immutable: any thread may read it, and nobody sees half of one.
 
-    `up`: the engine answered the last ping. `listed`: it listed its containers too; where not, `containers`
-    are those last seen and nothing is known of them but that. `seen` counts the engine's containers, watched
-    or not. `ended` is when the poll ended and `trusted_for` how long it may be believed, both in seconds on
-    the monotonic clock. `duration` is in seconds, `last_success` in Unix seconds (0: never).
+    `up`: the engine answered the last ping, and `since` is when that last changed, in Unix seconds. `listed`:
+    it listed its containers too; where not, `containers` are those last seen and nothing is known of them but
+    that, and `failure` says why. `seen` counts the engine's containers, watched or not. `ended` is when the
+    poll ended and `trusted_for` how long it may be believed, both in seconds on the monotonic clock.
+    `duration` is in seconds, `last_success` in Unix seconds (0: never).
     """
 
     ended: float
@@ -63,6 +83,8 @@ class Snapshot:
     polled: bool = True
     up: bool = False
     listed: bool = False
+    since: float = 0.0
+    failure: Failure | None = None
     engine: EngineInfo | None = None
     containers: tuple[Container, ...] = ()
     seen: int = 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import io
 import ipaddress
 import re
 import socket
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -17,11 +19,15 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
 import structlog
+from prometheus_client.exposition import gzip_accepted
+
+from docker_prom_exporter import status_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from docker_prom_exporter.metrics import Exposition
+    from docker_prom_exporter.status_page import StatusPage
 
 _MOST_CONNECTIONS: Final = 128
 _MOST_WAITING: Final = 256
@@ -85,15 +91,18 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 class Web:
-    """Serves an exposition from a thread of its own, which waits for nobody.
+    """Serves an exposition and a status page from a thread of its own, which waits for nobody.
 
     Each connection has a time to ask in, one to be idle and one to take the answer; when there are too many,
     the one that has been quiet for longest goes, so that who comes to scrape always finds a place.
     """
 
-    def __init__(self, listener: socket.socket, exposition: Exposition, client_ip_source: str) -> None:
+    def __init__(
+        self, listener: socket.socket, exposition: Exposition, page: StatusPage, client_ip_source: str
+    ) -> None:
         self._listener = listener
         self._exposition = exposition
+        self._page = page
         self._client_ip_source = client_ip_source
         self._log = structlog.get_logger()
         self._connections: dict[asyncio.StreamWriter, None] = {}
@@ -102,7 +111,7 @@ class Web:
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
         self._routes: dict[str, Callable[[Request], Response]] = {
             "/metrics": self._metrics,
-            "/": self._metrics,
+            "/": self._root,
             "/ping": lambda _: Response(HTTPStatus.OK, (b"pong",)),
             "/-/healthy": lambda _: _state("healthy", "the poll loop is stuck", good=exposition.is_trusted()),
             "/-/ready": lambda _: _state(
@@ -201,6 +210,23 @@ class Web:
         )
         return response
 
+    def _root(self, request: Request) -> Response:
+        """Give a browser the page, anything else the exposition."""
+        if not prefers_html(",".join(request.headers.get_all("Accept", []))):
+            return self._metrics(request)
+        snapshot = self._exposition.snapshot()
+        body = self._page.render(
+            snapshot,
+            age=time.monotonic() - snapshot.ended,
+            now=time.time(),
+            refreshing="refresh=off" not in request.query,
+        )
+        headers = {"Vary": "Accept, Accept-Encoding", **status_page.HEADERS}
+        if gzip_accepted(",".join(request.headers.get_all("Accept-Encoding", []))):
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body, 1)
+        return Response(HTTPStatus.OK, (body,), "text/html; charset=utf-8", headers)
+
     def _metrics(self, request: Request) -> Response:
         names = parse_qs(request.query, max_num_fields=1000).get("name[]", [])
         content_type, encoding, body = self._exposition.render(
@@ -232,6 +258,23 @@ class Web:
                     writer.write(memoryview(part)[start : start + _CHUNK])
                     await writer.drain()
             await writer.drain()
+
+
+def prefers_html(accept: str) -> bool:
+    """Tell whether `Accept` names HTML, and neither text nor OpenMetrics before it, as a browser's does."""
+    qualities = dict.fromkeys(("text/html", "text/plain", "application/openmetrics-text"), 0.0)
+    for choice in accept.lower().split(","):
+        media_type, *parameters = (part.strip() for part in choice.split(";"))
+        if media_type in qualities:
+            qualities[media_type] = max(qualities[media_type], _quality(parameters))
+    html = qualities.pop("text/html")
+    return html > 0 and html >= max(qualities.values())
+
+
+def _quality(parameters: list[str]) -> float:
+    """Read the `q` of a media range; 1 without, 0 where it is none (RFC 9110, section 12.4.2)."""
+    text = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+    return float(text) if re.fullmatch(r"[01](\.[0-9]{0,3})?", text) else 0.0
 
 
 def client_address(request: Request, source: str) -> str:

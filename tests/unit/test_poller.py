@@ -307,7 +307,7 @@ def test_an_engine_in_trouble(simulated: Simulation, endpoint: str, fault: str) 
         entry["event"] for entry in logs
     ]
     assert (endpoint, reason) == (logs[0]["endpoint"], logs[0]["reason"])
-    assert ("advice" in logs[0]) == (reason == "denied")
+    assert (reason == "denied") == ("a socket proxy must allow" in logs[0].get("advice", ""))
     assert (True, True, {"web": 3}) == (found.up, found.listed, healths(found))
 
 
@@ -538,3 +538,17 @@ def test_the_log_names_what_was_found(simulated: Simulation) -> None:
     assert ("Docker", "1.52", 2, 1) == tuple(
         found[key] for key in ("engine", "api_version", "containers", "watched")
     )
+
+
+def test_since_when_it_is_up_or_down(simulated: Simulation) -> None:
+    """The time of a change stays until the next one, and what failed is known until it no longer does."""
+    poller = poller_for(simulated.url)
+    up = [poller.poll() for _ in range(2)]
+    simulated.faults = {"ping": answers("503 Service Unavailable", "")}
+    down = [poller.poll() for _ in range(2)]
+    simulated.faults = {}
+    again = poller.poll()
+
+    assert up[0].since == up[1].since < down[0].since == down[1].since < again.since <= time.time()
+    assert [None, "unreachable"] == [up[1].failure, down[1].failure and down[1].failure.reason]
+    assert again.failure is None

@@ -23,6 +23,7 @@ from docker_prom_exporter.settings import CLIENT_IP_SOURCES
 from docker_prom_exporter.snapshot import Snapshot
 from docker_prom_exporter.web import _CLIENT_IP_HEADERS, Request, Web, client_address, listen
 from support.builders import container
+from support.snapshots import PAGE
 from support.waiting import wait_for
 
 
@@ -74,7 +75,7 @@ def read_all(connection: socket.socket) -> bytes:
 def serving(address: str = "127.0.0.1", client_ip_source: str = "ConnectInfo") -> Iterator[Site]:
     listener = listen(address, 0)
     site: Site
-    web = Web(listener, Exposition(lambda: site.snapshot), client_ip_source)
+    web = Web(listener, Exposition(lambda: site.snapshot), PAGE, client_ip_source)
     site = Site(web, listener.getsockname())
     web.start()
     try:

@@ -1,0 +1,175 @@
+"""Owns what to do about it, in words: a question to the engine that failed, no container that is watched."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import socket
+import ssl
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from docker_prom_exporter.containers import LABEL
+from docker_prom_exporter.engine import causes
+
+if TYPE_CHECKING:
+    from docker_prom_exporter.engine import EngineError
+
+NONE_WATCHED: Final = (
+    f"label containers {LABEL}=true, "
+    "or set CONTAINER_HEALTH_FILTER_LABEL=false to watch all but those labelled false"
+)
+"""The two ways out when no container is watched."""
+
+# The settings of calum4's proxy, then those of tecnativa's and linuxserver's, then wollomatic's expression.
+_DENIED_BY_PROXY: Final = {
+    "version": r"a socket proxy must allow GET /version: VERSION=1, or -allowGET=(/v[\d.]+)?/version",
+    "ping": r"a socket proxy must allow GET /_ping: PING=1, or -allowGET=(/v[\d.]+)?/_ping",
+    "list": "a socket proxy must allow GET /containers/json: CONTAINER_LIST=1 or CONTAINERS=1, "
+    r"or -allowGET=(/v[\d.]+)?/containers/json",
+    "inspect": "a socket proxy must allow GET /containers/{id}/json: CONTAINER_INSPECT=1 or CONTAINERS=1, "
+    r"or -allowGET=(/v[\d.]+)?/containers/[a-zA-Z0-9_.-]+/json; without it, set CONTAINER_DETAILS=false",
+}
+
+_BY_STATUS: Final = {
+    400: "the engine refused the API version, which a proxy in between may hide or an upgrade have changed; "
+    "or it speaks HTTPS: then use tcp://HOST:2376 with DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH",
+    401: "what is in front of the engine wants credentials, which the exporter lacks: use a socket proxy",
+    404: "nothing there speaks Docker's API: check the address in DOCKER_HOST",
+    502: "the socket proxy answers, the engine behind it does not: is the socket mounted into the proxy, and "
+    "may the proxy use it?",
+}
+_BY_STATUS[503] = _BY_STATUS[504] = _BY_STATUS[502]
+
+_STUCK: Final = "the engine is stuck or slow: look at its log, or give it longer with DOCKER_TIMEOUT"
+_START: Final = "start the engine (systemctl start docker)"
+_OTHER_SOCKETS: Final = ("/var/run/docker.sock", "/run/podman/podman.sock")
+
+
+def advise(error: EngineError, url: str) -> str:
+    """Say in one line what to do about a question that failed; empty where nobody can tell.
+
+    `url` is the engine's address as `Engine.url` gives it.
+    """
+    if error.status == 403:
+        return _DENIED_BY_PROXY[error.endpoint]
+    if error.status is not None:
+        return _BY_STATUS.get(error.status, "")
+    if error.reason == "timeout":
+        return _STUCK
+    if url.startswith("unix://"):
+        return _of_socket(Path(url.removeprefix("unix://")), error)
+    return _of_network(url, error)
+
+
+def _of_socket(path: Path, error: EngineError) -> str:
+    """Look at the socket's file for what the system's error leaves open."""
+    number = next((c.errno for c in causes(error) if isinstance(c, OSError) and c.errno), None)
+    if number == errno.ENOENT:
+        return _of_missing(path)
+    if number in (errno.EACCES, errno.EPERM):
+        return _of_forbidden(path)
+    if number == errno.ECONNREFUSED and path.is_dir():
+        return f"{path} is a folder: Docker makes one where the source of a mount is missing"
+    if number == errno.ECONNREFUSED:
+        return f"the socket is there, but nobody listens on it: {_START}"
+    return ""
+
+
+def _of_missing(path: Path) -> str:
+    others = [*_OTHER_SOCKETS, f"/run/user/{os.getuid()}/docker.sock"]
+    other = next((other for other in others if other != str(path) and _is_socket(Path(other))), None)
+    if other:
+        return f"there is no {path}, but a socket {other}: set DOCKER_HOST=unix://{other}"
+    return (
+        f"there is no {path}: {_START}; in a container, mount it (-v {path}:{path}:ro), "
+        "or set DOCKER_HOST to a socket proxy"
+    )
+
+
+def _is_socket(path: Path) -> bool:
+    with suppress(OSError):
+        return stat.S_ISSOCK(path.stat().st_mode)
+    return False
+
+
+def _of_forbidden(path: Path) -> str:
+    """Name the group that may use the socket, and the command that puts this user into it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return f"this user ({_user()}) may not enter the folder of {path}"
+    if not status.st_gid or not status.st_mode & stat.S_IWGRP:
+        return f"only {_user_name(status.st_uid)} may use {path}: run as that user, or use a socket proxy"
+    group = _group_name(status.st_gid)
+    if _is_member(status.st_gid):
+        return f"{_user()} has been put into the group {group} since this session began: log in anew"
+    return (
+        f"{path} is for the group {group}, which this user ({_user()}) isn't in: "
+        f"sudo usermod -aG {group} {_user_name(os.getuid())} and log in anew; "
+        f"in a container, docker run --group-add {status.st_gid}"
+    )
+
+
+def _is_member(gid: int) -> bool:
+    """Tell whether the group's entry lists this user, whatever the groups of the process."""
+    with suppress(KeyError):
+        return _user_name(os.getuid()) in grp.getgrgid(gid).gr_mem
+    return False
+
+
+def _user() -> str:
+    return f"{_user_name(os.getuid())}, uid {os.getuid()}"
+
+
+def _user_name(uid: int) -> str:
+    with suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    with suppress(KeyError):
+        return grp.getgrgid(gid).gr_name
+    return str(gid)
+
+
+def _of_network(url: str, error: EngineError) -> str:
+    """Tell apart by what was raised: the name, the certificate, the protocol, the port."""
+    where = urlsplit(url)
+    if _is(error, socket.gaierror):
+        return (
+            f"no name server knows {where.hostname!r}: check DOCKER_HOST; "
+            "two containers know each other's names only on a network they share"
+        )
+    if _is(error, ssl.SSLCertVerificationError):
+        return (
+            "the engine's certificate isn't trusted: DOCKER_CERT_PATH must hold the ca.pem that signed it, "
+            f"and it must be made out to {where.hostname}"
+        )
+    if _is(error, ssl.SSLError):
+        return _of_tls(error)
+    if _is(error, ConnectionRefusedError):
+        return f"nobody listens at {where.netloc}: check DOCKER_HOST; socket proxies listen on 2375"
+    if where.scheme == "http" and error.reason in ("unreachable", "bad_response"):
+        return (
+            f"is {where.netloc} a Docker engine or a socket proxy, without TLS? "
+            "With TLS, set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH"
+        )
+    return ""
+
+
+def _is(error: EngineError, kind: type[BaseException]) -> bool:
+    return any(isinstance(cause, kind) for cause in causes(error))
+
+
+def _of_tls(error: EngineError) -> str:
+    reasons = {cause.reason for cause in causes(error) if isinstance(cause, ssl.SSLError)}
+    if reasons & {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
+        return "it speaks HTTP, not HTTPS: use tcp:// or http://, and unset DOCKER_TLS_VERIFY"
+    return "the engine wants a client certificate it trusts: DOCKER_CERT_PATH must hold cert.pem and key.pem"

@@ -1,0 +1,191 @@
+"""Owns `check`: the four questions asked out loud, what came of each, and what would be watched."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
+
+from docker_prom_exporter.advice import NONE_WATCHED, advise
+from docker_prom_exporter.containers import LABEL, is_watched, parse_boolean, read_row
+from docker_prom_exporter.engine import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from docker_prom_exporter.containers import Row
+    from docker_prom_exporter.engine import Engine
+    from docker_prom_exporter.settings import Settings
+    from docker_prom_exporter.snapshot import EngineInfo
+
+_OUTCOMES: Final = {
+    "unreachable": "absent",
+    "timeout": "too slow",
+    "denied": "denied",
+    "not_found": "absent",
+    "bad_response": "nonsense",
+    "error": "failed",
+}
+_NOT_ASKED: Final = "not asked"
+_GREEN, _RED, _YELLOW = "32", "31", "33"
+
+# Engines 20.10 to 28, those from 29.3 on and Podman speak it. It is for telling what a proxy lets through
+# when it denies /version: the exporter itself only ever speaks the version that the engine names.
+_USUAL_API_VERSION: Final = "1.41"
+
+_MOST_NAMES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Lines of a topic, a word and an explanation, the word in colour where `coloured`."""
+
+    stream: TextIO
+    coloured: bool = False
+
+    def say(self, topic: str, word: str, explanation: str = "", *, colour: str = "") -> None:
+        """Write one line."""
+        padded = f"{word:<9}"
+        if self.coloured and colour:
+            padded = f"\033[{colour}m{padded}\033[0m"
+        line = f"{topic:<9} {padded} {_printable(explanation)}".rstrip()
+        self.stream.write(f"{line}\n")
+        self.stream.flush()
+
+
+class _Answer(NamedTuple):
+    """What came of a question: an answer, or the error; neither where it was not asked."""
+
+    answer: Any = None
+    error: EngineError | None = None
+
+
+def check(engine: Engine, settings: Settings, report: Report) -> int:
+    """Ask each endpoint once and report; return 0 if container health can be reported, else 1."""
+    report.say("engine", engine.url)
+    return _Check(engine, settings, report).run()
+
+
+class _Check:
+    def __init__(self, engine: Engine, settings: Settings, report: Report) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._report = report
+
+    def run(self) -> int:
+        version = self._ask("version", self._engine.connect, _describe)
+        if version.error and version.error.status is None and version.error.reason != "bad_response":
+            for endpoint in ("ping", "list", "inspect"):
+                self._skip(endpoint, "there is nobody to ask")
+            return self._fail("Docker can't be asked")
+        if version.error:
+            self._engine.assume(_USUAL_API_VERSION)
+        ping = self._ask("ping", self._engine.ping, lambda _: "")
+        listing = self._ask("list", self._engine.containers, lambda rows: f"{len(rows)} containers")
+        rows = self._read(version.answer, listing.answer or [])
+        inspect = self._inspect(version.answer, rows)
+        self._report_watched(rows, listed=not listing.error)
+        if version.error or ping.error or listing.error:
+            return self._fail("version, ping and list must answer")
+        return self._judge(version.answer, inspect)
+
+    def _ask(
+        self, endpoint: str, question: Callable[[float], Any], describe: Callable[[Any], str]
+    ) -> _Answer:
+        """Ask one question and say what came of it."""
+        began = time.monotonic()
+        try:
+            answer = question(began + self._settings.docker_timeout)
+        except EngineError as error:
+            advice = advise(error, self._engine.url)
+            explanation = f"{error.detail}: {advice}" if advice else error.detail
+            self._report.say(endpoint, _OUTCOMES[error.reason], explanation, colour=_RED)
+            return _Answer(error=error)
+        took = f"in {(time.monotonic() - began) * 1000:.0f} ms"
+        explanation = ", ".join(filter(None, (describe(answer), took)))
+        self._report.say(endpoint, "answered", explanation, colour=_GREEN)
+        return _Answer(answer)
+
+    def _skip(self, endpoint: str, why: str) -> _Answer:
+        self._report.say(endpoint, _NOT_ASKED, why, colour=_YELLOW)
+        return _Answer()
+
+    def _read(self, info: EngineInfo | None, answer: list[Any]) -> list[Row]:
+        health_listed = info is None or info.health_listed
+        rows = [row for item in answer if (row := read_row(item, health_listed=health_listed))]
+        return sorted(rows, key=lambda row: row.container.name)
+
+    def _inspect(self, info: EngineInfo | None, rows: list[Row]) -> _Answer:
+        """Ask for one container, a watched one where there is one."""
+        if not rows:
+            return self._skip("inspect", "the list named no container to ask for")
+        if not self._settings.container_details and info and info.health_listed:
+            return self._skip("inspect", "CONTAINER_DETAILS=false does without")
+        one = next(filter(self._is_watched, rows), rows[0]).container
+        return self._ask(
+            "inspect",
+            lambda deadline: self._engine.inspect(one.id, deadline),
+            lambda answer: one.name if answer else f"{one.name} is gone already",
+        )
+
+    def _is_watched(self, row: Row) -> bool:
+        return is_watched(row.label, only_labelled=self._settings.container_health_filter_label)
+
+    def _report_watched(self, rows: list[Row], *, listed: bool) -> None:
+        """Say which containers are watched and, by the reason, which are not."""
+        if not listed:
+            self._report.say("watched", "unknown", "the list did not answer", colour=_RED)
+            return
+        watched = [row for row in rows if self._is_watched(row)]
+        colour = _GREEN if watched else _YELLOW
+        self._report.say(
+            "watched", f"{len(watched)} of {len(rows)}", _names(watched) or NONE_WATCHED, colour=colour
+        )
+        left_out: dict[str, list[Row]] = {}
+        for row in rows:
+            if not self._is_watched(row):
+                left_out.setdefault(_why_left_out(row.label), []).append(row)
+        for why, those in left_out.items():
+            self._report.say("left out", str(len(those)), f"{why}: {_names(those)}")
+
+    def _judge(self, info: EngineInfo, inspect: _Answer) -> int:
+        if inspect.error and not info.health_listed:
+            return self._fail(f"{info.name} tells it by inspect only")
+        if inspect.error:
+            return self._pass(", but no restarts, exit codes and times")
+        return self._pass()
+
+    def _pass(self, but: str = "") -> int:
+        explanation = f"container health can be reported{but}"
+        self._report.say("result", "good", explanation, colour=_GREEN)
+        return 0
+
+    def _fail(self, why: str) -> int:
+        self._report.say("result", "bad", f"container health can't be reported: {why}", colour=_RED)
+        return 1
+
+
+def _describe(info: EngineInfo) -> str:
+    platform = "/".join(filter(None, (info.os, info.arch)))
+    return ", ".join(
+        filter(None, (f"{info.name} {info.version}".strip(), f"API {info.api_version}", platform))
+    )
+
+
+def _why_left_out(label: str | None) -> str:
+    if label is None:
+        return f"no label {LABEL}=true"
+    if parse_boolean(label) is None:
+        return f"the label {LABEL} is neither true nor false"
+    return f"{LABEL}=false"
+
+
+def _names(rows: Iterable[Row]) -> str:
+    names = [row.container.name for row in rows]
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def _printable(text: str) -> str:
+    """Escape what a foreign engine's words could break a line or colour a terminal with."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()

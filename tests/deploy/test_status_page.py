@@ -1,0 +1,243 @@
+"""The status page in a real browser: it reads well, stays where the reader is, and asks for nothing."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from docker_prom_exporter.demo import Play, SimulatedEngine
+from docker_prom_exporter.snapshot import Failure, Snapshot
+from docker_prom_exporter.status_page import StatusPage
+from support.browser import Browser, chromium
+from support.simulated import poller_for
+from support.snapshots import container, serving, snapshot
+from support.waiting import wait_for
+
+PICTURE = Path(__file__).with_name("status-page.png")
+PHONE = (360, 740)
+DESK = (1280, 1000)
+
+EVERYTHING = (
+    container("shop-web-1", health="unhealthy", project="shop", service="web", failing_streak=3),
+    container("shop-job-1", "exited", exit_code=137, oom_killed=True, finished=1.0, restarts=3),
+    container("shop-loop-1", "restarting", exit_code=1, restarts=12),
+    container("strange", health=None),
+    container("slow", health="starting"),
+    container("paused", "paused"),
+    container("new", "created"),
+    container("plain"),
+    container("well", health="healthy"),
+    container("<script>document.title = 'taken'</script>", health="healthy"),
+    container("n" * 200, project="p" * 100, service="s" * 100),
+)
+DOWN = Failure("version", "unreachable", "No such file or directory", "start the engine")
+
+# Made anew for each request, for a snapshot grows old.
+STATES: dict[str, Callable[[], Snapshot]] = {
+    "up": lambda: snapshot(*EVERYTHING, seen=14),
+    "empty": snapshot,
+    "none watched": lambda: snapshot(seen=3),
+    "not polled": lambda: Snapshot(ended=time.monotonic(), trusted_for=3600, polled=False),
+    "down": lambda: snapshot(*EVERYTHING, up=False, listed=False, failure=DOWN),
+    "not listed": lambda: snapshot(*EVERYTHING, listed=False, failure=replace(DOWN, endpoint="list")),
+    "old": lambda: snapshot(*EVERYTHING, ended=time.monotonic() - 100, trusted_for=20),
+}
+
+# The ratio of WCAG 2.2 between an element's text and what is behind it, for the worst of all elements.
+WORST_CONTRAST = """
+const channel = c => { c /= 255; return c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4; };
+const luminance = rgb => .2126 * channel(rgb[0]) + .7152 * channel(rgb[1]) + .0722 * channel(rgb[2]);
+const colour = text => text.match(/[\\d.]+/g).map(Number);
+const ground = element => {
+  const found = element ? colour(getComputedStyle(element).backgroundColor) : [255, 255, 255];
+  return found.length == 4 && found[3] == 0 ? ground(element.parentElement) : found;
+};
+const says = e => [...e.childNodes].some(node => node.nodeType == 3 && node.data.trim());
+const ratios = [...document.body.querySelectorAll("*")].filter(says).map(e => {
+  const [a, b] = [luminance(colour(getComputedStyle(e).color)), luminance(ground(e))];
+  return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+});
+return Math.min(...ratios);
+"""
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(started: Browser) -> Browser:
+    """Return the browser with the settings of most people; each request is logged."""
+    structlog.reset_defaults()
+    started.prefer("light")
+    started.resize(*DESK)
+    return started
+
+
+def text(browser: Browser) -> str:
+    """Return what is to be read."""
+    return str(browser.run("return document.body.innerText"))
+
+
+def overflow(browser: Browser) -> int:
+    """Return by how many pixels the page is wider than the window."""
+    return int(browser.run("const e = document.documentElement; return e.scrollWidth - e.clientWidth"))
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_each_state_is_rendered(browser: Browser, state: str, scheme: str, size: tuple[int, int]) -> None:
+    """Readable in its colours, within its width, without a complaint or a request to anywhere else."""
+    browser.prefer(scheme)
+    browser.resize(*size)
+    with serving(STATES[state]) as url, capture_logs() as logs:
+        browser.open(url)
+        requests = browser.requests()
+        served = [entry["path"] for entry in logs if entry["event"] == "http.request"]
+
+    assert [] == browser.console()
+    assert [f"{url}/"] == [request for request in requests if not request.startswith("data:")]
+    assert ["/"] == served
+    assert 0 == overflow(browser)
+    assert browser.run(WORST_CONTRAST) >= 4.5
+    assert "Docker" in browser.run("return document.querySelector('h1').innerText")
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_a_screen_reader_is_told_of_a_table(browser: Browser, size: tuple[int, int]) -> None:
+    """Laid out as a table or as cards, it is one: a caption, column headers, and a header for each row."""
+    browser.resize(*size)
+    with serving(STATES["up"]) as url:
+        browser.open(url)
+        roles = browser.roles()
+
+    assert [("table", "Watched: 11 of 14. The worst come first.")] == [r for r in roles if r[0] == "table"]
+    assert 8 == sum(role == "columnheader" for role, _ in roles)
+    assert "shop-web-1" == next(name for role, name in roles if role == "rowheader")
+    assert ("cell", "unhealthy") in roles
+
+
+@pytest.mark.parametrize("width", [280, 480, 600, 830, 1110, 1130, 1920])
+def test_every_width_is_wide_enough(browser: Browser, width: int) -> None:
+    """Nobody has to scroll sideways, however narrow the window and long the names."""
+    browser.resize(width, 800)
+    with serving(STATES["up"]) as url:
+        browser.open(url)
+
+    assert 0 == overflow(browser)
+
+
+def test_dark_is_dark(browser: Browser) -> None:
+    """The page follows what the user prefers."""
+    grounds = {}
+    with serving(STATES["up"]) as url:
+        for scheme in ("light", "dark"):
+            browser.prefer(scheme)
+            browser.open(url)
+            grounds[scheme] = browser.run("return getComputedStyle(document.body).backgroundColor")
+
+    assert {"light": "rgb(246, 247, 249)", "dark": "rgb(16, 20, 27)"} == grounds
+
+
+def test_a_name_runs_no_script(browser: Browser) -> None:
+    """It is shown as it is."""
+    with serving(STATES["up"]) as url:
+        browser.open(url)
+
+        assert "<script>document.title = 'taken'</script>" in text(browser)
+        assert "taken" not in browser.run("return document.title")
+
+
+def test_words_say_what_colours_do(browser: Browser) -> None:
+    """Each verdict is readable in black and white."""
+    with serving(STATES["up"]) as url:
+        browser.open(url)
+        verdicts = browser.run(
+            "return [...document.querySelectorAll('.verdict')].map(e => e.innerText.replace(/\\s+/, ' '))"
+        )
+
+    assert ["▲unhealthy", "■stopped", "■stopped", "?unknown", "◐starting"] == verdicts[:5]
+    assert ["○no healthcheck", "●healthy"] == sorted(set(verdicts[7:]))
+
+
+def test_it_renews_itself_where_the_reader_is(browser: Browser) -> None:
+    """What is new appears, and the window stays where it was scrolled to."""
+    many = [container(f"c{number}", health="healthy") for number in range(1000)]
+    now = [snapshot(*many)]
+    with serving(lambda: now[0]) as url:
+        browser.open(url)
+        browser.run("scrollTo(0, 12345)")
+        loaded = browser.run("return performance.timeOrigin")
+        now[0] = snapshot(*many[:-1], container("newcomer", health="healthy"))
+        wait_for(
+            lambda: browser.run("return performance.timeOrigin") != loaded, what="another page", seconds=20
+        )
+        wait_for(lambda: browser.run("return document.readyState") == "complete", what="all of it")
+
+        assert "newcomer" in text(browser)
+        assert 12345 == wait_for(lambda: round(browser.run("return scrollY")), what="the reader's place")
+
+
+def test_it_keeps_still_when_asked(browser: Browser) -> None:
+    """One link stops the renewal, another takes it up again."""
+    refreshes = "return document.querySelectorAll('meta[http-equiv]').length"
+    with serving(snapshot) as url:
+        browser.open(url)
+        first = browser.run(refreshes)
+        browser.open(browser.run("return document.querySelector('a[href*=off]').href"))
+        still = browser.run(refreshes)
+        browser.open(browser.run("return document.querySelector('.as-of a').href"))
+
+        assert [1, 0, 1] == [first, still, browser.run(refreshes)]
+
+
+def test_a_page_that_nobody_renewed_says_so(browser: Browser) -> None:
+    """Without a script: an animation shows it after a while, here made to end at once."""
+    shown = "return getComputedStyle(document.querySelector('.stale')).visibility"
+    with serving(snapshot) as url:
+        browser.open(url)
+        before = browser.run(shown)
+        browser.run("document.getAnimations().forEach(animation => animation.finish())")
+
+    assert ["hidden", "visible"] == [before, browser.run(shown)]
+
+
+def test_a_thousand_containers(browser: Browser) -> None:
+    """They are all there, and on a phone, too."""
+    browser.resize(*PHONE)
+    with serving(lambda: snapshot(*[container(f"c{number}") for number in range(1000)])) as url:
+        browser.open(url)
+
+        assert 1000 == browser.run("return document.querySelectorAll('tbody tr').length")
+        assert 0 == overflow(browser)
+
+
+def test_the_demo_is_a_picture(browser: Browser) -> None:
+    """What demo shows after a minute; with STATUS_PAGE_PICTURE set, it is kept for the README."""
+    clock = iter([time.time() - 76])
+    play = Play(seed=1, clock=lambda: next(clock, time.time()))
+    page = StatusPage(poll_interval=5, only_labelled=True, details=True)
+    with (
+        TemporaryDirectory() as folder,
+        SimulatedEngine(Path(folder, "docker.sock"), play.containers) as engine,
+        serving(poller_for(engine.url).poll, page) as url,
+    ):
+        browser.command("Emulation.setScrollbarsHidden", hidden=True)
+        browser.resize(1200, 960, scale=0.75)
+        browser.open(url)
+        picture = browser.picture()
+
+        assert "This is a simulation." in text(browser)
+
+    if os.environ.get("STATUS_PAGE_PICTURE"):
+        assert len(picture) < 100_000
+        PICTURE.write_bytes(picture)

@@ -1,0 +1,213 @@
+"""What check says of real engines, behind a real proxy, to a user without rights, and when they are gone."""
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from docker_prom_exporter.check import Report, check
+from docker_prom_exporter.demo import WATCH
+from docker_prom_exporter.engine import Engine as Asked
+from docker_prom_exporter.engine import find_target
+from support.missing import require_program
+from support.processes import Command
+from support.proxies import ALL, socket_proxy
+from support.real import SYSTEM_PATH, Engine
+from support.simulated import settings_for
+
+NOBODY = 65534
+ENDPOINTS = ("version", "ping", "list", "inspect")
+
+
+def checked(url: str, environ: Mapping[str, str] | None = None) -> tuple[int, dict[str, str]]:
+    """Return the exit code, and what each line says by its topic."""
+    settings = settings_for(url, docker_timeout=1)
+    asked = Asked(find_target(settings.docker_host, environ or {}), settings.docker_timeout)
+    stream = io.StringIO()
+    code = check(asked, settings, Report(stream))
+    return code, {line[:9].strip(): line[10:] for line in stream.getvalue().splitlines()}
+
+
+def words(lines: Mapping[str, str]) -> dict[str, str]:
+    """Return the outcome of each endpoint."""
+    return {endpoint: lines[endpoint][:9].strip() for endpoint in ENDPOINTS}
+
+
+@contextmanager
+def user(uid: int) -> Iterator[None]:
+    """Be somebody else for a while, without the groups of before."""
+    groups, gid = os.getgroups(), os.getgid()
+    os.setgroups([])
+    os.setresgid(uid, uid, gid)
+    os.setresuid(uid, uid, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(gid, gid, gid)
+        os.setgroups(groups)
+
+
+def test_a_real_engine(engine: Engine) -> None:
+    """All four answer, and who is watched is told from who is not."""
+    engine.run("web", labels=WATCH)
+    engine.run("other")
+    code, lines = checked(engine.url)
+
+    assert (0, dict.fromkeys(ENDPOINTS, "answered")) == (code, words(lines))
+    assert lines["version"][10:].lower().startswith(engine.name.replace("-", " "))
+    assert "1 of 2    web" == lines["watched"]
+    assert lines["left out"].endswith(": other")
+
+
+@pytest.mark.parametrize(
+    ("missing", "endpoint", "code"),
+    [
+        ("VERSION", "version", 1),
+        ("PING", "ping", 1),
+        ("CONTAINER_LIST", "list", 1),
+        ("CONTAINER_INSPECT", "inspect", 0),
+    ],
+)
+def test_a_permission_is_missing(
+    docker: Engine, tmp_path: Path, missing: str, endpoint: str, code: int
+) -> None:
+    """The proxy's setting is named, and nothing else is complained of."""
+    docker.run("web", labels=WATCH)
+    allowed = {name: value for name, value in ALL.items() if name != missing}
+    with socket_proxy(tmp_path, docker.listen, allowed) as port:
+        found, lines = checked(f"tcp://127.0.0.1:{port}")
+    expected = dict.fromkeys(ENDPOINTS, "answered") | {endpoint: "denied"}
+    if endpoint == "list":
+        expected["inspect"] = "not asked"
+
+    assert (code, expected) == (found, words(lines))
+    assert f"{missing}=1" in lines[endpoint]
+
+
+@pytest.mark.parametrize("allowed", [ALL, {"PING": "1", "VERSION": "1", "CONTAINERS": "1"}])
+def test_what_is_advised_is_enough(docker_26: Engine, tmp_path: Path, allowed: Mapping[str, str]) -> None:
+    """With the settings that are named, both kinds of proxy let everything through."""
+    docker_26.run("web", labels=WATCH)
+    with socket_proxy(tmp_path, docker_26.listen, allowed) as port:
+        code, lines = checked(f"tcp://127.0.0.1:{port}")
+
+    assert (0, dict.fromkeys(ENDPOINTS, "answered")) == (code, words(lines))
+
+
+def test_the_engine_behind_the_proxy_is_gone(tmp_path: Path) -> None:
+    """The proxy answers for it."""
+    with socket_proxy(tmp_path, tmp_path / "docker.sock", ALL) as port:
+        code, lines = checked(f"tcp://127.0.0.1:{port}")
+
+    assert (1, "absent") == (code, words(lines)["version"])
+    assert "the socket proxy answers, the engine behind it does not" in lines["version"]
+
+
+@pytest.mark.parametrize(
+    ("group", "command"),
+    [(4, "sudo usermod -aG adm nobody"), (54321, "docker run --group-add 54321"), (0, "only root may use")],
+)
+def test_a_user_without_the_group(docker_26: Engine, group: int, command: str) -> None:
+    """It is told which group, and how to get into it; never to become a member of root's."""
+    os.chown(docker_26.listen, 0, group)
+    with user(NOBODY):
+        code, lines = checked(docker_26.url)
+
+    assert (1, "denied") == (code, words(lines)["version"])
+    assert command in lines["version"]
+    assert "socket proxy must allow" not in lines["version"]
+
+
+def test_a_user_with_the_group(docker_26: Engine) -> None:
+    """Once in the group, it may ask."""
+    os.chown(docker_26.listen, 0, NOBODY)
+    with user(NOBODY):
+        code, lines = checked(docker_26.url)
+
+    assert (0, "answered") == (code, words(lines)["version"])
+
+
+def test_a_folder_that_is_closed(docker_26: Engine, tmp_path: Path) -> None:
+    """The way to the socket may be what is barred."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "docker.sock").symlink_to(docker_26.listen)
+    with user(NOBODY):
+        lines = checked(f"unix://{closed}/docker.sock")[1]
+
+    assert "may not enter the folder of" in lines["version"]
+
+
+def test_an_engine_that_is_killed(docker_26: Engine) -> None:
+    """Its socket stays, with nobody behind it."""
+    docker_26.kill()
+    code, lines = checked(docker_26.url)
+
+    assert (1, "absent") == (code, words(lines)["version"])
+    assert "nobody listens on it: start the engine" in lines["version"]
+
+
+def test_an_engine_that_is_stuck(docker_26: Engine) -> None:
+    """It takes the question and never answers."""
+    docker_26.pause()
+    code, lines = checked(docker_26.url)
+
+    assert (1, "too slow") == (code, words(lines)["version"])
+    assert "DOCKER_TIMEOUT" in lines["version"]
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """Return a folder as DOCKER_CERT_PATH takes it; the server's, in `server.pem`, is its own authority."""
+    openssl = Command(
+        [require_program("openssl"), "req", "-x509", "-newkey", "ec", "-noenc"], {"PATH": SYSTEM_PATH}
+    )
+    curve = ("-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2")
+    for name in ("ca", "cert"):
+        files = ("-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem"))
+        openssl.run(*curve, *files, "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1")
+    (tmp_path / "cert.key").rename(tmp_path / "key.pem")
+    (tmp_path / "server.pem").write_text(
+        (tmp_path / "ca.pem").read_text() + (tmp_path / "ca.key").read_text()
+    )
+    return tmp_path
+
+
+def test_tls_that_fits(docker_26: Engine, certificates: Path) -> None:
+    """With the authority's certificate, an engine behind TLS is like any other."""
+    environ = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)}
+    with socket_proxy(certificates, docker_26.listen, ALL, f"ssl crt {certificates}/server.pem") as port:
+        code, lines = checked(f"tcp://127.0.0.1:{port}", environ)
+
+    assert (0, f"https://127.0.0.1:{port}") == (code, lines["engine"])
+
+
+@pytest.mark.parametrize(
+    ("scheme", "server", "client", "says"),
+    [
+        ("https", "ssl crt {}/server.pem", False, "the ca.pem that signed it"),
+        ("tcp", "ssl crt {}/server.pem", False, "With TLS, set DOCKER_TLS_VERIFY=1"),
+        ("https", "", False, "it speaks HTTP, not HTTPS"),
+        (
+            "tcp",
+            "ssl crt {0}/server.pem verify required ca-file {0}/ca.pem",
+            True,
+            "wants a client certificate",
+        ),
+    ],
+    ids=["not trusted", "HTTP to HTTPS", "HTTPS to HTTP", "client not trusted"],
+)
+def test_tls_that_does_not_fit(
+    docker_26: Engine, certificates: Path, scheme: str, server: str, says: str, *, client: bool
+) -> None:
+    """Which side lacks what is told from the error."""
+    environ = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)} if client else {}
+    with socket_proxy(certificates, docker_26.listen, ALL, server.format(certificates)) as port:
+        code, lines = checked(f"{scheme}://127.0.0.1:{port}", environ)
+
+    assert 1 == code
+    assert says in lines["version"]

@@ -1,0 +1,106 @@
+"""A real browser without a window: Debian's Chromium, driven by Selenium."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.remote.command import Command
+
+from support.missing import require_program
+
+ALONE = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+class Browser:
+    """One Chromium; each `open` starts from an empty log."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self._driver = driver
+
+    def open(self, url: str) -> None:
+        """Go there and return once the page is complete."""
+        self.console()
+        self.requests()
+        self._driver.get(url)
+
+    def run(self, script: str) -> Any:
+        """Return what JavaScript `return`s; it is the test's own and not subject to the page's policy."""
+        return self._driver.execute_script(script)
+
+    def command(self, name: str, **parameters: Any) -> Any:
+        """Send a command of the DevTools protocol and return its answer."""
+        return self._driver.execute_cdp_cmd(name, parameters)
+
+    def prefer(self, scheme: str, media: str = "") -> None:
+        """Emulate a user who prefers `light` or `dark`, and a medium like `print`."""
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.command("Emulation.setEmulatedMedia", media=media, features=[feature])
+
+    def resize(self, width: int, height: int, *, scale: float = 1) -> None:
+        """Make the viewport this large, in CSS pixels."""
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
+        )
+
+    def console(self) -> Sequence[str]:
+        """Return what the console has said since last asked, the violated policies among it."""
+        return [entry["message"] for entry in self._log("browser")]
+
+    def requests(self) -> Sequence[str]:
+        """Return the addresses asked for since last asked."""
+        entries = (json.loads(entry["message"])["message"] for entry in self._log("performance"))
+        return [
+            entry["params"]["request"]["url"]
+            for entry in entries
+            if entry["method"] == "Network.requestWillBeSent"
+        ]
+
+    def _log(self, kind: str) -> Sequence[Any]:
+        entries: Sequence[Any] = self._driver.execute(Command.GET_LOG, {"type": kind})["value"]
+        return entries
+
+    def roles(self) -> Sequence[tuple[str, str]]:
+        """Return role and name of each node that a screen reader is told of."""
+        nodes = self.command("Accessibility.getFullAXTree")["nodes"]
+        return [
+            (node["role"]["value"], node.get("name", {}).get("value", ""))
+            for node in nodes
+            if not node["ignored"]
+        ]
+
+    def picture(self) -> bytes:
+        """Return what is to be seen, as PNG."""
+        return self._driver.get_screenshot_as_png()
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Yield a browser with a new profile that asks for nothing by itself."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = require_program("chromium")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for argument in (*ALONE, f"--user-data-dir={profile}"):
+            options.add_argument(argument)
+        driver = webdriver.Chrome(options, Service(require_program("chromedriver")))
+        try:
+            yield Browser(driver)
+        finally:
+            driver.quit()

@@ -1,0 +1,74 @@
+"""Snapshots made by hand, and an exporter's web side that serves them."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from docker_prom_exporter.containers import Container, Details
+from docker_prom_exporter.metrics import Exposition
+from docker_prom_exporter.snapshot import EngineInfo, Snapshot
+from docker_prom_exporter.status_page import StatusPage
+from docker_prom_exporter.web import Web, listen
+
+ENGINE = EngineInfo("Docker", "26.1.5", "1.45", "linux", "amd64", health_listed=True)
+PAGE = StatusPage(poll_interval=5, only_labelled=True, details=True)
+
+
+def details(**what: Any) -> Details:
+    """Return the details of a container that started a minute ago."""
+    usual: dict[str, Any] = {
+        "state": what.get("state", "running"),
+        "health_status": None,
+        "started": time.time() - 60,
+        "finished": None,
+        "restarts": 0,
+        "exit_code": None,
+        "oom_killed": False,
+        "failing_streak": None,
+    }
+    return Details(**{**usual, **what})
+
+
+def container(name: str, state: str = "running", health: str | None = "none", **what: Any) -> Container:
+    """Return a container with details; what is given of those replaces the usual."""
+    return Container(
+        id=f"{name:0>64}",
+        name=name,
+        image="app:1",
+        compose_project=what.pop("project", ""),
+        compose_service=what.pop("service", ""),
+        state=state,
+        health_status=health,
+        created=time.time() - 86400,
+        details=what.pop("details") if "details" in what else details(state=state, **what),
+    )
+
+
+def snapshot(*containers: Container, **what: Any) -> Snapshot:
+    """Return what a poll that ended just now has found."""
+    usual: dict[str, Any] = {
+        "ended": time.monotonic(),
+        "trusted_for": 20,
+        "up": True,
+        "listed": True,
+        "since": time.time() - 3600,
+        "engine": ENGINE,
+        "containers": containers,
+        "seen": len(containers),
+        "duration": 0.012,
+        "last_success": time.time(),
+    }
+    return Snapshot(**{**usual, **what})
+
+
+@contextmanager
+def serving(take: Callable[[], Snapshot], page: StatusPage = PAGE) -> Iterator[str]:
+    """Yield the address of a web side that serves what `take` returns at each request."""
+    listener = listen("127.0.0.1", 0)
+    web = Web(listener, Exposition(take), page, "ConnectInfo")
+    web.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        web.stop()

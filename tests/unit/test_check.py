@@ -1,0 +1,257 @@
+"""What check says of each endpoint, what to do about it, and what it makes of it all."""
+
+import io
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from docker_prom_exporter import advice, cli
+from docker_prom_exporter.check import Report, check
+from docker_prom_exporter.containers import LABEL
+from docker_prom_exporter.engine import Engine, find_target
+from support.simulated import (
+    Fault,
+    Simulation,
+    answers,
+    answers_json,
+    hangs,
+    resets,
+    settings_for,
+    simulation,
+)
+
+
+@pytest.fixture
+def simulated() -> Iterator[Simulation]:
+    with simulation() as engine:
+        yield engine
+
+
+@pytest.fixture
+def log_as_before() -> Iterator[None]:
+    """Undo what a command does to the log, which is one for all."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def checked(url: str, *, coloured: bool = False, **options: Any) -> tuple[int, dict[str, str]]:
+    """Return the exit code, and what each line says by its topic."""
+    settings = settings_for(url, **options)
+    stream = io.StringIO()
+    engine = Engine(find_target(settings.docker_host, {}), settings.docker_timeout)
+    code = check(engine, settings, Report(stream, coloured=coloured))
+    lines = stream.getvalue().splitlines()
+    return code, {line[:9].strip(): line[10:] for line in lines}
+
+
+def words(lines: dict[str, str]) -> list[str]:
+    """Return the outcome of each endpoint."""
+    return [lines[endpoint][:9].strip() for endpoint in ("version", "ping", "list", "inspect")]
+
+
+ANSWERED = ["answered"] * 4
+DENIED = answers("403 Forbidden", "<html>Forbidden</html>")
+
+
+def test_all_is_well(simulated: Simulation) -> None:
+    """Each endpoint answered once, the engine is named, and so is who is watched."""
+    simulated.stage.add("web", health="healthy")
+    simulated.stage.add("db", labels={})
+    code, lines = checked(simulated.url)
+
+    assert (0, ANSWERED) == (code, words(lines))
+    assert ["engine", "version", "ping", "list", "inspect", "watched", "left out", "result"] == list(lines)
+    assert simulated.url == lines["engine"]
+    assert "Docker 29.0.0-simulated, API 1.52, linux/amd64, in " in lines["version"]
+    assert "2 containers, in " in lines["list"]
+    assert "web, in " in lines["inspect"]
+    assert "1 of 2    web" == lines["watched"]
+    assert f"1         no label {LABEL}=true: db" == lines["left out"]
+    assert "good      container health can be reported" == lines["result"]
+    assert [1, 1, 1, 1] == [simulated.asked(name) for name in ("version", "ping", "list", "inspect")]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "setting", "code"),
+    [
+        ("version", "VERSION=1", 1),
+        ("ping", "PING=1", 1),
+        ("list", "CONTAINER_LIST=1 or CONTAINERS=1", 1),
+        ("inspect", "CONTAINER_INSPECT=1 or CONTAINERS=1", 0),
+    ],
+)
+def test_a_proxy_denies_one(simulated: Simulation, endpoint: str, setting: str, code: int) -> None:
+    """The setting that lacks is named, the other endpoints are asked all the same."""
+    simulated.stage.add("web")
+    simulated.faults = {endpoint: DENIED}
+    found, lines = checked(simulated.url)
+    expected = dict(zip(("version", "ping", "list", "inspect"), ANSWERED, strict=True)) | {endpoint: "denied"}
+    if endpoint == "list":
+        expected["inspect"] = "not asked"
+
+    assert code == found
+    assert list(expected.values()) == words(lines)
+    assert setting in lines[endpoint]
+    assert "-allowGET=" in lines[endpoint]
+
+
+def test_a_proxy_denies_all(simulated: Simulation) -> None:
+    """One run tells all that is to be set."""
+    simulated.faults = dict.fromkeys(("version", "ping", "list", "inspect"), DENIED)
+    code, lines = checked(simulated.url)
+
+    assert (1, ["denied", "denied", "denied", "not asked"]) == (code, words(lines))
+    assert "unknown   the list did not answer" == lines["watched"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "word", "says"),
+    [
+        (hangs(), "too slow", "DOCKER_TIMEOUT"),
+        (resets, "absent", ""),
+        (answers("503 Service Unavailable", ""), "absent", "the engine behind it does not"),
+        (answers("404 Not Found", "{}"), "absent", "check the address in DOCKER_HOST"),
+        (answers("400 Bad Request", '{"message": "too new"}'), "failed", "refused the API version"),
+        (answers("401 Unauthorized", ""), "denied", "credentials"),
+        (answers_json("nonsense"), "nonsense", ""),
+    ],
+)
+def test_an_endpoint_in_trouble(simulated: Simulation, fault: Fault, word: str, says: str) -> None:
+    """The word for it, and what to do."""
+    simulated.stage.add("web")
+    simulated.faults = {"list": fault}
+    code, lines = checked(simulated.url, docker_timeout=0.3)
+
+    assert (1, ["answered", "answered", word, "not asked"]) == (code, words(lines))
+    assert says in lines["list"]
+    assert (
+        "bad       container health can't be reported: version, ping and list must answer" == lines["result"]
+    )
+
+
+def test_podman_must_be_inspected() -> None:
+    """Its list says no health, so that without inspect there is none."""
+    with simulation(api_version="1.41", podman=True) as podman:
+        podman.stage.add("web", health="healthy")
+        podman.faults = {"inspect": DENIED}
+        code, lines = checked(podman.url)
+
+    assert 1 == code
+    assert lines["result"].endswith("Podman tells it by inspect only")
+
+
+def test_docker_need_not_be_inspected(simulated: Simulation) -> None:
+    """With CONTAINER_DETAILS=false the endpoint isn't even asked, without container it can't be."""
+    assert "not asked the list named no container to ask for" == checked(simulated.url)[1]["inspect"]
+
+    simulated.stage.add("web")
+    code, lines = checked(simulated.url, container_details=False)
+
+    assert (0, 0) == (code, simulated.asked("inspect"))
+    assert "not asked CONTAINER_DETAILS=false does without" == lines["inspect"]
+
+
+def test_who_is_left_out(simulated: Simulation) -> None:
+    """By the reason; and when nobody is left, both ways out are named."""
+    simulated.stage.add("refused", labels={LABEL: "false"})
+    simulated.stage.add("spoilt", labels={LABEL: "perhaps"})
+    stream = io.StringIO()
+    settings = settings_for(simulated.url)
+    check(Engine(find_target(simulated.url, {}), 2), settings, Report(stream))
+
+    assert f"left out  1         {LABEL}=false: refused\n" in stream.getvalue()
+    assert f"left out  1         the label {LABEL} is neither true nor false: spoilt\n" in stream.getvalue()
+    assert f"watched   0 of 2    {advice.NONE_WATCHED}\n" in stream.getvalue()
+
+    watched = checked(simulated.url, container_health_filter_label=False)[1]["watched"]
+
+    assert "1 of 2    spoilt" == watched
+
+
+def test_many_names_are_cut(simulated: Simulation) -> None:
+    """A thousand containers make no line of a thousand names."""
+    for number in range(1000):
+        simulated.stage.add(f"c{number:03}")
+
+    watched = checked(simulated.url)[1]["watched"]
+
+    assert watched.startswith("1000 of 1000 c000, c001, ")
+    assert watched.endswith("c018, c019 and 980 more")
+
+
+def test_a_name_breaks_no_line(simulated: Simulation) -> None:
+    """What a hostile engine answers can neither add a line nor colour the terminal."""
+    simulated.stage.add("web\n\033[31mresult")
+
+    assert "web\\n\\x1b[31mresult" in checked(simulated.url)[1]["watched"]
+
+
+def test_colour_is_for_terminals(simulated: Simulation) -> None:
+    """The words stand without it; with it, only the word is coloured."""
+    plain, coloured = (checked(simulated.url, coloured=coloured)[1]["ping"] for coloured in (False, True))
+
+    assert "\033" not in plain
+    assert coloured.startswith("\033[32manswered \033[0m in ")
+
+
+@pytest.mark.usefixtures("log_as_before")
+def test_the_command_asks_and_judges(simulated: Simulation, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its exit code is 0 where health can be reported, else 1; nothing of it is coloured in a file."""
+    codes = [
+        cli.main(["check", "--docker-host", url]) for url in (simulated.url, "unix:///nowhere/docker.sock")
+    ]
+    out = capsys.readouterr().out
+
+    assert [0, 1] == codes
+    assert 2 == out.count("result ")
+    assert "\033" not in out
+
+
+def told(url: str) -> str:
+    """Return what is said of the first question."""
+    code, lines = checked(url)
+
+    assert (1, ["not asked"] * 3) == (code, words(lines)[1:])
+    return lines["version"]
+
+
+def test_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is to be started or mounted; or there is another one."""
+    monkeypatch.setattr(advice, "_OTHER_SOCKETS", (str(tmp_path / "other.sock"),))
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    missing = tmp_path / "docker.sock"
+
+    assert f"-v {missing}:{missing}:ro" in told(f"unix://{missing}")
+
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "other.sock"))
+
+        assert f"set DOCKER_HOST=unix://{tmp_path}/other.sock" in told(f"unix://{missing}")
+
+
+def test_a_folder_in_place_of_the_socket(tmp_path: Path) -> None:
+    """Docker makes one where a mount's source is missing."""
+    assert f"{tmp_path} is a folder" in told(f"unix://{tmp_path}")
+
+
+def test_a_socket_without_engine(tmp_path: Path) -> None:
+    """The file outlived who listened on it."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "docker.sock"))
+
+    assert "nobody listens on it: start the engine" in told(f"unix://{tmp_path}/docker.sock")
+
+
+def test_nobody_at_the_address() -> None:
+    """The port is closed, the name unknown, or what listens there is no engine."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+    assert f"nobody listens at 127.0.0.1:{port}" in told(f"tcp://127.0.0.1:{port}")
+    assert "no name server knows 'nowhere.invalid'" in told("tcp://nowhere.invalid:2375")

@@ -1,0 +1,347 @@
+"""The status page says what a snapshot holds, in HTML that means what it should, and who gets it."""
+
+import gzip
+import re
+import time
+import urllib.request
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from docker_prom_exporter.containers import LABEL, Container
+from docker_prom_exporter.demo import VERSION
+from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
+from docker_prom_exporter.status_page import StatusPage
+from docker_prom_exporter.web import prefers_html
+from support.snapshots import ENGINE, PAGE, container, serving, snapshot
+
+CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+VOID = {"meta", "link"}
+
+
+class Reader(HTMLParser):
+    """Reads a page into its text, its table's rows and its elements, and notes what isn't well formed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.words: list[str] = []
+        self.feed(page)
+        self.close()
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.words.append(data)
+        if "th" in self.open or "td" in self.open:
+            self.rows[-1][-1] += data
+
+
+def read(snapshot: Snapshot, page: StatusPage = PAGE, *, age: float = 1, **options: Any) -> Reader:
+    return Reader(page.render(snapshot, age=age, now=time.time(), **options).decode())
+
+
+def named(*containers: Container) -> list[str]:
+    return [row[0] for row in read(snapshot(*containers)).rows[1:]]
+
+
+DOWN = Failure("ping", "unreachable", "Connection refused", "start the engine")
+
+
+@pytest.mark.parametrize(
+    ("state", "age", "sentence"),
+    [
+        (snapshot(), 1, "Docker is up"),
+        (snapshot(up=False, listed=False, failure=DOWN), 1, "Docker is down"),
+        (snapshot(listed=False), 1, "Docker is up, but does not list its containers"),
+        (Snapshot(ended=0, trusted_for=20, polled=False), 1, "Docker has not answered yet"),
+        (snapshot(up=False, listed=False), 21, "Docker is not being watched"),
+    ],
+)
+def test_the_engine_comes_first(state: Snapshot, age: float, sentence: str) -> None:
+    """The heading says in words how the engine is, and so does the title."""
+    page = read(state, age=age)
+
+    assert sentence in page.text
+    assert page.text.startswith(sentence)
+    assert [] == page.wrong + page.open
+
+
+def test_an_engine_that_is_up_is_described() -> None:
+    """Since when, which version, and which API."""
+    text = read(snapshot()).text
+
+    assert "since 1 h ago · Docker 26.1.5 · API 1.45 · linux/amd64" in text
+
+
+def test_an_engine_that_is_down_says_why() -> None:
+    """The question that failed, the reason and what to do about it; the containers last seen are unknown."""
+    page = read(snapshot(container("web", health="healthy"), up=False, listed=False, failure=DOWN))
+
+    assert "ping unreachable: Connection refused What to do: start the engine" in page.text
+    assert ["web", "", "?unknown", "", "", "", "", ""] == page.rows[1]
+    assert "Last seen: 1. Nobody knows how they are now." in page.text
+
+
+def test_what_is_old_says_so() -> None:
+    """A poll too old to trust is named as such, with its age."""
+    text = read(snapshot(up=False, listed=False), age=95).text
+
+    assert "What is shown here is old. The last poll ended 1 min 35 s ago" in text
+
+
+def test_the_worst_come_first() -> None:
+    """By verdict, then by name; who stopped by itself comes before who was done."""
+    everything = (
+        container("healthy", health="healthy"),
+        container("alive"),
+        container("done", "exited", exit_code=0),
+        container("new", "created"),
+        container("starting", health="starting"),
+        container("unknown", health=None),
+        container("failed", "exited", exit_code=1),
+        container("looping", "restarting"),
+        container("b unhealthy", health="unhealthy"),
+        container("a unhealthy", health="unhealthy"),
+    )
+    order = "a unhealthy,b unhealthy,failed,looping,unknown,starting,done,new,alive,healthy"
+
+    assert order.split(",") == named(*everything)
+    assert order.split(",") == named(*reversed(everything))
+
+
+def test_a_row_tells_all() -> None:
+    """Each column has its value, in words."""
+    killed = container(
+        "shop-web-1",
+        "exited",
+        project="shop",
+        service="web",
+        finished=time.time() - 90,
+        restarts=2,
+        exit_code=137,
+        oom_killed=True,
+    )
+    ill = container("db", health="unhealthy", failing_streak=3)
+    rows = [[" ".join(cell.split()) for cell in row] for row in read(snapshot(killed, ill)).rows]
+
+    assert [
+        [
+            "Container",
+            "Compose project / service",
+            "Health",
+            "State",
+            "Since",
+            "Restarts",
+            "Exit code",
+            "Failing streak",
+        ],
+        ["db", "", "▲unhealthy", "running", "1 min ago", "0", "", "3"],
+        ["shop-web-1", "shop / web", "■stopped", "exited", "1 min 30 s ago", "2", "137, out of memory", ""],
+    ] == rows
+
+
+def test_the_table_is_a_table() -> None:
+    """A caption, a header for each column, and one for each row."""
+    page = read(snapshot(container("web")))
+    scopes = [attributes.get("scope") for tag, attributes in page.elements if tag == "th"]
+
+    assert ["col"] * 8 + ["row"] == scopes
+    assert "Watched: 1 of 1. The worst come first." in page.text
+    assert "caption" in [tag for tag, _ in page.elements]
+
+
+def test_without_details_their_absence_is_explained() -> None:
+    """It was asked for, or inspecting failed."""
+    bare = snapshot(container("web", details=None))
+
+    assert "CONTAINER_DETAILS=false" in read(bare, replace(PAGE, details=False)).text
+    assert "missing for 1 of them, as inspecting them fails" in read(bare).text
+
+
+@pytest.mark.parametrize(
+    ("only_labelled", "fix"),
+    [(True, f'{LABEL}: "true"'), (True, "CONTAINER_HEALTH_FILTER_LABEL=false"), (False, f'{LABEL}: "false"')],
+)
+def test_who_is_left_out_can_be_let_in(*, only_labelled: bool, fix: str) -> None:
+    """The fix for the filter in use is there to copy."""
+    page = replace(PAGE, only_labelled=only_labelled)
+
+    assert fix in read(snapshot(container("web"), seen=3), page).text
+    assert "2 containers are" in read(snapshot(container("web"), seen=3), page).text
+    assert "Not watched" not in read(snapshot(container("web")), page).text
+
+
+def test_nothing_to_watch_is_explained() -> None:
+    """None is watched, or there is none."""
+    assert f'{LABEL}: "true"' in read(snapshot(seen=3)).text
+    assert "Docker has no containers at all." in read(snapshot()).text
+
+
+def test_the_exporter_accounts_for_itself() -> None:
+    """Its last poll, the interval, and what went wrong so far."""
+    counts = Counts()
+    counts.polls.update(success=7, failure=1)
+    counts.requests.update(version=2, ping=8, list=7)
+    counts.errors["ping", "timeout"] = 1
+    text = read(snapshot(counts=counts)).text
+
+    assert "Last poll 1 s ago, took 12 ms" in text
+    assert "Interval 5 s Polls 7 succeeded, 1 failed Errors ping timeout: 1, in 17 requests" in text
+
+
+def test_a_simulation_says_so() -> None:
+    """What demo serves can't be taken for real."""
+    simulated = read(snapshot(engine=replace(ENGINE, version=VERSION))).text
+
+    assert "This is a simulation." in simulated
+    assert "This is a simulation." not in read(snapshot()).text
+
+
+def test_names_are_text() -> None:
+    """Whatever a name holds, it adds no element and no attribute."""
+    evil = "<script>alert(1)</script>'\"&"
+    plain = read(snapshot(container("web", project="p", service="s")))
+    page = read(snapshot(container(evil, project=evil, service=evil), engine=replace(ENGINE, version=evil)))
+
+    assert [tag for tag, _ in plain.elements] == [tag for tag, _ in page.elements]
+    assert evil == page.rows[1][0]
+    assert f"{evil} / {evil}" == page.rows[1][1]
+
+
+def test_nothing_is_fetched_or_run() -> None:
+    """No element asks for anything, and every link but the documentation's stays here."""
+    page = read(snapshot(container("web")), replace(PAGE, docs="https://example.org/?a&b"))
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+
+    assert {"script", "img", "iframe", "object", "form"}.isdisjoint(tag for tag, _ in page.elements)
+    assert not any(name.startswith("on") or name == "style" for _, a in page.elements for name in a)
+    assert ["./", "?refresh=off", "metrics", "https://example.org/?a&b"] == links
+
+
+@pytest.mark.parametrize(("interval", "seconds"), [(0.5, "5"), (7.2, "8"), (3600, "60")])
+def test_it_renews_itself(interval: float, seconds: str) -> None:
+    """About once a poll, neither too often nor too rarely; not at all where somebody wants it still."""
+    page = replace(PAGE, poll_interval=interval)
+    told = [a.get("content") for _, a in read(snapshot(), page).elements if a.get("http-equiv") == "refresh"]
+    still = read(snapshot(), page, refreshing=False).elements
+
+    assert [seconds] == told
+    assert not any(attributes.get("http-equiv") for _, attributes in still)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-3, "0 s"), (0, "0 s"), (59, "59 s"), (60, "1 min"), (3725, "1 h 2 min"), (86400 * 3, "3 d")],
+)
+def test_ages_are_worded(seconds: float, words: str) -> None:
+    """By their two largest units; a clock that is behind makes no negative age."""
+    assert f"since {words} ago" in read(snapshot(since=time.time() - seconds)).text
+
+
+@pytest.mark.parametrize(
+    ("accept", "html"),
+    [
+        (CHROME, True),
+        ("text/html, text/plain, */*;q=0.01", True),
+        ("Text/HTML; q=0.5", True),
+        (PROMETHEUS, False),
+        ("*/*", False),
+        ("", False),
+        ("text/html;q=0.4, text/plain", False),
+        ("text/html;q=0", False),
+        ("text/html;q=nonsense", False),
+        (",;q=;,", False),
+    ],
+)
+def test_who_gets_the_page(accept: str, *, html: bool) -> None:
+    """Who names HTML and prefers nothing else that there is."""
+    assert html == prefers_html(accept)
+
+
+@pytest.mark.parametrize(
+    ("path", "accept", "content_type"),
+    [
+        ("/", CHROME, "text/html; charset=utf-8"),
+        ("/", PROMETHEUS, "application/openmetrics-text"),
+        ("/", "*/*", "text/plain"),
+        ("/metrics", CHROME, "text/plain"),
+    ],
+)
+def test_one_address_for_people_and_prometheus(path: str, accept: str, content_type: str) -> None:
+    """A browser gets the page at `/`, everybody else the exposition, and caches are told of it."""
+    with serving(lambda: snapshot(container("web"))) as url:
+        request = urllib.request.Request(url + path, headers={"Accept": accept})
+        with urllib.request.urlopen(request, timeout=5) as response:
+            headers = response.headers
+
+    assert headers["Content-Type"].startswith(content_type)
+    assert "Accept" in headers["Vary"].split(", ")
+
+
+def test_a_browser_is_told_to_be_strict() -> None:
+    """The policy allows the page's own style, by its hash, and the picture in its tab."""
+    with serving(snapshot) as url:
+        request = urllib.request.Request(url, headers={"Accept": CHROME})
+        with urllib.request.urlopen(request, timeout=5) as response:
+            headers = response.headers
+
+    policy = headers["Content-Security-Policy"]
+    assert re.fullmatch(
+        r"default-src 'none'; style-src 'sha256-[A-Za-z0-9+/=]{44}'; img-src data:; "
+        r"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        policy,
+    )
+    assert ("nosniff", "DENY", "no-referrer", "no-store") == tuple(
+        headers[name]
+        for name in ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cache-Control")
+    )
+
+
+def test_a_thousand_containers_are_little_to_send() -> None:
+    """A phone that renews the page every five seconds gets it compressed."""
+    many = snapshot(*[container(f"c{number}") for number in range(1000)])
+    with serving(lambda: many) as url:
+        request = urllib.request.Request(url, headers={"Accept": CHROME, "Accept-Encoding": "gzip, br"})
+        with urllib.request.urlopen(request, timeout=5) as response:
+            body = response.read()
+
+    assert "gzip" == response.headers["Content-Encoding"]
+    assert len(body) < 20_000
+    assert 1001 == gzip.decompress(body).count(b"<tr>")
+
+
+def test_an_old_snapshot_is_told_from_a_new_one() -> None:
+    """The web side passes on the age of what it serves."""
+    with serving(lambda: snapshot(ended=time.monotonic() - 100)) as url:
+        request = urllib.request.Request(url, headers={"Accept": CHROME})
+        with urllib.request.urlopen(request, timeout=5) as response:
+            text = response.read().decode()
+
+    assert "What is shown here is old." in text
