@@ -123,6 +123,12 @@ class Container:
             return ContainerHealth.UNKNOWN
         return ContainerHealth.STOPPED
 
+    def with_details(self, details: Details) -> Container:
+        """Return it with what an inspect added; with an exit code only if the list, too, says it ended."""
+        if details.exit_code is not None and self.state not in _ENDED:
+            details = replace(details, exit_code=None)
+        return replace(self, details=details)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

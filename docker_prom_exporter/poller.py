@@ -70,7 +70,7 @@ class _Known:
     def described_by(self, row: Row) -> Container:
         """Return the container as the row has it, with what was known; the same object for the same row."""
         if row is not self.row:
-            self.row, self.container = row, replace(row.container, details=self.details)
+            self.row, self.container = row, row.container.with_details(self.details)
         return self.container
 
 
@@ -172,8 +172,9 @@ class Poller:
             return replace(self.snapshot.distrusted(), failure=None)
         up = error.endpoint == "list"
         failure = self._failure(error)
-        if not self._stop.is_set() and self._is_news("docker", (error.endpoint, error.reason)):
-            self._log.warning("containers.unknown" if up else "docker.lost", **_explain(failure))
+        event = "containers.unknown" if up else "docker.lost"
+        if not self._stop.is_set() and self._is_news("docker", (event, error.reason == "denied")):
+            self._log.warning(event, **_explain(failure))
         return replace(self.snapshot.distrusted(), up=up, failure=failure, engine=self._info)
 
     def _failure(self, error: EngineError) -> Failure:
@@ -261,7 +262,7 @@ class Poller:
             return None
         container = row.with_health_of(details) if row.health_hidden else row.container
         if self._settings.container_details:
-            container = replace(container, details=details)
+            container = container.with_details(details)
         settled = details.state == container.state or (known is not None and known.details == details)
         self._known[row.container.id] = _Known(row, details, container, settled, listing.answered)
         return container

@@ -152,7 +152,8 @@ def _choice(choices: tuple[str, ...]) -> Callable[[str], str]:
 
 
 def _docker_host(text: str) -> str:
-    url = urlsplit(text if "://" in text else f"tcp://{text}")
+    text = text if "://" in text else f"tcp://{text}"
+    url = urlsplit(text)
     if url.username or url.password or url.query or url.fragment:
         raise ValueError(text)
     if url.scheme in ("unix", "npipe") and url.netloc + url.path:

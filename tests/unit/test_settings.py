@@ -46,7 +46,7 @@ GOOD = [
     ("docker_host", "http://10.0.0.1:2375", "http://10.0.0.1:2375"),
     ("docker_host", "https://engine:2376", "https://engine:2376"),
     ("docker_host", "npipe:////./pipe/docker_engine", "npipe:////./pipe/docker_engine"),
-    ("docker_host", "proxy:2375", "proxy:2375"),
+    ("docker_host", "proxy:2375", "tcp://proxy:2375"),
     ("docker_timeout", "0.1", 0.1),
     ("docker_timeout", "600", 600.0),
     ("poll_interval", "0.5", 0.5),
