@@ -1,0 +1,247 @@
+"""Each compose file, as it is shipped: what it grants, that it works, and what it says when it can't."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.images import EXPORTER, SAMPLE, provide
+from support.machine import COMPOSE, Machine
+from support.waiting import wait_for
+
+from docker_prom_exporter.containers import LABEL
+
+METRICS = "http://127.0.0.1:9000/metrics"
+EXPORTER_SERVICE = "docker-prom-exporter"
+PROXY_SERVICE = "docker-socket-proxy"
+FILES = sorted(COMPOSE.glob("*.yml"))
+PROXY_FILES = [*sorted(COMPOSE.glob("socket-proxy.*.yml")), COMPOSE / "monitoring.yml"]
+PROXIES = {
+    "calum4": "ghcr.io/calum4/docker-socket-proxy:latest",
+    "linuxserver": "lscr.io/linuxserver/socket-proxy:latest",
+    "tecnativa": "tecnativa/docker-socket-proxy:latest",
+}
+HEALTH = {"healthy": 4, "unhealthy": 3, "plain": 2, "stopped": 1}
+CHECK = ["--health-interval=500ms", "--health-retries=1"]
+
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def service_of(machine: Machine, file: Path, name: str) -> dict[str, Any]:
+    """Return a service as Compose understands the file; empty where it has none of that name."""
+    config = json.loads(machine.compose("config", "--format=json", files=(file,)))
+    return dict(config["services"].get(name, {}))
+
+
+@contextmanager
+def deployed(machine: Machine, *files: Path) -> Iterator[None]:
+    """Bring files up, and down again with all they made."""
+    machine.compose("up", "--detach", "--no-build", "--pull=never", files=files)
+    try:
+        yield
+    finally:
+        machine.compose("down", "--volumes", "--timeout=1", files=files)
+
+
+@contextmanager
+def sample_containers(machine: Machine) -> Iterator[None]:
+    """Run a container of each kind that `HEALTH` names."""
+    options = {
+        "healthy": [*CHECK, "--health-cmd=true"],
+        "unhealthy": [*CHECK, "--health-cmd=false"],
+        "plain": [],
+        "stopped": [],
+    }
+    for name, more in options.items():
+        machine.run(name, image=SAMPLE, labels={LABEL: "true"}, options=["--network=none", *more])
+    machine.cli("stop", "stopped")
+    try:
+        yield
+    finally:
+        machine.cli("rm", "--force", *options)
+
+
+def reported_health(machine: Machine) -> dict[str, int]:
+    """Return `container_health` by name; nothing where the exporter does not answer yet."""
+    try:
+        _, text = machine.get(METRICS)
+    except OSError:
+        return {}
+    return {
+        name: int(float(value))
+        for name, value in re.findall(
+            r'^container_health\{id="[0-9a-f]+",name="([^"]+)"\} (\S+)$', text, re.MULTILINE
+        )
+    }
+
+
+def await_health(machine: Machine) -> dict[str, int]:
+    """Wait until the exporter reports the samples as they are; return all it reports."""
+    return (
+        wait_for(
+            lambda: (found := reported_health(machine)).items() >= HEALTH.items() and found,
+            what=f"container_health of {HEALTH}",
+            seconds=30,
+        )
+        or {}
+    )
+
+
+def status_through_proxy(machine: Machine, path: str) -> int:
+    """Return the HTTP status the exporter's container gets from the proxy for a GET."""
+    script = (
+        "import http.client as h; c = h.HTTPConnection('docker-socket-proxy', 2375, timeout=5); "
+        f"c.request('GET', '{path}'); print(c.getresponse().status)"
+    )
+    return int(machine.exec(f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1", "python3", "-c", script))
+
+
+@each_file
+def test_an_exporter_has_no_more_than_it_needs(machine: Machine, file: Path) -> None:
+    """Every exporter runs as nobody with nothing to write to, bounded, checked, and published locally only."""
+    exporter = service_of(machine, file, EXPORTER_SERVICE)
+    mounted, swarm = "mount" in file.stem, file.stem == "swarm"
+    limits = exporter["deploy"]["resources"]["limits"] if swarm else {}
+
+    assert ("0:0" if mounted else "65534:65534") == exporter["user"]
+    assert exporter["read_only"]
+    assert ["ALL"] == exporter["cap_drop"]
+    assert exporter["healthcheck"]["test"][-1] == "healthcheck"
+    assert "true" == exporter["labels"][LABEL]
+    assert swarm or ["no-new-privileges:true"] == exporter["security_opt"]
+    assert int(limits.get("memory", exporter.get("mem_limit", 0))) == 128 * 1024 * 1024
+    assert limits.get("pids", exporter.get("pids_limit")) == 32
+    assert {"127.0.0.1"} >= {port["host_ip"] for port in exporter.get("ports", [])}
+
+
+@pytest.mark.parametrize("file", PROXY_FILES, ids=lambda file: file.stem)
+def test_a_proxy_is_watched_and_alone_with_the_exporter(machine: Machine, file: Path) -> None:
+    """A proxy has the label, publishes no port, and shares an internal network with nobody but the exporter."""
+    config = json.loads(machine.compose("config", "--format=json", files=(file,)))
+    services = config["services"]
+    proxy = services[PROXY_SERVICE]
+    company = {name for name, service in services.items() if "docker-api" in service.get("networks", {})}
+
+    assert "true" == proxy["labels"][LABEL]
+    assert "ports" not in proxy
+    assert ["docker-api"] == list(proxy["networks"])
+    assert config["networks"]["docker-api"]["internal"]
+    assert {PROXY_SERVICE, EXPORTER_SERVICE} == company
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_health_comes_through_a_proxy(machine: Machine, proxy: str) -> None:
+    """The shipped file reports the health of every kind of container, and of exporter and proxy themselves."""
+    provide(machine, EXPORTER, SAMPLE, PROXIES[proxy])
+    with sample_containers(machine), deployed(machine, COMPOSE / f"socket-proxy.{proxy}.yml"):
+        found = await_health(machine)
+        denied = {
+            path: status_through_proxy(machine, path)
+            for path in ("/images/json", "/v1.45/info", "/events", "/networks", "/secrets")
+        }
+        archive = status_through_proxy(machine, "/containers/plain/archive?path=/bin/busybox")
+
+    assert 2 == found[f"{EXPORTER_SERVICE}-{PROXY_SERVICE}-1"]
+    assert f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1" in found
+    assert {403} == {*denied.values()}
+    assert (403 if proxy == "calum4" else 200) == archive, "what the comment in the file says"
+
+
+def test_health_comes_through_a_mounted_socket(machine: Machine) -> None:
+    """The shipped file for a mounted socket reports the same."""
+    provide(machine, EXPORTER, SAMPLE)
+    with sample_containers(machine), deployed(machine, COMPOSE / "socket-mount.yml"):
+        found = await_health(machine)
+
+    assert HEALTH.items() <= found.items()
+
+
+def test_an_exporter_stops_at_once(machine: Machine) -> None:
+    """`docker compose stop` takes under two seconds, where a program deaf to SIGTERM takes ten."""
+    file = COMPOSE / "socket-proxy.calum4.yml"
+    provide(machine, EXPORTER, PROXIES["calum4"])
+    with deployed(machine, file):
+        wait_for(lambda: reported_health(machine), what="the exporter", seconds=30)
+        began = time.monotonic()
+        machine.compose("stop", EXPORTER_SERVICE, files=(file,))
+        took = time.monotonic() - began
+        code = machine.cli(
+            "inspect", "--format={{.State.ExitCode}}", f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1"
+        )
+
+    assert took < 2
+    assert "0" == code
+
+
+@pytest.mark.parametrize("variable", ["PING", "VERSION", "CONTAINER_LIST", "CONTAINER_INSPECT"])
+def test_a_missing_permission_is_named(machine: Machine, tmp_path: Path, variable: str) -> None:
+    """Whoever forgets one of the proxy's settings finds its name in the exporter's log."""
+    override = tmp_path / "override.yml"
+    override.write_text(json.dumps({"services": {PROXY_SERVICE: {"environment": {variable: 0}}}}))
+    files = (COMPOSE / "socket-proxy.calum4.yml", override)
+    provide(machine, EXPORTER, PROXIES["calum4"])
+    with deployed(machine, *files):
+        log = wait_for(
+            lambda: [
+                line
+                for line in machine.compose(
+                    "logs", "--no-log-prefix", EXPORTER_SERVICE, files=files
+                ).splitlines()
+                if "reason=denied" in line
+            ],
+            what="the exporter to say what it is denied",
+        )
+
+    assert 1 == len(log)
+    assert f"{variable}=1" in log[0]
+
+
+def test_the_strictest_variant_works(machine: Machine, tmp_path: Path) -> None:
+    """With inspect denied and `CONTAINER_DETAILS=false` health is reported all the same, and nothing is missed."""
+    override = tmp_path / "override.yml"
+    services = {
+        PROXY_SERVICE: {"environment": {"CONTAINER_INSPECT": 0}},
+        EXPORTER_SERVICE: {"environment": {"CONTAINER_DETAILS": "false"}},
+    }
+    override.write_text(json.dumps({"services": services}))
+    files = (COMPOSE / "socket-proxy.calum4.yml", override)
+    provide(machine, EXPORTER, SAMPLE, PROXIES["calum4"])
+    with sample_containers(machine), deployed(machine, *files):
+        await_health(machine)
+        asked = machine.compose("logs", PROXY_SERVICE, files=files)
+        log = machine.compose("logs", EXPORTER_SERVICE, files=files)
+
+    assert "/containers/json" in asked
+    assert not re.search(r"/containers/[0-9a-f]{64}/json", asked)
+    assert "denied" not in log
+
+
+def test_wollomatics_rule_fits_what_is_asked(machine: Machine) -> None:
+    """The regular expression lets through each path the exporter was seen to ask, and nothing beside them."""
+    proxy = service_of(machine, COMPOSE / "socket-proxy.wollomatic.yml", PROXY_SERVICE)
+    swarm = service_of(machine, COMPOSE / "swarm.yml", PROXY_SERVICE)
+    rule = re.compile(next(arg for arg in proxy["command"] if "-allowGET" in arg).removeprefix("-allowGET="))
+    file = COMPOSE / "socket-proxy.calum4.yml"
+    provide(machine, EXPORTER, PROXIES["calum4"])
+    with deployed(machine, file):
+        wait_for(lambda: reported_health(machine), what="the exporter", seconds=30)
+        seen = re.findall(r'"GET ([^ ?"]+)', machine.compose("logs", PROXY_SERVICE, files=(file,)))
+    container = "/v1.45/containers/" + 64 * "a"
+    others = [
+        "/info",
+        "/images/json",
+        "/events",
+        f"{container}/logs",
+        f"{container}/archive",
+        "/v1.45/exec/a/json",
+    ]
+
+    assert {"version", "_ping", "json"} == {path.rpartition("/")[2] for path in seen}
+    assert [path for path in seen if not rule.fullmatch(path)] == []
+    assert [path for path in others if rule.fullmatch(path)] == []
+    assert f"-allowGET={rule.pattern}" in swarm["command"]

@@ -1,0 +1,207 @@
+"""Images made of what is installed here, under the names the compose files give: no image can be pulled."""
+
+import functools
+import io
+import re
+import shutil
+import sys
+import sysconfig
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import docker_prom_exporter
+from support.processes import Command
+from support.real import SYSTEM_PATH, Engine, EngineUnavailableError, toolbox
+
+SAMPLE = "busybox:1.37"
+
+_EXPORTER_NEEDS = (
+    "certifi",
+    "charset-normalizer",
+    "docker",
+    "idna",
+    "prometheus-client",
+    "requests",
+    "structlog",
+    "tenacity",
+    "urllib3",
+)
+
+# What the socket proxies on HAProxy share: an endpoint is open where its variable is a true boolean.
+_RULES_OF_ALL = {
+    "PING": "/_ping",
+    "VERSION": "/version",
+    "CONTAINERS": "/containers",
+    "EVENTS": "/events",
+    "IMAGES": "/images",
+    "INFO": "/info",
+    "NETWORKS": "/networks",
+    "NODES": "/nodes",
+    "SERVICES": "/services",
+    "TASKS": "/tasks",
+}
+_RULES_OF_CALUM4 = {
+    **_RULES_OF_ALL,
+    "CONTAINER_LIST": "/containers/json$",
+    "CONTAINER_INSPECT": "/containers/[a-zA-Z0-9_.-]+/json$",
+}
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image's programs, found on the system, its other files, and the instructions of its Dockerfile."""
+
+    programs: Sequence[str]
+    instructions: Sequence[str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    folders: Sequence[str] = ()
+
+
+def _proxy(rules: Mapping[str, str]) -> Image:
+    defaults = " ".join(f"{name}={int(name in ('PING', 'VERSION', 'EVENTS'))}" for name in rules)
+    return Image(
+        ("haproxy",),
+        (f"ENV LOG_LEVEL=info {defaults}", 'ENTRYPOINT ["haproxy", "-W", "-db", "-f", "/etc/haproxy.cfg"]'),
+        {"/etc/haproxy.cfg": _haproxy_settings(rules)},
+    )
+
+
+def _haproxy_settings(rules: Mapping[str, str]) -> str:
+    allowed = [
+        f"http-request allow if {{ path,url_dec -m reg -i ^(/v[\\d\\.]+)?{path} }} {{ env({name}) -m bool }}"
+        for name, path in rules.items()
+    ]
+    return "\n    ".join(
+        (
+            "global\n    log stdout format raw daemon info\n    pidfile /run/haproxy.pid",
+            "\ndefaults\n    mode http\n    log global\n    option httplog\n    timeout http-keep-alive 10s",
+            "timeout connect 10s\n    timeout client 10m\n    timeout server 10m",
+            "\nbackend docker\n    server socket /var/run/docker.sock",
+            "\nfrontend proxy\n    bind :2375\n    http-request deny unless METH_GET",
+            *allowed,
+            "http-request deny\n    default_backend docker\n",
+        )
+    )
+
+
+_IMAGES = {
+    "ghcr.io/calum4/docker-socket-proxy:latest": _proxy(_RULES_OF_CALUM4),
+    "lscr.io/linuxserver/socket-proxy:latest": _proxy(_RULES_OF_ALL),
+    "tecnativa/docker-socket-proxy:latest": _proxy(_RULES_OF_ALL),
+    "prom/prometheus:v3.5.0": Image(
+        ("prometheus",), ('ENTRYPOINT ["prometheus"]',), folders=("/prometheus",)
+    ),
+    "prom/alertmanager:v0.28.1": Image(
+        ("prometheus-alertmanager",), ('ENTRYPOINT ["prometheus-alertmanager"]',), folders=("/alertmanager",)
+    ),
+    # Nothing of Grafana's can be had: what takes its place does nothing, healthily.
+    "grafana/grafana:12.1.1": Image(
+        (), ('ENTRYPOINT ["httpd", "-f", "-p", "3000", "-h", "/www"]',), {"/www/api/health": "{}"}
+    ),
+    SAMPLE: Image((), ()),
+}
+EXPORTER = "docker-prom-exporter:latest"
+
+
+def provide(engine: Engine, *names: str) -> None:
+    """Give the engine each image it doesn't have yet; EngineUnavailableError names a program that is missing."""
+    present = engine.cli("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+    for name in names:
+        if name not in present:
+            archive, instructions = _exporter() if name == EXPORTER else _standin(name)
+            changes = [f"--change={instruction}" for instruction in instructions]
+            engine.cli("import", *changes, "-", name, stdin=archive)
+
+
+def _standin(name: str) -> tuple[bytes, Sequence[str]]:
+    image = _IMAGES[name]
+    archive = io.BytesIO(toolbox())
+    with tarfile.open(fileobj=archive, mode="a") as tar:
+        for program in image.programs:
+            _add_program(tar, _find(program))
+        for path, text in image.files.items():
+            _add_text(tar, path, text)
+        for path in image.folders:
+            folder = tarfile.TarInfo(path)
+            folder.type, folder.mode, folder.uid, folder.gid = tarfile.DIRTYPE, 0o755, 65534, 65534
+            tar.addfile(folder)
+    return archive.getvalue(), image.instructions
+
+
+@functools.cache
+def _exporter() -> tuple[bytes, Sequence[str]]:
+    """Put this very Python, its standard library and the exporter with what it needs into an image."""
+    python = Path(sys.executable).resolve()
+    standard = Path(sysconfig.get_path("stdlib"))
+    extensions = standard.glob("lib-dynload/*.so")
+    archive = io.BytesIO(toolbox())
+    with tarfile.open(fileobj=archive, mode="a") as tar:
+        for path in {python, *_libraries(python, *extensions)}:
+            tar.add(path.resolve(), str(path))
+        tar.add(standard, str(standard), filter=_without_ballast)
+        for path, inside in _installed(_EXPORTER_NEEDS):
+            tar.add(path, f"/opt/packages/{inside}", filter=_without_ballast)
+        own = Path(docker_prom_exporter.__path__[0])
+        tar.add(own, f"/opt/packages/{own.name}", filter=_without_ballast)
+        link = tarfile.TarInfo("/usr/bin/python3")
+        link.type, link.linkname = tarfile.SYMTYPE, str(python)
+        tar.addfile(link)
+    return archive.getvalue(), (
+        "ENV PYTHONPATH=/opt/packages PYTHONDONTWRITEBYTECODE=1",
+        "USER 65534:65534",
+        'ENTRYPOINT ["python3", "-m", "docker_prom_exporter"]',
+    )
+
+
+def _installed(distributions: Iterable[str]) -> Iterator[tuple[Path, str]]:
+    """Yield each file of the distributions, and its path below site-packages."""
+    for name in distributions:
+        try:
+            files = distribution(name).files or []
+        except PackageNotFoundError as error:
+            raise EngineUnavailableError(f"{name} is not installed: tests/run installs it") from error
+        for file in files:
+            if ".." not in file.parts:
+                yield Path(str(file.locate())), str(file)
+
+
+def _without_ballast(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    ballast = {"__pycache__", "site-packages", "dist-packages", "idlelib", "ensurepip", "lib2to3"}
+    return None if ballast & {*Path(member.name).parts} else member
+
+
+def _find(program: str) -> Path:
+    path = shutil.which(program, path=SYSTEM_PATH)
+    if path is None:
+        raise EngineUnavailableError(f"{program} not found: tests/run, as root on Debian, installs it")
+    return Path(path)
+
+
+def _add_program(tar: tarfile.TarFile, program: Path) -> None:
+    tar.add(program.resolve(), f"/bin/{program.name}")
+    for library in _libraries(program):
+        tar.add(library.resolve(), str(library))
+
+
+def _add_text(tar: tarfile.TarFile, path: str, text: str) -> None:
+    member = tarfile.TarInfo(path)
+    member.size = len(text.encode())
+    member.mode = 0o644
+    tar.addfile(member, io.BytesIO(text.encode()))
+
+
+def _libraries(*programs: Path) -> set[Path]:
+    """Return the shared libraries and the loader the programs need, as `ldd` finds them."""
+    return {library for program in programs for library in _needed(program)}
+
+
+def _needed(program: Path) -> Iterable[Path]:
+    return _paths(Command(["ldd", str(program)], {"PATH": SYSTEM_PATH}).run(check=False))
+
+
+def _paths(listing: str) -> Iterator[Path]:
+    for match in re.finditer(r"(?:=> |^\s*)(/\S+) \(0x", listing, re.MULTILINE):
+        yield Path(match[1])

@@ -1,0 +1,90 @@
+"""A Docker that has, as it were, a machine to itself: networks, localhost and /run of its own, and Compose."""
+
+import ctypes
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from support.processes import Command, Sandbox
+from support.real import DOCKER_26, Docker, Engine, EngineUnavailableError
+
+T = TypeVar("T")
+
+REPOSITORY = Path(__file__).parents[2]
+COMPOSE = REPOSITORY / "compose"
+
+_NEW_NETWORK = 0x40000000  # CLONE_NEWNET, sched.h
+
+# Bridges, published ports and firewall rules go when the last process does. A socket in its own /run is where
+# compose files look for it.
+_ENTER = 'mount -t tmpfs tmpfs /run && ip link set lo up && exec "$@" --host=unix:///run/docker.sock'
+
+
+@dataclass(frozen=True)
+class _Isolated(Docker):
+    """A Docker in network and mount namespaces of its own."""
+
+    def require(self) -> None:
+        super().require()
+        if not _plugin(self.path).exists():
+            raise EngineUnavailableError(f"docker compose not found: {self.source}")
+
+    def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
+        inner = super().daemon(sandbox, listen)
+        return Command(["unshare", "--net", "--mount", "sh", "-c", _ENTER, "sh", *inner.argv], inner.env)
+
+
+def _plugin(path: str) -> Path:
+    return Path(path.split(":")[0]).parents[1] / "usr/libexec/docker/cli-plugins/docker-compose"
+
+
+class Machine(Engine):
+    """An engine with networks and Compose; `get` asks what is published on its localhost."""
+
+    def __init__(self) -> None:
+        kind = _Isolated(DOCKER_26.version, DOCKER_26.path, DOCKER_26.source, options=(), run_options=())
+        super().__init__(kind)
+        self._path = kind.path
+
+    def compose(self, *args: str, files: tuple[Path, ...]) -> str:
+        """Run `docker compose` on the files and return what it prints."""
+        plugins = self.sandbox.state / "client/cli-plugins"
+        plugins.mkdir(parents=True, exist_ok=True)
+        if not (plugins / "docker-compose").exists():
+            (plugins / "docker-compose").symlink_to(_plugin(self._path))
+        return self.cli("compose", *(f"--file={file}" for file in files), *args)
+
+    def get(self, url: str, post: Any = None) -> tuple[int, str]:
+        """Return status and body of what a URL answers within the machine; `post` is sent as JSON."""
+        return self._inside(lambda: _fetch(url, post))
+
+    def _inside(self, action: Callable[[], T]) -> T:
+        """Call it in a thread of its own that has moved to the machine's network."""
+        pid = (self.sandbox.state / "pid").read_text()
+
+        def move_and_act() -> T:
+            with Path(f"/proc/{pid}/ns/net").open() as network:
+                if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), _NEW_NETWORK):
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            return action()
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(move_and_act).result()
+
+
+def _fetch(url: str, post: Any) -> tuple[int, str]:
+    data = None if post is None else json.dumps(post).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=5) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
