@@ -12,7 +12,7 @@ from support.real import EngineUnavailableError
 
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
-    """A machine; where it can't be had, skip the test, or fail it in CI."""
+    """Yield a machine; where it can't be had, skip the test, or fail it in CI."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     machine = Machine()
     try:

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
+from docker_prom_exporter.containers import LABEL
 from support.images import EXPORTER, SAMPLE, provide
 from support.machine import COMPOSE, Machine
 from support.waiting import wait_for
-
-from docker_prom_exporter.containers import LABEL
 
 METRICS = "http://127.0.0.1:9000/metrics"
 EXPORTER_SERVICE = "docker-prom-exporter"
@@ -103,7 +102,7 @@ def status_through_proxy(machine: Machine, path: str) -> int:
 
 @each_file
 def test_an_exporter_has_no_more_than_it_needs(machine: Machine, file: Path) -> None:
-    """Every exporter runs as nobody with nothing to write to, bounded, checked, and published locally only."""
+    """Every exporter runs as nobody with nothing to write to, bounded, checked, and published locally."""
     exporter = service_of(machine, file, EXPORTER_SERVICE)
     mounted, swarm = "mount" in file.stem, file.stem == "swarm"
     limits = exporter["deploy"]["resources"]["limits"] if swarm else {}
@@ -121,7 +120,7 @@ def test_an_exporter_has_no_more_than_it_needs(machine: Machine, file: Path) -> 
 
 @pytest.mark.parametrize("file", PROXY_FILES, ids=lambda file: file.stem)
 def test_a_proxy_is_watched_and_alone_with_the_exporter(machine: Machine, file: Path) -> None:
-    """A proxy has the label, publishes no port, and shares an internal network with nobody but the exporter."""
+    """A proxy is watched, publishes no port, and shares an internal network with the exporter only."""
     config = json.loads(machine.compose("config", "--format=json", files=(file,)))
     services = config["services"]
     proxy = services[PROXY_SERVICE]
@@ -136,7 +135,7 @@ def test_a_proxy_is_watched_and_alone_with_the_exporter(machine: Machine, file: 
 
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_health_comes_through_a_proxy(machine: Machine, proxy: str) -> None:
-    """The shipped file reports the health of every kind of container, and of exporter and proxy themselves."""
+    """The shipped file reports every kind of container, and exporter and proxy themselves."""
     provide(machine, EXPORTER, SAMPLE, PROXIES[proxy])
     with sample_containers(machine), deployed(machine, COMPOSE / f"socket-proxy.{proxy}.yml"):
         found = await_health(machine)
@@ -202,7 +201,7 @@ def test_a_missing_permission_is_named(machine: Machine, tmp_path: Path, variabl
 
 
 def test_the_strictest_variant_works(machine: Machine, tmp_path: Path) -> None:
-    """With inspect denied and `CONTAINER_DETAILS=false` health is reported all the same, and nothing is missed."""
+    """With inspect denied and `CONTAINER_DETAILS=false` health is reported all the same."""
     override = tmp_path / "override.yml"
     services = {
         PROXY_SERVICE: {"environment": {"CONTAINER_INSPECT": 0}},

@@ -1,4 +1,4 @@
-"""What Prometheus and Alertmanager themselves say of their configuration, and of each alert's firing and silence."""
+"""What Prometheus and Alertmanager say of their configuration, and of each firing and each silence."""
 
 import os
 import re

@@ -52,12 +52,16 @@ _RULES_OF_CALUM4 = {
 
 @dataclass(frozen=True)
 class Image:
-    """An image's programs, found on the system, its other files, and the instructions of its Dockerfile."""
+    """What goes into an image, and the instructions of its Dockerfile.
+
+    `programs` and `data` are the system's; `folders` are made, empty and nobody's.
+    """
 
     programs: Sequence[str]
     instructions: Sequence[str]
     files: Mapping[str, str] = field(default_factory=dict)
     folders: Sequence[str] = ()
+    data: Sequence[str] = ()
 
 
 def _proxy(rules: Mapping[str, str]) -> Image:
@@ -95,7 +99,10 @@ _IMAGES = {
         ("prometheus",), ('ENTRYPOINT ["prometheus"]',), folders=("/prometheus",)
     ),
     "prom/alertmanager:v0.28.1": Image(
-        ("prometheus-alertmanager",), ('ENTRYPOINT ["prometheus-alertmanager"]',), folders=("/alertmanager",)
+        ("prometheus-alertmanager",),
+        ('ENTRYPOINT ["prometheus-alertmanager"]',),
+        folders=("/alertmanager",),
+        data=("/usr/share/prometheus/alertmanager",),
     ),
     # Nothing of Grafana's can be had: what takes its place does nothing, healthily.
     "grafana/grafana:12.1.1": Image(
@@ -107,7 +114,7 @@ EXPORTER = "docker-prom-exporter:latest"
 
 
 def provide(engine: Engine, *names: str) -> None:
-    """Give the engine each image it doesn't have yet; EngineUnavailableError names a program that is missing."""
+    """Give the engine each image it lacks; EngineUnavailableError names a program that is missing."""
     present = engine.cli("images", "--format", "{{.Repository}}:{{.Tag}}").split()
     for name in names:
         if name not in present:
@@ -122,6 +129,8 @@ def _standin(name: str) -> tuple[bytes, Sequence[str]]:
     with tarfile.open(fileobj=archive, mode="a") as tar:
         for program in image.programs:
             _add_program(tar, _find(program))
+        for path in image.data:
+            tar.add(path)
         for path, text in image.files.items():
             _add_text(tar, path, text)
         for path in image.folders:

@@ -1,4 +1,4 @@
-"""A Docker that has, as it were, a machine to itself: networks, localhost and /run of its own, and Compose."""
+"""A Docker that has a machine to itself, as it were: its own networks, localhost and /run; and Compose."""
 
 import ctypes
 import json
@@ -41,7 +41,7 @@ class _Isolated(Docker):
 
 
 def _plugin(path: str) -> Path:
-    return Path(path.split(":")[0]).parents[1] / "usr/libexec/docker/cli-plugins/docker-compose"
+    return Path(path.partition(":")[0]).parents[1] / "usr/libexec/docker/cli-plugins/docker-compose"
 
 
 class Machine(Engine):

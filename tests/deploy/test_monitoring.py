@@ -1,0 +1,244 @@
+"""All of monitoring.yml at work: what Prometheus sees, Alertmanager is told and the dashboard shows."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from docker_prom_exporter.containers import LABEL
+from support.images import EXPORTER, SAMPLE, provide
+from support.machine import COMPOSE, Machine
+from support.waiting import wait_for
+
+PROMETHEUS = "http://127.0.0.1:9090/api/v1"
+ALERTMANAGER = "http://127.0.0.1:9093/api/v2/alerts"
+IMAGES = (
+    EXPORTER,
+    SAMPLE,
+    "ghcr.io/calum4/docker-socket-proxy:latest",
+    "prom/prometheus:v3.5.0",
+    "prom/alertmanager:v0.28.1",
+    "grafana/grafana:12.1.1",
+)
+DASHBOARD = json.loads((COMPOSE / "grafana/dashboards/docker-containers.json").read_text())
+VARIABLES = [one for one in DASHBOARD["templating"]["list"] if one["type"] == "query"]
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+TARGETS = [
+    pytest.param(target["expr"], id=f"{panel['title']} {target['refId']}")
+    for panel in PANELS
+    for target in panel["targets"]
+]
+
+# What takes minutes in real life takes seconds here; the conditions stay as they are.
+FASTER = {
+    r"for: \d+m": "for: 1s",
+    r"_interval: 15s": "_interval: 1s",
+    r"\[5m\]": "[10s]",
+    r"\[3m\]": "[1m]",
+    r"\[15m\]": "[2m]",
+    r"\[1h\]": "[2m]",
+    r"time\(\) - 7200": "time() - 1",
+}
+
+
+class Stack:
+    """The stack, running; `file` is the compose file of its folder."""
+
+    def __init__(self, machine: Machine, file: Path) -> None:
+        self.machine = machine
+        self.file = file
+
+    def compose(self, *args: str, override: Path | None = None) -> str:
+        """Run `docker compose` on the stack."""
+        return self.machine.compose(*args, files=(self.file, *([override] if override else [])))
+
+    def query(self, expr: str) -> list[Any]:
+        """Return what Prometheus answers to an instant query; nothing while it doesn't answer at all."""
+        return self._prometheus(f"query?query={quote(expr)}", "result")
+
+    def label_values(self, metric: str, label: str) -> list[Any]:
+        """Return a label's values in the series of a metric."""
+        return self._prometheus(f"label/{label}/values?match[]={quote(metric)}")
+
+    def alerts(self, name: str) -> list[dict[str, Any]]:
+        """Return what Alertmanager was told under a name, and has not been told to be over."""
+        filtered = quote(f'alertname="{name}"')
+        try:
+            status, text = self.machine.get(f"{ALERTMANAGER}?filter={filtered}")
+        except OSError:
+            return []
+        return list(json.loads(text)) if status == 200 else []
+
+    def await_alert(self, name: str, container: str = "") -> dict[str, Any]:
+        """Wait until Alertmanager has an alert, of a container where one is named."""
+        return wait_for(
+            lambda: {one["labels"].get("name", ""): one for one in self.alerts(name)}.get(container, {}),
+            what=f"{name} of {container or 'Docker'} to reach Alertmanager",
+            seconds=45,
+            every=0.5,
+        )
+
+    def _prometheus(self, path: str, *keys: str) -> list[Any]:
+        try:
+            status, text = self.machine.get(f"{PROMETHEUS}/{path}")
+        except OSError:
+            return []
+        answer = json.loads(text)
+        assert status == 200, answer
+        data = answer["data"]
+        for key in keys:
+            data = data[key]
+        return list(data)
+
+
+def hasten(folder: Path) -> None:
+    """Rewrite the times in a folder of configurations."""
+    for file in folder.glob("*.yml"):
+        text = file.read_text()
+        for pattern, replacement in FASTER.items():
+            text = re.sub(pattern, replacement, text)
+        file.write_text(text)
+
+
+@pytest.fixture(scope="module")
+def stack(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Bring up all of it beside a copy of the rules that is in a hurry."""
+    folder = tmp_path_factory.mktemp("deployed") / "compose"
+    shutil.copytree(COMPOSE, folder)
+    hasten(folder / "prometheus")
+    provide(machine, *IMAGES)
+    stack = Stack(machine, folder / "monitoring.yml")
+    stack.compose("up", "--detach", "--no-build", "--pull=never")
+    yield stack
+    stack.compose("down", "--volumes", "--timeout=1")
+
+
+@pytest.mark.parametrize(
+    ("alert", "sample"),
+    [
+        ("ContainerUnhealthy", "unhealthy"),
+        ("ContainerStuckStarting", "starting"),
+        ("ContainerRestartLoop", "crashing"),
+        ("ContainerExitedNonZero", "failed"),
+        ("ContainerOomKilled", "greedy"),
+    ],
+)
+def test_a_sample_raises_its_alert(stack: Stack, alert: str, sample: str) -> None:
+    """Alertmanager hears of each sample that fails, by its name and Compose service, and of no other."""
+    told = stack.await_alert(alert, f"docker-monitoring-sample-{sample}-1")
+
+    def samples() -> set[str]:
+        return {one["labels"]["compose_service"] for one in stack.alerts(alert)} - {
+            name for name in stack.compose("config", "--services").split() if not name.startswith("sample-")
+        }
+
+    assert f"(compose service sample-{sample})" in told["annotations"]["summary"]
+    assert "docker-monitoring" == told["labels"]["compose_project"]
+    wait_for(lambda: samples() == {f"sample-{sample}"}, what=f"only sample-{sample} to raise {alert}")
+
+
+@pytest.mark.parametrize("service", ["docker-prom-exporter", "prometheus", "alertmanager"])
+def test_a_healthcheck_of_the_file_works(stack: Stack, service: str) -> None:
+    """The healthchecks of the shipped file find their programs healthy."""
+    name = f"docker-monitoring-{service}-1"
+    wait_for(lambda: stack.machine.health(name) == "healthy", what=f"{name} to be healthy", seconds=30)
+
+
+@pytest.mark.parametrize("expr", TARGETS)
+def test_the_dashboard_has_something_to_show(stack: Stack, expr: str) -> None:
+    """Each query of the dashboard returns data."""
+    for name, value in {"$instance": ".*", "$compose_project": ".*", "$container": ".*"}.items():
+        expr = expr.replace(name, value)
+    expr = expr.replace("$__rate_interval", "1m")
+
+    assert "$" not in expr
+    wait_for(lambda: stack.query(expr), what=f"data of {expr}", seconds=40)
+
+
+@pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: variable["name"])
+def test_a_variable_has_something_to_choose(stack: Stack, variable: dict[str, Any]) -> None:
+    """Each variable of the dashboard has values."""
+    query = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"])
+
+    assert query is not None
+    metric, label = re.sub(r"\$\w+", ".*", query[1]), query[2]
+    assert stack.label_values(metric, label)
+
+
+def test_a_container_that_is_removed_is_told_of(stack: Stack) -> None:
+    """ContainerGone reaches Alertmanager for a container that was removed, and is not replaced."""
+    stack.machine.run("lost", image=SAMPLE, labels={LABEL: "true"}, options=["--network=none"])
+    wait_for(
+        lambda: stack.query('container_health{name="lost"} == 2'), what="Prometheus to know it", seconds=30
+    )
+    stack.machine.cli("rm", "--force", "lost")
+    told = stack.await_alert("ContainerGone", "lost")
+
+    assert "info" == told["labels"]["severity"]
+
+
+def test_a_list_that_is_denied_makes_the_exporter_stale(stack: Stack, tmp_path: Path) -> None:
+    """DockerExporterStale reaches Alertmanager where Docker answers and the list does not."""
+    override = tmp_path / "override.yml"
+    proxy = {"docker-socket-proxy": {"environment": {"CONTAINER_LIST": 0}}}
+    override.write_text(json.dumps({"services": proxy}))
+    stack.compose("up", "--detach", "--no-build", "docker-socket-proxy", override=override)
+    told = stack.await_alert("DockerExporterStale")
+    stack.compose("up", "--detach", "--no-build", "docker-socket-proxy")
+
+    assert "critical" == told["labels"]["severity"]
+
+
+def test_docker_that_is_down_is_told_of(stack: Stack) -> None:
+    """DockerDown reaches Alertmanager, and the containers' alerts end."""
+    stack.await_alert("ContainerUnhealthy", "docker-monitoring-sample-unhealthy-1")
+    stack.compose("stop", "docker-socket-proxy")
+    stack.await_alert("DockerDown")
+    containers = 'ALERTS{alertname=~"Container.+", alertstate="firing"}'
+    wait_for(lambda: not stack.query(containers), what="silence", seconds=30)
+    stack.compose("start", "docker-socket-proxy")
+
+
+def test_an_exporter_that_is_down_is_told_of(stack: Stack) -> None:
+    """DockerExporterDown reaches Alertmanager."""
+    stack.compose("stop", "docker-prom-exporter")
+    told = stack.await_alert("DockerExporterDown")
+    stack.compose("start", "docker-prom-exporter")
+
+    assert "docker-prom-exporter:9000" == told["labels"]["instance"]
+
+
+def test_docker_that_is_down_inhibits_the_rest(stack: Stack) -> None:
+    """Alertmanager suppresses what else it hears of an engine that is down, and nothing of another."""
+
+    def alert(name: str, instance: str) -> dict[str, Any]:
+        return {"labels": {"alertname": name, "job": "docker", "instance": instance, "id": "a1"}}
+
+    def state(name: str, instance: str) -> str:
+        found = (one for one in stack.alerts(name) if one["labels"]["instance"] == instance)
+        return next((one["status"]["state"] for one in found), "")
+
+    names = ("ContainerUnhealthy", "ContainerGone", "DockerExporterStale")
+    sent = [alert("DockerDown", "down"), *(alert(name, at) for name in names for at in ("down", "up"))]
+    stack.machine.get(ALERTMANAGER, post=sent)
+    wait_for(lambda: state(names[0], "up") == "active", what="Alertmanager to look at them", seconds=40)
+
+    assert "active" == state("DockerDown", "down")
+    assert ["suppressed"] * 3 == [state(name, "down") for name in names]
+    assert ["active"] * 3 == [state(name, "up") for name in names]
+
+
+def test_the_dashboard_has_stable_ids() -> None:
+    """Panels have ids of their own, and the data source is the one that is provisioned."""
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    source = (COMPOSE / "grafana/provisioning/datasources/prometheus.yml").read_text()
+
+    assert sorted({*ids}) == sorted(ids)
+    assert "docker-containers" == DASHBOARD["uid"]
+    assert f"uid: {DASHBOARD['templating']['list'][0]['current']['value']}" in source
+    assert {"${datasource}"} == {panel["datasource"]["uid"] for panel in PANELS}
