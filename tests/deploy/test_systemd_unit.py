@@ -11,11 +11,8 @@ from support.machine import REPOSITORY
 from support.processes import Command
 from support.real import SYSTEM_PATH
 
-UNITS = re.findall(
-    r"^```ini\n(\[(?:Unit|Service)\].*?)^```",
-    (REPOSITORY / "README.md").read_text(),
-    re.MULTILINE | re.DOTALL,
-)
+README = (REPOSITORY / "README.md").read_text()
+UNITS = re.findall(r"^```ini\n(\[(?:Unit|Service)\].*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture

@@ -91,10 +91,43 @@ def _haproxy_settings(rules: Mapping[str, str]) -> str:
     )
 
 
+# HAProxy in the place of a proxy that is told by flags; /dev/shm can be written where nothing else can.
+_FLAGS_TO_SETTINGS = """#!/bin/sh
+for flag; do
+    case $flag in
+        -listenip=*) bind=${flag#*=}:2375 ;;
+        -proxysocketendpoint=*) bind=unix@${flag#*=} ;;
+        -proxysocketendpointfilemode=*) mode="mode ${flag#*=}" ;;
+        -allowGET=*) rule=${flag#*=} ;;
+    esac
+done
+cat >/dev/shm/haproxy.cfg <<END
+global
+    log stdout format raw daemon info
+defaults
+    mode http
+    log global
+    option httplog
+    timeout connect 10s
+    timeout client 10m
+    timeout server 10m
+backend docker
+    server socket /var/run/docker.sock
+frontend proxy
+    bind $bind $mode
+    http-request deny unless METH_GET { path -m reg ^$rule\\$ }
+    default_backend docker
+END
+exec haproxy -W -db -f /dev/shm/haproxy.cfg
+"""
+
 _IMAGES = {
     "ghcr.io/calum4/docker-socket-proxy:latest": _proxy(_RULES_OF_CALUM4),
     "lscr.io/linuxserver/socket-proxy:latest": _proxy(_RULES_OF_ALL),
     "tecnativa/docker-socket-proxy:latest": _proxy(_RULES_OF_ALL),
+    "wollomatic/socket-proxy:1": Image(
+        ("haproxy",), ('ENTRYPOINT ["sh", "/entry.sh"]',), {"/entry.sh": _FLAGS_TO_SETTINGS}
+    ),
     "prom/prometheus:v3.5.0": Image(
         ("prometheus",), ('ENTRYPOINT ["prometheus"]',), folders=("/prometheus",)
     ),

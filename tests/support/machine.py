@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -19,6 +20,9 @@ T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[2]
 COMPOSE = REPOSITORY / "compose"
 
+# What it takes to come up, and what the images are made of.
+_PROGRAMS = ("ip", "unshare", "haproxy", "prometheus", "prometheus-alertmanager")
+
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET, sched.h
 
 # Bridges, published ports and firewall rules go when the last process does. A socket in its own /run is where
@@ -32,6 +36,11 @@ class _Isolated(Docker):
 
     def require(self) -> None:
         super().require()
+        missing = [name for name in _PROGRAMS if shutil.which(name, path=self.path) is None]
+        if missing:
+            raise EngineUnavailableError(
+                f"{', '.join(missing)} not found: tests/run, as root on Debian, installs it"
+            )
         if not _plugin(self.path).exists():
             raise EngineUnavailableError(f"docker compose not found: {self.source}")
 

@@ -1,0 +1,55 @@
+"""swarm.yml on a real Swarm of one node: exporter and proxy meet, and Prometheus finds their node."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from support.images import EXPORTER, provide
+from support.machine import COMPOSE, Machine
+from support.waiting import wait_for
+
+STACK = "docker-monitoring"
+IMAGES = (
+    EXPORTER,
+    "ghcr.io/calum4/docker-socket-proxy:latest",
+    "wollomatic/socket-proxy:1",
+    "prom/prometheus:v3.5.0",
+)
+
+
+@pytest.fixture
+def swarm(machine: Machine) -> Iterator[Machine]:
+    """Make the machine a Swarm, with the stack deployed as it is shipped."""
+    provide(machine, *IMAGES)
+    machine.cli("swarm", "init", "--advertise-addr=127.0.0.1")
+    file = COMPOSE / "swarm.yml"
+    machine.cli("stack", "deploy", "--resolve-image=never", f"--compose-file={file}", STACK)
+    yield machine
+    machine.cli("stack", "rm", STACK)
+    wait_for(lambda: not machine.cli("ps", "--all", "--quiet"), what="the tasks to be gone", seconds=30)
+    machine.cli("swarm", "leave", "--force")
+
+
+def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
+    """Return the labels of what Prometheus answers; nothing while it does not."""
+    try:
+        _, text = machine.get(f"http://127.0.0.1:9090/api/v1/query?query={quote(expr)}")
+    except OSError:
+        return []
+    return [series["metric"] for series in json.loads(text)["data"]["result"]]
+
+
+def test_prometheus_finds_the_exporter_of_each_node(swarm: Machine) -> None:
+    """Docker is up by a socket that only the node's own exporter has, and each series has its node."""
+    node = swarm.cli("node", "inspect", "self", "--format={{.Description.Hostname}}")
+    (up,) = wait_for(lambda: query(swarm, "docker_up == 1"), what="docker_up", seconds=60)
+    watched = wait_for(lambda: query(swarm, "container_health"), what="container_health")
+
+    assert (node, node, "docker") == (up["node"], up["instance"], up["job"])
+    assert {node} == {series["node"] for series in watched}
+    assert {"docker-prom-exporter", "docker-socket-proxy"} <= {
+        series["name"].partition(".")[0].removeprefix(f"{STACK}_") for series in watched
+    }
