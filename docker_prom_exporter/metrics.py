@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.utils import floatToGoString
 
 from docker_prom_exporter import __version__
 from docker_prom_exporter.containers import HEALTH_STATUSES, STATES, ContainerHealth
@@ -259,7 +260,7 @@ class Exposition:
         if names:
             some = encode(self.registry(snapshot).restricted_registry(names))
             return (
-                Answer(content_type, "gzip", (gzip.compress(some),))
+                Answer(content_type, "gzip", (gzip.compress(some, _GZIP_LEVEL),))
                 if zipped
                 else Answer(content_type, "", (some,))
             )
@@ -267,7 +268,7 @@ class Exposition:
         page = self._page(content_type, encode).updated(snapshot)
         if zipped:
             # Two gzip members in a row are one stream: RFC 1952, section 2.2.
-            return Answer(content_type, "gzip", (gzip.compress(own, 1), page.zipped()))
+            return Answer(content_type, "gzip", (gzip.compress(own, _GZIP_LEVEL), page.zipped()))
         return Answer(content_type, "", (own, page.body))
 
     def registry(self, snapshot: Snapshot) -> CollectorRegistry:
@@ -291,6 +292,7 @@ class Exposition:
 
 
 _MOST_FORMATS: Final = 4
+_GZIP_LEVEL: Final = 1  # a tenth of the time of the usual 9, and a twelfth more bytes
 _END: Final = b"# EOF\n"
 
 
@@ -313,14 +315,14 @@ class _Families:
 class _ContainerPage:
     """The containers' part of the exposition in one format, kept from one scrape to the next.
 
-    prometheus-client renders each container by itself, each family of it a fragment, and only when the
-    container changed: of a thousand containers one that changes costs one rendering, and none costs none.
+    Each container's lines, a fragment for each family, are written only when the container changed: of a
+    thousand containers one that changes costs one writing, and none costs none.
     """
 
     def __init__(self, encode: Callable[[Collector], bytes]) -> None:
         self._encode = encode
         self._end = encode(_Families([]))
-        self._headers = [self._fragment(family.of((), "id", "name")) for family, _ in _CONTAINER_FAMILIES]
+        self._templates = [_Template(family, encode) for family, _ in _CONTAINER_FAMILIES]
         self._fragments: dict[str, tuple[Container, list[bytes]]] = {}
         self._shown: tuple[tuple[Container, ...], bool] | None = None
         self._zipped: bytes | None = None
@@ -335,7 +337,7 @@ class _ContainerPage:
 
     def zipped(self) -> bytes:
         if self._zipped is None:
-            self._zipped = gzip.compress(self.body, 5)
+            self._zipped = gzip.compress(self.body, _GZIP_LEVEL)
         return self._zipped
 
     def _render(self, containers: tuple[Container, ...], *, known: bool) -> bytes:
@@ -344,26 +346,46 @@ class _ContainerPage:
         self._fragments = {c.id: (c, self._fragments_of(c)) for c in containers}
         columns = zip(*(fragments for _, fragments in self._fragments.values()), strict=True)
         parts = []
-        for header, column in zip(self._headers, columns, strict=False):
+        for template, column in zip(self._templates, columns, strict=False):
             if any(column):
-                parts += [header, *column]
+                parts += [template.header, *column]
         return b"".join([*parts, self._end])
 
     def _fragments_of(self, container: Container) -> list[bytes]:
         known, fragments = self._fragments.get(container.id, (None, []))
         if known == container:
             return fragments
+        own = {"id": _escaped(container.id), "name": _escaped(container.name)}
         return [
-            self._fragment(
-                family.of(
-                    [((container.id, container.name, *ls), v) for ls, v in read(container)], "id", "name"
-                )
-            )[len(header) :]
-            for (family, read), header in zip(_CONTAINER_FAMILIES, self._headers, strict=True)
+            template.filled(own, read(container))
+            for (_, read), template in zip(_CONTAINER_FAMILIES, self._templates, strict=True)
         ]
 
-    def _fragment(self, family: Metric) -> bytes:
-        return _without_end(self._encode(_Families([family])))
+
+class _Template:
+    """How prometheus-client writes one family of a container in one format: its header, and any sample's line.
+
+    It writes a sample whose label values are placeholders, once, and each container's own are filled in.
+    """
+
+    def __init__(self, family: _Family, encode: Callable[[Collector], bytes]) -> None:
+        self._labels = family.labels
+        placeholders = tuple(f"%({label})s" for label in ("id", "name", *family.labels))
+        empty = encode(_Families([family.of([], "id", "name")]))
+        whole = encode(_Families([family.of([(placeholders, 0)], "id", "name")]))
+        self.header = _without_end(empty)
+        self._line = _without_end(whole)[len(self.header) :].decode().replace(" 0.0\n", " %(value)s\n")
+
+    def filled(self, own: dict[str, str], samples: Iterable[_Sample]) -> bytes:
+        return "".join(self._filled(own, labels, value) for labels, value in samples).encode()
+
+    def _filled(self, own: dict[str, str], labels: tuple[str, ...], value: float) -> str:
+        others = dict(zip(self._labels, map(_escaped, labels), strict=True))
+        return self._line % {**own, **others, "value": floatToGoString(value)}
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
