@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from docker_prom_exporter.advice import NONE_WATCHED, advise
-from docker_prom_exporter.containers import LABEL, is_watched, parse_boolean, read_row
+from docker_prom_exporter.booleans import parse_boolean
+from docker_prom_exporter.containers import LABEL, is_watched, read_row
 from docker_prom_exporter.engine import EngineError
 
 if TYPE_CHECKING:

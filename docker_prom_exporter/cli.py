@@ -11,10 +11,6 @@ import textwrap
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, metadata
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from docker_prom_exporter import __doc__ as summary
@@ -95,6 +91,9 @@ def _run(settings: Settings, do: Callable[[Engine, Settings], int]) -> int:
 
 def _demo(settings: Settings, seed: int) -> int:
     """Serve the simulated engine by the same exporter that serves a real one."""
+    from pathlib import Path  # noqa: PLC0415
+    from tempfile import TemporaryDirectory  # noqa: PLC0415
+
     import structlog  # noqa: PLC0415
 
     from docker_prom_exporter.demo import Play, SimulatedEngine  # noqa: PLC0415
@@ -104,7 +103,7 @@ def _demo(settings: Settings, seed: int) -> int:
         SimulatedEngine(Path(folder, "docker.sock"), Play(seed).containers) as engine,
     ):
         structlog.get_logger().warning("demo.started", engine="simulated", seed=seed, docker_host=engine.url)
-        return _run(replace(settings, docker_host=engine.url), _serve)
+        return _run(settings._replace(docker_host=engine.url), _serve)
 
 
 def _check(engine: Engine, settings: Settings) -> int:
@@ -188,6 +187,8 @@ def _serve(engine: Engine, settings: Settings) -> int:
 
 def _documentation() -> str:
     """Return the address the package names for its documentation; empty where it names none."""
+    from importlib.metadata import PackageNotFoundError, metadata  # noqa: PLC0415
+
     with suppress(PackageNotFoundError):
         urls: list[str] = metadata(_NAME).get_all("Project-URL", [])
         return next((url.partition(", ")[2] for url in urls if url.startswith("Documentation,")), "")

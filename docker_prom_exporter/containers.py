@@ -10,6 +10,8 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Final
 
+from docker_prom_exporter.booleans import parse_boolean
+
 STATES: Final = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 """Docker's own states; moby, `container/state.go`."""
 
@@ -21,8 +23,6 @@ LABEL: Final = "docker-prometheus-exporter.metric.container_health.enabled"
 
 _ENDED: Final = ("exited", "dead")
 _AGELESS: Final = ("created", "removing", "dead")
-_BOOLEANS: Final = {"true": True, "1": True, "yes": True, "on": True}
-_BOOLEANS.update({"false": False, "0": False, "no": False, "off": False})
 
 # Podman's list may leak its own states (libpod/define/containerstate.go).
 _STATE_ALIASES: Final = {
@@ -151,11 +151,6 @@ class Row:
         """Return the container with the health an inspect told, provided it was running then, too."""
         health_status = details.health_status if details.state == "running" else None
         return replace(self.container, health_status=health_status)
-
-
-def parse_boolean(text: str) -> bool | None:
-    """Read `true/1/yes/on` or `false/0/no/off` in any case; `None` for anything else."""
-    return _BOOLEANS.get(text.strip().lower())
 
 
 def is_watched(label: str | None, *, only_labelled: bool) -> bool:

@@ -363,7 +363,7 @@ class _ContainerPage:
 
 
 class _Template:
-    """How prometheus-client writes one family of a container in one format: its header, and any sample's line.
+    """How prometheus-client writes one family of a container in one format: its header, and a sample's line.
 
     It writes a sample whose label values are placeholders, once, and each container's own are filled in.
     """
@@ -381,7 +381,11 @@ class _Template:
 
     def _filled(self, own: dict[str, str], labels: tuple[str, ...], value: float) -> str:
         others = dict(zip(self._labels, map(_escaped, labels), strict=True))
-        return self._line % {**own, **others, "value": floatToGoString(value)}
+        return self._line % {**own, **others, "value": _number(value)}
+
+
+def _number(value: float) -> str:
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
 def _escaped(text: str) -> str:

@@ -20,7 +20,8 @@ from tenacity import (
 )
 
 from docker_prom_exporter.advice import NONE_WATCHED, advise
-from docker_prom_exporter.containers import LABEL, is_watched, parse_boolean, read_inspect, read_row
+from docker_prom_exporter.booleans import parse_boolean
+from docker_prom_exporter.containers import LABEL, is_watched, read_inspect, read_row
 from docker_prom_exporter.engine import EngineError
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
 

@@ -1,14 +1,16 @@
-"""Owns the options: one table (flag, variable, default, reader, help), read into frozen `Settings`."""
+"""Owns the options: one table (flag, variable, default, reader, help), read into frozen `Settings`.
+
+Named tuples: `healthcheck` starts every few seconds, and to import dataclasses takes longer than all of this.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from docker_prom_exporter.containers import parse_boolean
+from docker_prom_exporter.booleans import parse_boolean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,8 +34,7 @@ class BadOptionError(ValueError):
     """An option's value can't be used; the message is one line for the user."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What the user asked for; seconds for `poll_interval`, `docker_timeout` and `push_interval`.
 
     `docker_host` is `None` where docker-py is to find it: in its context, else the platform's local socket.
@@ -60,8 +61,7 @@ class Settings:
     textfile: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option. `read` turns its text into its value or raises `ValueError`; `takes` says what it reads."""
 
     name: str

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from docker_prom_exporter.booleans import parse_boolean
 from docker_prom_exporter.containers import (
     HEALTH_STATUSES,
     LABEL,
@@ -14,7 +15,6 @@ from docker_prom_exporter.containers import (
     ContainerHealth,
     Row,
     is_watched,
-    parse_boolean,
     read_inspect,
     read_row,
 )

@@ -1,0 +1,15 @@
+"""Owns how a boolean is written: in the value of a label or of an option."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_BOOLEANS: Final = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+
+
+def parse_boolean(text: str) -> bool | None:
+    """Read `true/1/yes/on` or `false/0/no/off` in any case; `None` for anything else."""
+    return _BOOLEANS.get(text.strip().lower())
