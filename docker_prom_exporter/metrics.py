@@ -269,7 +269,7 @@ class Exposition:
         if zipped:
             # Two gzip members in a row are one stream: RFC 1952, section 2.2.
             return Answer(content_type, "gzip", (gzip.compress(own, _GZIP_LEVEL), page.zipped()))
-        return Answer(content_type, "", (own, page.body))
+        return Answer(content_type, "", (own, page.body()))
 
     def registry(self, snapshot: Snapshot) -> CollectorRegistry:
         """Return a registry of prometheus-client's that collects all that is served of the snapshot."""
@@ -325,31 +325,35 @@ class _ContainerPage:
         self._templates = [_Template(family, encode) for family, _ in _CONTAINER_FAMILIES]
         self._fragments: dict[str, tuple[Container, list[bytes]]] = {}
         self._shown: tuple[tuple[Container, ...], bool] | None = None
+        self._parts: list[bytes] = []
         self._zipped: bytes | None = None
-        self.body = b""
 
     def updated(self, snapshot: Snapshot) -> _ContainerPage:
         shown = (snapshot.containers, snapshot.listed)
         if shown != self._shown:
             self._shown, self._zipped = shown, None
-            self.body = self._render(snapshot.containers, known=snapshot.listed)
+            self._parts = self._render(snapshot.containers, known=snapshot.listed)
         return self
+
+    def body(self) -> bytes:
+        """Return it joined, which is not kept: most scrapes ask for it zipped."""
+        return b"".join(self._parts)
 
     def zipped(self) -> bytes:
         if self._zipped is None:
-            self._zipped = gzip.compress(self.body, _GZIP_LEVEL)
+            self._zipped = gzip.compress(self.body(), _GZIP_LEVEL)
         return self._zipped
 
-    def _render(self, containers: tuple[Container, ...], *, known: bool) -> bytes:
+    def _render(self, containers: tuple[Container, ...], *, known: bool) -> list[bytes]:
         if not known:
-            return self._encode(_Families(container_families(containers, known=False)))
+            return [self._encode(_Families(container_families(containers, known=False)))]
         self._fragments = {c.id: (c, self._fragments_of(c)) for c in containers}
         columns = zip(*(fragments for _, fragments in self._fragments.values()), strict=True)
         parts = []
         for template, column in zip(self._templates, columns, strict=False):
             if any(column):
                 parts += [template.header, *column]
-        return b"".join([*parts, self._end])
+        return [*parts, self._end]
 
     def _fragments_of(self, container: Container) -> list[bytes]:
         known, fragments = self._fragments.get(container.id, (None, []))

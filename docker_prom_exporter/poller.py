@@ -218,7 +218,7 @@ class Poller:
             container_id = item.get("Id") if isinstance(item, dict) else None
             before = self._rows.get(container_id) if isinstance(container_id, str) else None
             if before is not None and before[0] == item:
-                rows[before[1].container.id] = before
+                rows[before[1].container.id] = item, before[1]
             elif (row := read_row(item, health_listed=health_listed)) is not None:
                 rows[row.container.id] = item, row
         self._rows = rows

@@ -1,0 +1,62 @@
+"""Lets `tests/bench/run` measure: all parts, or those named; `--small` in seconds instead of minutes."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from bench import footprint, growth, polls, scrapes
+from bench.measuring import Row, table
+from docker_prom_exporter import logs
+from support.real import EngineUnavailableError
+
+PARTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "polls": partial(polls.rows, size=200, settle=True, rounds=9, sizes=(1, 10, 100, 1000)),
+    "scrapes": partial(scrapes.rows, size=1000, rounds=9, scrapes=300),
+    "footprint": partial(footprint.rows, size=200, rounds=9, polls=10_000),
+    "growth": partial(growth.rows, sizes=(100, 1000, 10_000), rounds=9),
+}
+SMALL: dict[str, Callable[[], Iterator[Row]]] = {
+    "polls": partial(polls.rows, size=2, settle=False, rounds=1, sizes=(1, 3)),
+    "scrapes": partial(scrapes.rows, size=3, rounds=1, scrapes=5),
+    "footprint": partial(footprint.rows, size=3, rounds=1, polls=20),
+    "growth": partial(growth.rows, sizes=(1, 3), rounds=1),
+}
+
+
+def main() -> int:
+    """Print the table; return 1 where a goal was missed or a part could not run."""
+    parser = argparse.ArgumentParser(prog="tests/bench/run")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"one of {' '.join(PARTS)}; all without any")
+    parser.add_argument("--small", action="store_true", help="few containers and rounds: does it run at all?")
+    given = parser.parse_args()
+    if unknown := {*given.parts} - {*PARTS}:
+        parser.error(f"no such part: {' '.join(unknown)}")
+    parts = SMALL if given.small else PARTS
+    logs.configure("warning", "logfmt")
+    with tempfile.TemporaryDirectory() as bytecode:
+        _as_installed(bytecode)
+        rows = [row for name in given.parts or parts for row in _measured(name, parts[name])]
+    sys.stdout.write(table(rows) + "\n")
+    return int(any(row.met is False for row in rows))
+
+
+def _measured(name: str, part: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+    """Yield a part's rows; one that says why where it can't run."""
+    sys.stderr.write(f"measuring {name}\n")
+    try:
+        yield from part()
+    except EngineUnavailableError as error:
+        yield Row(f"{name}: could not run", str(error).splitlines()[0], met=False)
+
+
+def _as_installed(bytecode: str) -> None:
+    """Have what is started find compiled modules, as an installed package has them."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = bytecode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""A simulated engine with any number of containers, whose own cost stays small; a process of its own."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from docker_prom_exporter.demo import WATCH, SimulatedContainer, SimulatedEngine
+from support.waiting import wait_for
+
+_UP = 2 * 86400 + 3600
+_LABELS = {**WATCH, "com.docker.compose.project": "crowd", "com.docker.compose.service": "web"}
+
+
+class Crowd(SimulatedEngine):
+    """Keeps its rows from one request to the next. Up for two days, so that no age in them moves.
+
+    At each list after the first, `changes` containers have another verdict than before, and `churn` have been
+    replaced by ones created anew; the list takes `seconds`.
+    """
+
+    def __init__(
+        self, path: Path, size: int, *, changes: int = 0, churn: int = 0, seconds: float = 0
+    ) -> None:
+        super().__init__(path, list)
+        self._now = time.time()
+        began = self._now - _UP
+        self._crowd = [
+            SimulatedContainer(f"crowd-{n}", health="healthy", labels=_LABELS, created=began, started=began)
+            for n in range(size)
+        ]
+        self._by_id = {each.id: each for each in self._crowd}
+        self._told = [each.row(self._now) for each in self._crowd]
+        self._changes = changes
+        self._churn = churn
+        self._seconds = seconds
+        self._next = 0
+        self._listed = False
+
+    def answer(self, endpoint: str, container_id: str | None) -> tuple[int, Any]:
+        """Return the status and the JSON of an answer."""
+        if endpoint == "inspect" and container_id in self._by_id:
+            return 200, self._by_id[container_id].inspect()
+        if endpoint != "list":
+            return super().answer(endpoint, container_id)
+        time.sleep(self._seconds)
+        if self._listed:
+            self._move_on()
+        self._listed = True
+        return 200, self._told
+
+    def _move_on(self) -> None:
+        for _ in range(self._changes):
+            verdict = "healthy" if self._crowd[self._next].health == "unhealthy" else "unhealthy"
+            self._change(health=verdict)
+        for _ in range(self._churn):
+            self._change(generation=self._crowd[self._next].generation + 1)
+
+    def _change(self, **what: Any) -> None:
+        """Change the container whose turn it is."""
+        turn, self._next = self._next, (self._next + 1) % len(self._crowd)
+        before = self._crowd[turn]
+        after = self._crowd[turn] = replace(before, **what)
+        del self._by_id[before.id]
+        self._by_id[after.id] = after
+        self._told[turn] = after.row(self._now)
+
+
+@contextmanager
+def crowd(size: int, *, changes: int = 0, churn: int = 0, seconds: float = 0) -> Iterator[str]:
+    """Yield the address of such an engine that runs in a process of its own."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "docker.sock")
+        arguments = (str(path), str(size), str(changes), str(churn), str(seconds))
+        process = subprocess.Popen([sys.executable, "-m", "bench.crowd", *arguments], stdin=subprocess.PIPE)
+        try:
+            wait_for(path.exists, what="the simulated engine to listen")
+            yield f"unix://{path}"
+        finally:
+            process.communicate()
+
+
+def _main(path: str, size: str, changes: str, churn: str, seconds: str) -> None:
+    """Serve until standard input ends, as it does when the parent is gone."""
+    with Crowd(Path(path), int(size), changes=int(changes), churn=int(churn), seconds=float(seconds)):
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,139 @@
+"""How quickly the exporter is there, and what it holds in memory in the long run, beside docker-py's own."""
+
+import gzip
+import socket
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from bench.crowd import crowd
+from bench.measuring import Row, at_most, cpu, descriptors, medians, resident, run_cost
+from bench.scrapes import scrape
+from support.waiting import wait_for
+
+_LIST_ONCE = """
+import sys, docker
+docker.APIClient(base_url=sys.argv[1], version="auto").containers(all=True)
+print(flush=True)
+sys.stdin.read()
+"""
+_MAIN = "import sys; from docker_prom_exporter.cli import main; sys.exit(main())"
+
+
+def rows(*, size: int, rounds: int, polls: int) -> Iterator[Row]:
+    """Measure the start, then memory over so many polls of a crowd in which containers come and go."""
+    yield from _start(rounds)
+    yield from _memory(size, polls)
+
+
+def _start(rounds: int) -> Iterator[Row]:
+    with crowd(10) as engine:
+        measured = medians(
+            rounds,
+            {
+                "start": partial(_start_cost, engine),
+                "import docker": lambda: run_cost("-c", "import docker"),
+                "healthcheck": lambda: run_cost("-c", _MAIN, "healthcheck", f"--listen-port={_free_port()}"),
+                "pass": lambda: run_cost("-c", "pass"),
+            },
+        )
+    yield at_most(
+        1.5,
+        "CPU from start to first good scrape, beside importing docker-py",
+        measured["start"],
+        measured["import docker"],
+        unit="ms",
+    )
+    yield at_most(
+        4,
+        "CPU of `healthcheck`, beside `python -c pass`",
+        measured["healthcheck"],
+        measured["pass"],
+        unit="ms",
+    )
+
+
+def _start_cost(engine: str) -> float:
+    """Start an exporter; return the CPU time it has used when it has answered a scrape with `docker_up 1`."""
+    port = _free_port()
+    options = (f"--docker-host={engine}", f"--listen-port={port}", "--log-level=error")
+    with _running("-c", _MAIN, *options) as pid:
+        address = ("127.0.0.1", port)
+        wait_for(partial(_is_up, address), what="a scrape that says docker_up 1", every=0.005)
+        return cpu(pid)
+
+
+def _is_up(address: tuple[str, int]) -> bool:
+    try:
+        with socket.create_connection(address, 5) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            return b"\ndocker_up 1.0\n" in connection.makefile("rb").read()
+    except OSError:
+        return False
+
+
+def _memory(size: int, polls: int) -> Iterator[Row]:
+    with crowd(size) as quiet, _running("-c", _LIST_ONCE, quiet, wait=True) as pid:
+        reference = resident(pid)
+    url = f"http://127.0.0.1:{(port := _free_port())}"
+    with crowd(size, changes=1, churn=1) as engine, _running("-m", "bench.hurried", engine, str(port)) as pid:
+        early, files = _after(polls // 10, url, pid)
+        late, files_late = _after(polls, url, pid)
+    what = f"memory at {size} with details, after {polls} polls with churn"
+    yield at_most(1.25, f"{what}, beside docker-py after one list", late, reference, unit="MiB")
+    growth = late - early
+    yield Row(
+        f"the same: growth over the last {polls - polls // 10} polls",
+        f"{growth:.2f} MiB",
+        goal="< 1 MiB",
+        met=growth < 1,
+    )
+    yield Row(
+        "the same: open file descriptors",
+        str(files_late),
+        str(files),
+        goal="constant",
+        met=files == files_late,
+    )
+
+
+def _after(polls: int, url: str, pid: int) -> tuple[float, int]:
+    """Return memory and descriptors once it has polled so often; it is scraped meanwhile."""
+    wait_for(lambda: _polls(url) >= polls, what=f"{polls} polls", seconds=3600, every=0.1)
+    return resident(pid), statistics.mode(descriptors(pid) for _ in range(9))
+
+
+def _polls(url: str) -> float:
+    try:
+        lines = gzip.decompress(scrape(url)).splitlines()
+    except OSError:
+        return 0
+    return next(
+        float(line.split()[1])
+        for line in lines
+        if line.startswith(b'docker_exporter_polls_total{result="success"}')
+    )
+
+
+@contextmanager
+def _running(*arguments: str, wait: bool = False) -> Iterator[int]:
+    """Yield the pid of this Python running something; with `wait`, once it has written a line."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE if wait else None
+    )
+    try:
+        if wait and process.stdout:
+            process.stdout.readline()
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port

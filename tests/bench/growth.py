@@ -1,0 +1,61 @@
+"""How what the exporter needs grows with the number of containers."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from statistics import median
+
+from bench.crowd import crowd
+from bench.measuring import Row, cost, resident
+from docker_prom_exporter import logs
+from docker_prom_exporter.metrics import Exposition
+from support.simulated import poller_for
+
+_TOLERANCE = 1.25
+"""How much more than linear still is, with what else the machine does meanwhile."""
+
+
+def rows(*, sizes: Sequence[int], rounds: int) -> Iterator[Row]:
+    """Measure an exporter at each size, in a process of its own."""
+    grown = [_measure(size, rounds) for size in sizes]
+    times = sizes[-1] / sizes[0]
+    for name in grown[0]:
+        values = [each[name] for each in grown]
+        ratio = values[-1] / values[0]
+        yield Row(
+            f"{name} at {', '.join(map(str, sizes))} containers",
+            " → ".join(f"{value:.3g}" for value in values),
+            ratio=f"{ratio:.2g}",
+            goal=f"≤ {times:g}, linear",
+            met=ratio <= times * _TOLERANCE,
+        )
+
+
+def _measure(size: int, rounds: int) -> dict[str, float]:
+    with crowd(size, changes=1) as engine:
+        command = [sys.executable, "-m", "bench.growth", engine, str(rounds)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
+
+
+def _be_measured(url: str, rounds: str) -> None:
+    logs.configure("warning", "logfmt")
+    poller = poller_for(url, docker_timeout=60)
+    exposition = Exposition(lambda: poller.snapshot)
+    scrape = partial(exposition.render, "", "gzip")
+    measured = {"first poll, all inspected: CPU ms": cost(poller.poll), "first scrape: CPU ms": cost(scrape)}
+    measured["memory then: MiB"] = resident(os.getpid())
+    later = [(cost(poller.poll), cost(scrape), cost(scrape)) for _ in range(int(rounds))]
+    names = ("poll, one changed", "scrape, one changed", "scrape, nothing changed")
+    measured |= {
+        f"{name}: CPU ms": median(costs) for name, costs in zip(names, zip(*later, strict=True), strict=True)
+    }
+    sys.stdout.write(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    _be_measured(*sys.argv[1:])

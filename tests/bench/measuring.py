@@ -1,0 +1,95 @@
+"""CPU time and memory of processes, rounds in which all take turns, and the table of what came out."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+_CPU_CLOCK_OF_A_PROCESS = 2  # CPUCLOCK_SCHED: all threads, those that have ended too; clock_getcpuclockid(3)
+
+
+class Row(NamedTuple):
+    """One line of the table. `met` is None where there is nothing to meet."""
+
+    what: str
+    measured: str
+    reference: str = ""
+    ratio: str = ""
+    goal: str = ""
+    met: bool | None = None
+
+
+def at_most(limit: float, what: str, measured: float, reference: float, *, unit: str) -> Row:
+    """Compare two measurements."""
+    ratio = measured / reference
+    return Row(
+        what,
+        f"{measured:.3g} {unit}",
+        f"{reference:.3g} {unit}",
+        f"{ratio:.2g}",
+        f"≤ {limit:.3g}",
+        met=ratio <= limit,
+    )
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Lay the rows out as Markdown, in columns."""
+    head = ("what", "measured", "reference", "ratio", "goal", "met")
+    met = {True: "yes", False: "NO", None: ""}
+    cells = [head, *((*row[:-1], met[row.met]) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [_line(row, widths) for row in cells]
+    return "\n".join([lines[0], _line(["-" * width for width in widths], widths), *lines[1:]])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "| " + " | ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)) + " |"
+
+
+def medians(rounds: int, subjects: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """Measure all, one after the other, so many times; a first round only warms up."""
+    results = [{name: measure() for name, measure in subjects.items()} for _ in range(rounds + 1)][1:]
+    return {name: statistics.median(result[name] for result in results) for name in subjects}
+
+
+def p99(values: Sequence[float]) -> float:
+    """Return what 99 of a hundred are below."""
+    return statistics.quantiles(values, n=100, method="inclusive")[-1]
+
+
+def cpu(*pids: int) -> float:
+    """Return the CPU time the processes have used so far, in milliseconds; of this one without any."""
+    return 1e3 * sum(
+        time.clock_gettime(~pid << 3 | _CPU_CLOCK_OF_A_PROCESS) for pid in pids or (os.getpid(),)
+    )
+
+
+def cost(question: Callable[[], object], *pids: int, times: int = 1) -> float:
+    """Return what asking costs these processes, this one if none, in milliseconds of CPU each time."""
+    before = cpu(*pids)
+    for _ in range(times):
+        question()
+    return (cpu(*pids) - before) / times
+
+
+def run_cost(*arguments: str) -> float:
+    """Run this Python with these arguments to its end; return its CPU time in milliseconds."""
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return 1e3 * (usage.ru_utime + usage.ru_stime)
+
+
+def resident(pid: int) -> float:
+    """Return the memory a process holds, in MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def descriptors(pid: int) -> int:
+    """Count the files a process has open."""
+    return len([*Path(f"/proc/{pid}/fd").iterdir()])
