@@ -133,7 +133,7 @@ def await_containers(url: str) -> None:
 
 @contextmanager
 def _reference(engine: str) -> Iterator[tuple[str, int]]:
-    """Yield address and pid of prometheus-client's own server, a process of its own with the same families."""
+    """Yield url and pid of prometheus-client's own server, in a process of its own, on the same families."""
     with _child("serve", engine) as process:
         yield _line(process), process.pid
 
