@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import textwrap
 import threading
 import time
 from contextlib import suppress
@@ -217,6 +216,8 @@ def _fail(code: int, message: str) -> int:
 
 
 def _help() -> str:
+    import textwrap  # noqa: PLC0415  only here, and healthcheck is quick without it
+
     lines = [f"{summary}", "", f"Usage: {_NAME} [COMMAND] [OPTIONS]", "", "Commands:"]
     lines.append(f"  {'':<14}without one: serve metrics until SIGTERM or SIGINT")
     lines += [f"  {name:<14}{does}" for name, does in _COMMANDS.items()]
