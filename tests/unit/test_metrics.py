@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 
 from docker_prom_exporter.containers import HEALTH_STATUSES, STATES, Container, Details
-from docker_prom_exporter.metrics import Answer, Exposition
+from docker_prom_exporter.metrics import Answer, Exposition, _Sample, _Template
 from docker_prom_exporter.snapshot import ENDPOINTS, FAILURES, REASONS, EngineInfo, Snapshot
 from support.builders import container, details, gallery, snapshot
 
@@ -224,8 +224,13 @@ def test_zipped_only_where_accepted(header: str, expected: str) -> None:
 
 @pytest.fixture
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Watch prometheus-client's encoder: each of its answers is added."""
+    """Watch prometheus-client's encoder and the templates it wrote: each of their answers is added."""
     calls: list[bytes] = []
+    fill = _Template.filled
+
+    def filled(template: _Template, own: dict[str, str], samples: Iterable[_Sample]) -> bytes:
+        calls.append(fill(template, own, samples))
+        return calls[-1]
 
     def watched(accept: str) -> tuple[Encode, str]:
         encode, content_type = choose_encoder(accept)
@@ -237,6 +242,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         return render, content_type
 
     monkeypatch.setattr("docker_prom_exporter.metrics.choose_encoder", watched)
+    monkeypatch.setattr(_Template, "filled", filled)
     return calls
 
 
