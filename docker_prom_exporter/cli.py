@@ -19,6 +19,7 @@ from docker_prom_exporter.settings import OPTIONS, BadOptionError, read_settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from docker_prom_exporter.credentials import BearerToken, ServerTls
     from docker_prom_exporter.engine import Engine
     from docker_prom_exporter.settings import Settings
 
@@ -138,6 +139,7 @@ def _serve(engine: Engine, settings: Settings) -> int:
     """Poll and serve until a signal. All threads are daemons, so that nothing stuck holds up the end."""
     import structlog  # noqa: PLC0415
 
+    from docker_prom_exporter.credentials import CredentialsError  # noqa: PLC0415
     from docker_prom_exporter.metrics import Exposition  # noqa: PLC0415
     from docker_prom_exporter.poller import Poller  # noqa: PLC0415
     from docker_prom_exporter.push import OutletError, Outlets  # noqa: PLC0415
@@ -145,9 +147,10 @@ def _serve(engine: Engine, settings: Settings) -> int:
     from docker_prom_exporter.web import Web, listen  # noqa: PLC0415
 
     try:
+        tls, token = _credentials(settings)
         outlets = Outlets(settings)
         listener = listen(settings.listen_addr, settings.listen_port)
-    except OutletError as error:
+    except (CredentialsError, OutletError) as error:
         return _fail(1, str(error))
     except OSError as error:
         address = f"--listen-addr {settings.listen_addr} --listen-port {settings.listen_port}"
@@ -163,11 +166,12 @@ def _serve(engine: Engine, settings: Settings) -> int:
         details=settings.container_details,
         docs=_documentation(),
     )
-    web = Web(listener, exposition, page, settings.client_ip_source)
+    web = Web(listener, exposition, page, settings.client_ip_source, tls=tls, token=token)
     polling = threading.Thread(target=poller.run, name="poller", daemon=True)
 
     host, port, *_ = listener.getsockname()
-    log.info("exporter.started", version=__version__, metrics=f"http://{_bracketed(host)}:{port}/metrics")
+    scheme = "https" if tls else "http"
+    log.info("exporter.started", version=__version__, metrics=f"{scheme}://{_bracketed(host)}:{port}/metrics")
     polling.start()
     poller.first_poll_ended.wait(_SECONDS_TO_FIRST_POLL)
     web.start()
@@ -192,6 +196,17 @@ def _documentation() -> str:
         urls: list[str] = metadata(_NAME).get_all("Project-URL", [])
         return next((url.partition(", ")[2] for url in urls if url.startswith("Documentation,")), "")
     return ""
+
+
+def _credentials(settings: Settings) -> tuple[ServerTls | None, BearerToken | None]:
+    """Read the certificates and the token, where there are any to be used."""
+    from docker_prom_exporter.credentials import BearerToken, ServerTls  # noqa: PLC0415
+
+    cert, key, token = settings.web_tls_cert_file, settings.web_tls_key_file, settings.web_bearer_token_file
+    return (
+        ServerTls(cert, key, settings.web_client_ca_file) if cert and key else None,
+        BearerToken(token) if token else None,
+    )
 
 
 def _wait_for_signal() -> None:

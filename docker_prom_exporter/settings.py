@@ -49,6 +49,10 @@ class Settings(NamedTuple):
     listen_addr: str
     listen_port: int
     client_ip_source: str
+    web_tls_cert_file: str | None
+    web_tls_key_file: str | None
+    web_client_ca_file: str | None
+    web_bearer_token_file: str | None
     log_level: str
     log_format: str
     push_url: str | None
@@ -248,6 +252,38 @@ OPTIONS: Final = (
         "where the access log takes the client's address from: the connection, or a header of a proxy",
     ),
     Option(
+        "web_tls_cert_file",
+        "Web",
+        None,
+        _not_empty,
+        "a path",
+        "certificate chain, as PEM, to serve HTTPS with",
+    ),
+    Option(
+        "web_tls_key_file",
+        "Web",
+        None,
+        _not_empty,
+        "a path",
+        "private key of that certificate, as PEM and without a passphrase",
+    ),
+    Option(
+        "web_client_ca_file",
+        "Web",
+        None,
+        _not_empty,
+        "a path",
+        "certificates, as PEM, of who may sign those that clients must present",
+    ),
+    Option(
+        "web_bearer_token_file",
+        "Web",
+        None,
+        _not_empty,
+        "a path",
+        "file that holds the token which clients must send for /metrics and /",
+    ),
+    Option(
         "log_level",
         "Log",
         "info",
@@ -334,4 +370,7 @@ _NEEDS: Final = (
     ("push_url", "push_instance"),
     ("push_username", "push_password_file"),
     ("push_password_file", "push_username"),
+    ("web_tls_cert_file", "web_tls_key_file"),
+    ("web_tls_key_file", "web_tls_cert_file"),
+    ("web_client_ca_file", "web_tls_cert_file"),
 )

@@ -26,6 +26,7 @@ from docker_prom_exporter import status_page
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from docker_prom_exporter.credentials import BearerToken, ServerTls
     from docker_prom_exporter.metrics import Exposition
     from docker_prom_exporter.status_page import StatusPage
 
@@ -41,6 +42,7 @@ _SECONDS_TO_LINGER: Final = 1
 
 _REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) ([!-~]+) HTTP/1\.([01])\r?\n")
 _TEXT: Final = "text/plain; charset=utf-8"
+_GUARDED: Final = ("/metrics", "/")
 
 _CLIENT_IP_HEADERS: Final = {
     "RightmostXForwardedFor": "X-Forwarded-For",
@@ -97,13 +99,22 @@ class Web:
     the one that has been quiet for longest goes, so that who comes to scrape always finds a place.
     """
 
-    def __init__(
-        self, listener: socket.socket, exposition: Exposition, page: StatusPage, client_ip_source: str
+    def __init__(  # noqa: PLR0913  what it serves, where, and to whom
+        self,
+        listener: socket.socket,
+        exposition: Exposition,
+        page: StatusPage,
+        client_ip_source: str,
+        *,
+        tls: ServerTls | None = None,
+        token: BearerToken | None = None,
     ) -> None:
         self._listener = listener
         self._exposition = exposition
         self._page = page
         self._client_ip_source = client_ip_source
+        self._tls = tls
+        self._token = token
         self._log = structlog.get_logger()
         self._connections: dict[asyncio.StreamWriter, None] = {}
         self._loop = asyncio.new_event_loop()
@@ -148,6 +159,8 @@ class Web:
         seconds = _SECONDS_TO_ASK
         writer.transport.set_write_buffer_limits(high=0)  # so that drained means sent
         try:
+            if self._tls is not None:
+                await self._start_tls(writer, self._tls)
             while await self._exchange(reader, writer, seconds):
                 seconds = _SECONDS_IDLE
         except (OSError, TimeoutError):
@@ -155,6 +168,17 @@ class Web:
         finally:
             self._connections.pop(writer, None)
             writer.transport.abort()
+
+    async def _start_tls(self, writer: asyncio.StreamWriter, tls: ServerTls) -> None:
+        """Shake hands, on a connection that is counted already and has its time for this, too."""
+        self._touch(writer)
+        context = tls.context(same_host=_is_same_host(writer))
+        try:
+            await writer.start_tls(context, ssl_handshake_timeout=_SECONDS_TO_ASK)
+        except OSError as error:
+            self._log.debug("http.no_handshake", client=_peer(writer), cause=str(error))
+            raise
+        writer.transport.set_write_buffer_limits(high=1)  # with 0, asyncio's TLS waits though all is sent
 
     async def _exchange(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float
@@ -169,15 +193,15 @@ class Web:
                 request = await _read_request(first, reader, peer)
         except _BadRequestError as error:
             await self._send(writer, None, _error(error.status, str(error)))
-            await _linger(reader, writer)
+            await _linger(reader, writer, asking=True)
             return False
         if request is None:
             return False
         self._touch(writer)
-        response = self._answer(request)
+        response = self._answer(request, certified=self._is_certified(writer))
         await self._send(writer, request, response)
         if not request.keep_alive:
-            await _linger(reader, writer)
+            await _linger(reader, writer, asking=False)
         return request.keep_alive
 
     def _touch(self, writer: asyncio.StreamWriter) -> None:
@@ -189,18 +213,13 @@ class Web:
             del self._connections[oldest]
             oldest.transport.abort()
 
-    def _answer(self, request: Request) -> Response:
-        route = self._routes.get(request.path)
-        if route is None:
-            response = _error(HTTPStatus.NOT_FOUND, f"try one of {' '.join(self._routes)}")
-        elif request.method not in ("GET", "HEAD"):
-            response = _error(HTTPStatus.METHOD_NOT_ALLOWED, "try GET or HEAD", Allow="GET, HEAD")
-        else:
-            try:
-                response = route(request)
-            except Exception as error:  # noqa: BLE001  one bad answer must not end the conversation
-                self._log.error("http.failed", path=request.path, exc_info=error)
-                response = _error(HTTPStatus.INTERNAL_SERVER_ERROR, "the log says more")
+    def _is_certified(self, writer: asyncio.StreamWriter) -> bool:
+        """Tell whether the client has a certificate of the client CA, or needs none."""
+        needed = self._tls is not None and self._tls.asks_for_certificate
+        return not needed or bool(writer.get_extra_info("peercert"))
+
+    def _answer(self, request: Request, *, certified: bool) -> Response:
+        response = self._refusal(request, certified=certified) or self._respond(request)
         self._log.debug(
             "http.request",
             client=client_address(request, self._client_ip_source),
@@ -209,6 +228,29 @@ class Web:
             status=int(response.status),
         )
         return response
+
+    def _refusal(self, request: Request, *, certified: bool) -> Response | None:
+        """Return what to say to a client who has not proved itself, None to one who has or need not."""
+        if request.path not in _GUARDED:
+            return None
+        if not certified:
+            return _error(HTTPStatus.FORBIDDEN, "this needs a client certificate")
+        if self._token is None or self._token.is_in(request.headers.get("Authorization", "")):
+            return None
+        challenge = {"WWW-Authenticate": "Bearer"}
+        return _error(HTTPStatus.UNAUTHORIZED, "this needs the bearer token", **challenge)
+
+    def _respond(self, request: Request) -> Response:
+        route = self._routes.get(request.path)
+        if route is None:
+            return _error(HTTPStatus.NOT_FOUND, f"try one of {' '.join(self._routes)}")
+        if request.method not in ("GET", "HEAD"):
+            return _error(HTTPStatus.METHOD_NOT_ALLOWED, "try GET or HEAD", Allow="GET, HEAD")
+        try:
+            return route(request)
+        except Exception as error:  # noqa: BLE001  one bad answer must not end the conversation
+            self._log.error("http.failed", path=request.path, exc_info=error)
+            return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "the log says more")
 
     def _root(self, request: Request) -> Response:
         """Give a browser the page, anything else the exposition."""
@@ -339,14 +381,31 @@ async def _read_request(first: bytes, reader: asyncio.StreamReader, peer: str) -
     return Request(method, url.path, url.query, headers, peer, keep_alive)
 
 
-async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Read what the client still sends, for a moment: closing at once would reset its answer away."""
-    if writer.can_write_eof():
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, asking: bool) -> None:
+    """Read what the client still sends, for a moment: closing at once would reset its answer away.
+
+    TLS can't close one direction only, and has the end of the answer in a buffer of its own: there, a client
+    that may be still `asking` is read first, then both directions are closed in good order.
+    """
+    half_closed = writer.can_write_eof()
+    if half_closed:
         writer.write_eof()
-    with suppress(TimeoutError, ValueError):
-        async with asyncio.timeout(_SECONDS_TO_LINGER):
-            while await reader.read(_CHUNK):
-                pass
+    if half_closed or asking:
+        with suppress(TimeoutError, ValueError):
+            async with asyncio.timeout(_SECONDS_TO_LINGER):
+                while await reader.read(_CHUNK):
+                    pass
+    if not half_closed:
+        async with asyncio.timeout(_SECONDS_TO_ANSWER):
+            writer.close()
+            await writer.wait_closed()
+
+
+def _is_same_host(writer: asyncio.StreamWriter) -> bool:
+    """Tell whether the client comes from the very address it connects to, which no other host can."""
+    ends = (writer.get_extra_info(end) for end in ("peername", "sockname"))
+    peer, own = (end[0] if end else None for end in ends)
+    return peer is not None and peer == own
 
 
 def _peer(writer: asyncio.StreamWriter) -> str:

@@ -1,0 +1,169 @@
+"""Owns what the web side and its clients prove themselves with: certificates and the token."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import ssl
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MOST_BYTES: Final = 1024 * 1024
+_TOKEN: Final = re.compile(rb"[!-~]+")
+
+_T = TypeVar("_T")
+
+
+class CredentialsError(ValueError):
+    """A certificate, key or token file can't be used; the message is one line without any of its content."""
+
+
+class ServerTls:
+    """TLS 1.2 or newer with a certificate, its key, and, where given, the CA that must have signed clients'.
+
+    Raises `CredentialsError` where a file can't be used. One that can't be later on is logged once, and what
+    was read before stays in force.
+    """
+
+    def __init__(self, cert_file: str, key_file: str, client_ca_file: str | None) -> None:
+        self.asks_for_certificate = client_ca_file is not None
+        self._contexts = _Reread(
+            lambda: _contexts(cert_file, key_file, client_ca_file),
+            *filter(None, (cert_file, key_file, client_ca_file)),
+        )
+
+    def context(self, *, same_host: bool) -> ssl.SSLContext:
+        """Return the context for a client at another address, or at this host's own.
+
+        Only a client at this host's own may do without a certificate: the exporter's healthcheck has none.
+        """
+        contexts = self._contexts.value()
+        return contexts.same_host if same_host else contexts.network
+
+
+class BearerToken:
+    """The token in a file, which clients must know. Raises `CredentialsError` where there is none."""
+
+    def __init__(self, path: str) -> None:
+        self._token = _Reread(lambda: _token(path), path)
+
+    def is_in(self, authorization: str) -> bool:
+        """Tell whether an `Authorization` header bears the token, in a time that tells nothing of it."""
+        scheme, _, credentials = authorization.partition(" ")
+        given = credentials.strip().encode("utf-8", "replace")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given, self._token.value())
+
+
+class _Reread(Generic[_T]):
+    """What `read` makes of some files, and makes anew when one of them changes."""
+
+    def __init__(self, read: Callable[[], _T], *paths: str) -> None:
+        self._read = read
+        self._paths = paths
+        self._seen = self._identities()
+        self._value = read()
+
+    def value(self) -> _T:
+        seen = self._identities()
+        if seen != self._seen:
+            self._seen = seen
+            self._reread()
+        return self._value
+
+    def _reread(self) -> None:
+        log = structlog.get_logger()
+        try:
+            self._value = self._read()
+        except CredentialsError as error:
+            log.warning(
+                "credentials.unusable", cause=str(error), advice="what was read before stays in force"
+            )
+        else:
+            log.info("credentials.changed", files=" ".join(self._paths))
+
+    def _identities(self) -> list[tuple[int, ...] | None]:
+        return [_identity(path) for path in self._paths]
+
+
+def _identity(path: str) -> tuple[int, ...] | None:
+    """Return what changes whenever a file is written or replaced; None while there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116  asked for each handshake and each request
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class _Contexts(NamedTuple):
+    network: ssl.SSLContext
+    same_host: ssl.SSLContext
+
+
+def _contexts(cert_file: str, key_file: str, client_ca_file: str | None) -> _Contexts:
+    if client_ca_file is None:
+        context = _context(cert_file, key_file)
+        return _Contexts(context, context)
+    authorities = _certificates(client_ca_file)
+    contexts = _Contexts(_context(cert_file, key_file), _context(cert_file, key_file))
+    for context, mode in zip(contexts, (ssl.CERT_REQUIRED, ssl.CERT_OPTIONAL), strict=True):
+        context.load_verify_locations(cadata=authorities)
+        context.verify_mode = mode
+    return contexts
+
+
+def _context(cert_file: str, key_file: str) -> ssl.SSLContext:
+    _certificates(cert_file)
+    _read(key_file)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    try:
+        context.load_cert_chain(cert_file, key_file, password=lambda: "")
+    except OSError as error:
+        raise CredentialsError(_explain(error, cert_file, key_file)) from None
+    return context
+
+
+def _explain(error: OSError, cert_file: str, key_file: str) -> str:
+    """Say which file is to blame, which OpenSSL does not."""
+    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    if reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
+        return f"{key_file}: this is not the key of {cert_file}"
+    if reason is None:
+        return f"{key_file}: no private key as PEM and without a passphrase"
+    return f"{cert_file}: OpenSSL can't use it: {reason}"
+
+
+def _certificates(path: str) -> str:
+    """Read certificates as PEM; the text around them may be in any language."""
+    text = _read(path).decode("ascii", "ignore")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        raise CredentialsError(f"{path}: no certificate as PEM") from None
+    return text
+
+
+def _token(path: str) -> bytes:
+    token = _read(path).strip()
+    if not _TOKEN.fullmatch(token):
+        raise CredentialsError(f"{path}: a token is one word of visible ASCII characters")
+    return token
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  a path of the user's, as written
+            content = file.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise CredentialsError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if not content.strip():
+        raise CredentialsError(f"{path}: the file is empty")
+    if len(content) > _MOST_BYTES:
+        raise CredentialsError(f"{path}: the file is larger than {_MOST_BYTES} bytes")
+    return content
