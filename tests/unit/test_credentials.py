@@ -1,0 +1,178 @@
+"""What the web side and its clients prove themselves with: which files do, and what a change of them does."""
+
+import os
+import ssl
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from docker_prom_exporter.credentials import BearerToken, CredentialsError, ServerTls
+from support.certificates import Certificate, authority, issue
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Certificate:
+    return authority(tmp_path)
+
+
+@pytest.fixture
+def server(tmp_path: Path, ca: Certificate) -> Certificate:
+    return issue(tmp_path, "server", ca)
+
+
+def tls_of(server: Certificate, ca: Certificate | None = None) -> ServerTls:
+    return ServerTls(str(server.cert), str(server.key), str(ca.cert) if ca else None)
+
+
+def test_takes_tls_1_2_and_newer(server: Certificate) -> None:
+    """Older ones are broken."""
+    context = tls_of(server).context(same_host=False)
+
+    assert ssl.TLSVersion.TLSv1_2 == context.minimum_version
+
+
+@pytest.mark.parametrize(
+    ("same_host", "mode"), [(False, ssl.CERT_REQUIRED), (True, ssl.CERT_OPTIONAL)], ids=["network", "own"]
+)
+def test_a_client_ca_asks_for_certificates(
+    server: Certificate, ca: Certificate, *, same_host: bool, mode: ssl.VerifyMode
+) -> None:
+    """From other hosts in the handshake; who comes from this one may get to the health paths without."""
+    tls = tls_of(server, ca)
+
+    assert tls.asks_for_certificate
+    assert mode == tls.context(same_host=same_host).verify_mode
+
+
+def test_without_a_client_ca_nobody_is_asked(server: Certificate) -> None:
+    """Nor on the own host."""
+    tls = tls_of(server)
+
+    assert not tls.asks_for_certificate
+    assert ssl.CERT_NONE == tls.context(same_host=False).verify_mode
+
+
+@pytest.mark.parametrize("spoilt", ["cert", "key", "ca"])
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "No such file"),
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b"secret nonsense", "no (certificate|private key) as PEM"),
+        (b"\x00\xff" * 99, "no (certificate|private key) as PEM"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no (certificate|private key)"),
+        (b"x" * 2_000_000, "larger than"),
+    ],
+    ids=lambda value: str(value[:12]) if isinstance(value, bytes) else None,
+)
+def test_a_spoilt_file_is_named(
+    server: Certificate, ca: Certificate, spoilt: str, content: bytes | None, complaint: str
+) -> None:
+    """With one line that holds nothing of its content."""
+    path = {"cert": server.cert, "key": server.key, "ca": ca.cert}[spoilt]
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CredentialsError, match=rf"{path.name}: .*{complaint}") as raised:
+        tls_of(server, ca)
+
+    assert "secret" not in str(raised.value)
+    assert 1 == len(str(raised.value).splitlines())
+
+
+def test_a_folder_is_no_file(server: Certificate, tmp_path: Path) -> None:
+    """What the system says of it is passed on."""
+    with pytest.raises(CredentialsError, match=f"{tmp_path.name}: Is a directory"):
+        tls_of(Certificate(tmp_path, server.key))
+
+
+def test_the_key_of_another_certificate(server: Certificate, ca: Certificate) -> None:
+    """Both files are named."""
+    with pytest.raises(CredentialsError, match=r"ca\.key: this is not the key of .*server\.pem"):
+        tls_of(Certificate(server.cert, ca.key))
+
+
+def test_text_around_a_certificate_is_none_of_it(server: Certificate, ca: Certificate) -> None:
+    """Many tools write the subject above it, in any language."""
+    ca.cert.write_text("subject=CN = Prüfstelle\n" + ca.cert.read_text())
+
+    assert tls_of(server, ca).asks_for_certificate
+
+
+def test_a_renewed_certificate_is_taken(server: Certificate, ca: Certificate, tmp_path: Path) -> None:
+    """Once its key is there, too; until then, and while it is spoilt, the old one stays."""
+    tls = tls_of(server, ca)
+    old = tls.context(same_host=False)
+    renewed = issue(tmp_path, "renewed", ca)
+
+    with capture_logs() as logs:
+        assert old is tls.context(same_host=False)
+        server.cert.write_bytes(renewed.cert.read_bytes())
+        assert [old, old] == [tls.context(same_host=False) for _ in range(2)]
+        server.key.write_bytes(renewed.key.read_bytes())
+        assert old is not tls.context(same_host=False)
+
+    assert ["credentials.unusable", "credentials.changed"] == [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize(
+    ("header", "known"),
+    [
+        ("Bearer s3cret", True),
+        ("bearer s3cret", True),
+        ("BEARER  s3cret ", True),
+        ("", False),
+        ("Bearer", False),
+        ("Bearer ", False),
+        ("Bearer s3cre", False),
+        ("Bearer s3cret2", False),
+        ("Bearer S3CRET", False),
+        ("Bearer s3cret s3cret", False),
+        ("Basic s3cret", False),
+        ("s3cret", False),
+        ("Bearer s\u00e9cret", False),
+        ("Bearer \udcff", False),
+    ],
+)
+def test_knows_its_token(tmp_path: Path, header: str, *, known: bool) -> None:
+    """The whole of it, after a scheme whose case doesn't matter."""
+    path = tmp_path / "token"
+    path.write_text("s3cret\n")
+
+    assert known == BearerToken(str(path)).is_in(header)
+
+
+@pytest.mark.parametrize("content", [None, "", "\n", "two words", "two\nlines", "s\u00e9cret", "s3cret\x00"])
+def test_a_spoilt_token_file(tmp_path: Path, content: str | None) -> None:
+    """The line names it and keeps its content to itself."""
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CredentialsError, match="token: ") as raised:
+        BearerToken(str(path))
+
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_new_token_is_taken(tmp_path: Path) -> None:
+    """Written in place or put there by a rename; a file that is gone or spoilt leaves the old in force."""
+    path = tmp_path / "token"
+    path.write_text("one")
+    token = BearerToken(str(path))
+
+    with capture_logs() as logs:
+        path.unlink()
+        assert token.is_in("Bearer one")
+        path.write_text("two")
+        assert (False, True) == (token.is_in("Bearer one"), token.is_in("Bearer two"))
+        (tmp_path / "new").write_text("six")
+        os.utime(tmp_path / "new", ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+        (tmp_path / "new").rename(path)
+        assert token.is_in("Bearer six")
+        path.write_text("two words")
+        assert token.is_in("Bearer six")
+
+    events = ["credentials.unusable", "credentials.changed", "credentials.changed", "credentials.unusable"]
+    assert events == [entry["event"] for entry in logs]
