@@ -1,0 +1,78 @@
+"""The table of faults that ends these tests, and a real Docker to do them to."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+from support.clients import Client
+from support.exporters import exporter
+from support.missing import give_up
+from support.real import DOCKER_26, Engine, EngineUnavailableError
+from support.watching import Watch, watching
+
+Row = tuple[str, str, str]
+Table = list[Row]
+Watched = Callable[..., AbstractContextManager[Watch]]
+
+_TABLE = pytest.StashKey[Table]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_TABLE] = []
+
+
+@pytest.fixture
+def table(pytestconfig: pytest.Config) -> Table:
+    """Return what the tests found so far: the fault, what was expected, what was seen."""
+    return pytestconfig.stash[_TABLE]
+
+
+@pytest.fixture
+def watched(table: Table) -> Watched:
+    """Watch an exporter of the engine at an address, and put down what it said."""
+
+    @contextmanager
+    def watch_over(fault: str, url: str, *options: str) -> Iterator[Watch]:
+        with exporter(f"--docker-host={url}", "--log-level=debug", *options) as process:
+            try:
+                with watching(Client(process)) as watch:
+                    yield watch
+            finally:
+                table.append((fault, " → ".join(watch.expected), _seen(watch)))
+
+    return watch_over
+
+
+@pytest.fixture(scope="session")
+def _docker() -> Iterator[Engine]:
+    engine = Engine(DOCKER_26)
+    try:
+        engine.start()
+    except EngineUnavailableError as error:
+        give_up(str(error))
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def docker(_docker: Engine) -> Iterator[Engine]:
+    """Return a real Docker, up and empty."""
+    yield _docker
+    _docker.restore()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table."""
+    rows = config.stash[_TABLE]
+    if not rows:
+        return
+    widths = [max(len(cell) for cell in column) for column in list(zip(*rows, strict=True))[:2]]
+    terminalreporter.section("faults: fault, expected, seen")
+    for fault, expected, seen in rows:
+        terminalreporter.write_line(f"{fault:<{widths[0]}}  {expected:<{widths[1]}}  {seen}")
+
+
+def _seen(watch: Watch) -> str:
+    said = "the same" if watch.seen == watch.expected else " → ".join(watch.seen)
+    return f"{said}; {watch.scrapes} scrapes, the slowest {watch.slowest * 1000:.0f} ms"

@@ -1,0 +1,135 @@
+"""What may happen to a real Docker, and what the exporter says of it meanwhile and afterwards."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from dataclasses import replace
+from pathlib import Path
+
+from docker import APIClient
+
+from docker_prom_exporter.demo import WATCH
+from support.missing import give_up
+from support.real import DOCKER_26, NO_NETWORK, Engine, EngineUnavailableError
+from support.waiting import wait_for
+from support.watching import Watch, errors
+
+Watched = Callable[..., AbstractContextManager[Watch]]
+
+STALE_AFTER = 3 * 0.5 + 1
+"""Seconds after which a poll is not trusted any more, at the interval and timeout of the tests."""
+
+
+def test_killed_and_started_again(docker: Engine, watched: Watched) -> None:
+    """While it is gone nothing is known; containers that died with it are stopped afterwards."""
+    docker.run("web", health="healthy", labels=WATCH)
+    with watched("dockerd: kill -9, started again", docker.url) as watch:
+        watch.shows(docker_up=1, web=4)
+        docker.kill()
+        watch.shows(docker_up=0, web=0)
+        docker.start()
+        watch.recovers(docker_up=1, web=1)
+
+
+def test_stuck_for_longer_than_a_poll_is_trusted(docker: Engine, watched: Watched) -> None:
+    """It is down while it doesn't answer, and right again at once when it does."""
+    docker.run("web", health="healthy", labels=WATCH)
+    with watched("dockerd: SIGSTOP, SIGCONT", docker.url) as watch:
+        watch.shows(docker_up=1, web=4)
+        docker.pause()
+        watch.shows(docker_up=0, web=0)
+
+        def is_stale() -> bool:
+            last = watch.scrape().value("docker_exporter_last_success_timestamp_seconds")
+            return time.time() - (last or 0) > STALE_AFTER
+
+        wait_for(is_stale, what="the last success to be stale")
+        watch.shows(docker_up=0, web=0)
+        docker.resume()
+        watch.recovers(docker_up=1, web=4)
+
+
+def test_absent_at_start(docker: Engine, watched: Watched) -> None:
+    """The exporter serves before there is any engine."""
+    docker.kill()
+    docker.listen.unlink()
+    with watched("dockerd: absent at start", docker.url) as watch:
+        watch.shows(docker_up=0)
+        docker.start()
+        docker.run("web", labels=WATCH)
+        watch.recovers(docker_up=1, web=2)
+
+
+def test_a_socket_made_anew(docker: Engine, watched: Watched) -> None:
+    """A connection to the socket that was there before is of no use, and not held on to."""
+    docker.run("web", health="healthy", labels=WATCH)
+    with watched("dockerd: stopped, its socket file made anew", docker.url) as watch:
+        watch.shows(docker_up=1, web=4)
+        docker.kill()
+        docker.listen.unlink()
+        watch.shows(docker_up=0, web=0)
+        docker.start()
+        watch.recovers(docker_up=1, web=1)
+
+
+def test_a_socket_that_is_gone(docker: Engine, watched: Watched, tmp_path: Path) -> None:
+    """Once its connection broke, the exporter finds no engine until the file is back."""
+    link = tmp_path / "docker.sock"
+    link.symlink_to(docker.listen)
+    docker.run("web", labels=WATCH)
+    with watched("socket: its file gone, and back", f"unix://{link}") as watch:
+        watch.shows(docker_up=1, web=2)
+        link.unlink()
+        docker.pause()
+        watch.shows(docker_up=0, web=0)
+        docker.resume()
+        watch.polls_pass(1)
+        watch.shows(docker_up=0, web=0)
+        link.symlink_to(docker.listen)
+        watch.recovers(docker_up=1, web=2)
+
+
+def test_fifty_containers_come_and_go(docker: Engine, watched: Watched) -> None:
+    """While polls run: no error is counted, nothing wrong is said, and nothing is left of them."""
+    with watched("containers: 50 created and removed during polls", docker.url) as watch:
+        watch.shows(docker_up=1)
+        with ThreadPoolExecutor(1) as pool:
+            churning = pool.submit(_churn, docker)
+            values: set[float] = set()
+            while not churning.done():
+                values |= set(watch.scrape().by("name", "container_health").values())
+            churning.result()
+        scrape = watch.recovers(docker_up=1)
+
+    assert {} == errors(scrape)
+    assert 0 == scrape.value("docker_exporter_polls_total", result="failure")
+    assert values <= {1, 2}
+    assert 1 in values
+
+
+def _churn(docker: Engine) -> None:
+    containers = docker.crowd(running=10, created=40, labels=WATCH)
+    with closing(APIClient(base_url=docker.url, version="1.41")) as api, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda container: api.remove_container(container, force=True), containers))
+
+
+def test_restarted_with_live_restore(watched: Watched) -> None:
+    """Containers run on without their daemon: what is said of them afterwards is what was said before."""
+    engine = Engine(replace(DOCKER_26, options=(*NO_NETWORK, "--live-restore")))
+    try:
+        engine.start()
+    except EngineUnavailableError as error:
+        give_up(str(error))
+    try:
+        engine.run("web", health="healthy", labels=WATCH)
+        with watched("dockerd: restarted with live-restore", engine.url) as watch:
+            started = watch.shows(docker_up=1, web=4).container("web")
+            engine._daemon.terminate()
+            watch.shows(docker_up=0, web=0)
+            engine.start()
+            scrape = watch.recovers(docker_up=1, web=4)
+
+        assert started == scrape.container("web")
+    finally:
+        engine.stop()

@@ -1,0 +1,43 @@
+"""A client as decent as Prometheus, with a certificate, a token, or neither."""
+
+import http.client
+import ssl
+import time
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from support.exporters import Exporter
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who asks an exporter: over TLS with `tls`, and from `address`, as if it were another host's."""
+
+    exporter: Exporter
+    tls: ssl.SSLContext | None = None
+    token: str = ""
+    address: str = "127.0.0.1"
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        """Return the status and body of an answer; TimeoutError where it takes longer than a second."""
+        connection = self._connection()
+        authorization = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        began = time.monotonic()
+        try:
+            connection.request("GET", path, headers={**authorization, **headers})
+            response = connection.getresponse()
+            status, body = response.status, response.read().decode()
+        finally:
+            connection.close()
+        if time.monotonic() - began > 1:
+            raise TimeoutError(f"{path} took {time.monotonic() - began:.2f} s")
+        return status, body
+
+    def _connection(self) -> http.client.HTTPConnection:
+        url = urlsplit(self.exporter.url)
+        host, port = str(url.hostname), url.port
+        if self.tls is None:
+            return http.client.HTTPConnection(host, port, timeout=1, source_address=(self.address, 0))
+        return http.client.HTTPSConnection(
+            host, port, timeout=1, source_address=(self.address, 0), context=self.tls
+        )

@@ -1,0 +1,123 @@
+"""An exporter under watch: whatever happens to it, somebody scrapes it who waits a second at most."""
+
+import http.client
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from support.clients import Client
+from support.expositions import Scrape, parse
+from support.waiting import wait_for
+
+_SECONDS_BETWEEN = 0.1
+
+
+class Watch:
+    """What the exporter said, what it should have said, and how long it took."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.expected: list[str] = []
+        self.seen: list[str] = []
+        self.scrapes = 0
+        self.slowest = 0.0
+        self.failures: list[str] = []
+
+    def scrape(self) -> Scrape:
+        """Return what a scrape says now."""
+        status, body = self.client.get("/metrics")
+        if status != 200:
+            raise ValueError(f"/metrics: {status} {body}")
+        return parse(body)
+
+    def shows(self, **expected: float) -> Scrape:
+        """Wait until a scrape says this of Docker and of each container, and nothing of any other.
+
+        `expected` is the value of `docker_up` as `docker_up`, and that of `container_health` by name.
+        """
+        self.expected.append(_line(expected))
+        self.seen.append("")
+
+        def shown() -> Scrape | None:
+            scrape = self.scrape()
+            said = summary(scrape)
+            self.seen[-1] = _line(said)
+            return scrape if said == expected else None
+
+        return wait_for(shown, what=_line(expected), seconds=15) or self.scrape()
+
+    def recovers(self, **expected: float) -> Scrape:
+        """Wait until it shows this, which the poll under way or the next one must bring about."""
+        before = polls(self.scrape())
+        scrape = self.shows(**expected)
+        took = polls(scrape) - before
+        if took > 2:
+            raise AssertionError(f"it took {took:.0f} polls to show {self.expected[-1]}")
+        return scrape
+
+    def polls_pass(self, count: int) -> Scrape:
+        """Wait until as many whole polls have ended, begun from now on; return a scrape from then."""
+        last = polls(self.scrape()) + count + 1
+
+        def passed() -> Scrape | None:
+            scrape = self.scrape()
+            return scrape if polls(scrape) >= last else None
+
+        return wait_for(passed, what=f"{count} polls", seconds=30) or self.scrape()
+
+
+@contextmanager
+def watching(client: Client) -> Iterator[Watch]:
+    """Yield a watch on the exporter that this client asks; each scrape must be answered."""
+    watch = Watch(client)
+    stop = threading.Event()
+    prober = threading.Thread(target=_probe, args=(watch, stop), name="prober", daemon=True)
+    prober.start()
+    try:
+        yield watch
+    finally:
+        stop.set()
+        prober.join()
+    if watch.failures:
+        raise AssertionError(f"{len(watch.failures)} of {watch.scrapes} scrapes failed: {watch.failures[:3]}")
+
+
+def summary(scrape: Scrape) -> dict[str, float]:
+    """Return the value of `docker_up`, and that of `container_health` by container name."""
+    up = scrape.value("docker_up")
+    return {"docker_up": -1 if up is None else up, **scrape.by("name", "container_health")}
+
+
+def polls(scrape: Scrape) -> float:
+    """Return how many polls have ended."""
+    return sum(scrape.by("result", "docker_exporter_polls_total").values())
+
+
+def errors(scrape: Scrape) -> dict[tuple[str, str], float]:
+    """Return the failed requests by endpoint and reason, those that never happened left out."""
+    found = {
+        (dict(labels)["endpoint"], dict(labels)["reason"]): value
+        for (name, labels), value in scrape.samples.items()
+        if name == "docker_exporter_api_errors_total"
+    }
+    return {failure: count for failure, count in found.items() if count}
+
+
+def _probe(watch: Watch, stop: threading.Event) -> None:
+    while not stop.wait(_SECONDS_BETWEEN):
+        began = time.monotonic()
+        watch.scrapes += 1
+        try:
+            status, _ = watch.client.get("/metrics")
+            if status != 200:
+                watch.failures.append(f"status {status}")
+        except (OSError, http.client.HTTPException) as error:
+            watch.failures.append(repr(error))
+        watch.slowest = max(watch.slowest, time.monotonic() - began)
+
+
+def _line(said: dict[str, float]) -> str:
+    few = dict(list(said.items())[:4])
+    more = f" and {len(said) - len(few)} more" if len(said) > len(few) else ""
+    return " ".join(f"{name} {value:g}" for name, value in few.items()) + more
