@@ -39,7 +39,7 @@ def watched(table: Table) -> Watched:
                 with watching(Client(process)) as watch:
                     yield watch
             finally:
-                table.append((fault, " → ".join(watch.expected), _seen(watch)))
+                table.append((fault, *watch.row()))
 
     return watch_over
 
@@ -71,8 +71,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("faults: fault, expected, seen")
     for fault, expected, seen in rows:
         terminalreporter.write_line(f"{fault:<{widths[0]}}  {expected:<{widths[1]}}  {seen}")
-
-
-def _seen(watch: Watch) -> str:
-    said = "the same" if watch.seen == watch.expected else " → ".join(watch.seen)
-    return f"{said}; {watch.scrapes} scrapes, the slowest {watch.slowest * 1000:.0f} ms"

@@ -24,6 +24,12 @@ class Watch:
         self.slowest = 0.0
         self.failures: list[str] = []
 
+    def row(self) -> tuple[str, str]:
+        """Return what was expected and what was seen, for a table."""
+        expected, seen = " → ".join(self.expected), " → ".join(self.seen)
+        speed = f"{self.scrapes} scrapes, the slowest {self.slowest * 1000:.0f} ms"
+        return expected, f"{'the same' if seen == expected else seen}; {speed}"
+
     def scrape(self) -> Scrape:
         """Return what a scrape says now."""
         status, body = self.client.get("/metrics")

@@ -1,0 +1,275 @@
+"""What an engine can answer, on each of the four endpoints, and what the exporter says of it.
+
+The cases take turns on a few exporters, each with a simulated engine of its own: they wait side by side.
+"""
+
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from docker_prom_exporter.demo import WATCH
+from docker_prom_exporter.snapshot import ENDPOINTS
+from support.clients import Client
+from support.exporters import exporter
+from support.simulated import Fault, Simulation, answers, answers_json, drips, hangs, resets, says, simulation
+from support.waiting import wait_for
+from support.watching import Watch, errors, watching
+
+AT_A_TIME = 6
+FINE = {"docker_up": 1.0, "web": 4.0}
+NAMELESS = "ab" * 32
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+# What a fault of an endpoint leaves to say.
+LEFT = {
+    "version": {"docker_up": 0.0, "web": 0.0},
+    "ping": {"docker_up": 0.0, "web": 0.0},
+    "list": {"docker_up": 1.0, "web": 0.0},
+    "inspect": FINE,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault: how an engine comes by it, what is to be said of Docker then, and what is to be counted.
+
+    `counted` is a regular expression for what `Outcome.counted` has.
+    """
+
+    name: str
+    befall: Callable[[Simulation], object]
+    said: dict[str, float]
+    counted: str = ""
+
+
+@dataclass
+class Lane:
+    """An exporter with its engine."""
+
+    engine: Simulation
+    client: Client
+
+    def run(self, case: Case) -> "Outcome":
+        """Have the fault befall the engine for a poll at least, then all be well again."""
+        with watching(self.client) as watch:
+            before = errors(watch.shows(**FINE))
+            case.befall(self.engine)
+            watch.polls_pass(1)
+            scrape = watch.shows(**case.said)
+            self.engine.faults, self.engine.rows, self.engine.api_version = {}, lambda rows: rows, "1.52"
+            watch.recovers(**FINE)
+            wait_for(lambda: "restarts_total" in watch.scrape().container("web"), what="all details")
+        after = errors(scrape)
+        counted = {"/".join(failure) for failure in after if after[failure] > before.get(failure, 0)}
+        return Outcome(watch, " ".join(sorted(counted)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a watch saw, and each `endpoint/reason` of the errors that were counted meanwhile."""
+
+    watch: Watch
+    counted: str
+
+
+def on(endpoint: str, fault: Fault) -> Callable[[Simulation], None]:
+    """Have an endpoint answer with the fault, and be asked: a reset has the version asked, a start an inspect."""
+
+    def befall(engine: Simulation) -> None:
+        engine.faults = {endpoint: fault}
+        if endpoint == "version":
+            engine.faults["ping"] = resets
+        if endpoint == "inspect":
+            engine.stage.change(
+                "web", started=time.time(), restarts=engine.stage.containers["web"].restarts + 1
+            )
+
+    return befall
+
+
+def floods(connection: socket.socket) -> None:
+    """Be a fault: 100 MB of an answer, or as much of it as is taken."""
+    with suppress(OSError):
+        connection.sendall(HEAD + b"Content-Length: 100000000\r\n\r\n[")
+        for _ in range(100):
+            connection.sendall(b"1," * 500_000)
+
+
+STATUSES = {
+    "204 No Content": "bad_response",
+    "301 Moved Permanently": "bad_response",
+    "400 Bad Request": "error",
+    "401 Unauthorized": "denied",
+    "403 Forbidden": "denied",
+    "404 Not Found": "not_found",
+    "409 Conflict": "error",
+    "429 Too Many Requests": "error",
+    "500 Internal Server Error": "error",
+    "502 Bad Gateway": "unreachable",
+    "503 Service Unavailable": "unreachable",
+}
+
+# Each status comes with each of these, on one endpoint or another; the last looks like what was asked for.
+BODIES = {
+    "JSON": lambda _: '{"message": "no"}',
+    "HTML": lambda _: "<html><body><h1>no</h1></body></html>",
+    "nothing": lambda _: "",
+    "a good answer": lambda endpoint: {"version": '{"ApiVersion": "1.41"}', "ping": "OK", "list": "[]"}.get(
+        endpoint, '{"State": {"Status": "running", "Health": {"Status": "healthy"}}}'
+    ),
+}
+
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "resets": (resets, "unreachable"),
+    "silent": (hangs(), "timeout"),
+    "silent in the headers": (hangs(HEAD), "timeout"),
+    "silent in the body": (hangs(HEAD + b"Content-Length: 99\r\n\r\n["), "timeout"),
+    "one byte a second": (drips(HEAD + b"Content-Length: 99999\r\n\r\n[", every=1), "timeout"),
+    "cut short": (says(HEAD + b"Content-Length: 99\r\n\r\n["), "bad_response"),
+    "longer than it says": (says(HEAD + b"Content-Length: 1\r\n\r\n[]"), "bad_response"),
+    "not JSON": (answers("200 OK", "<html>"), "bad_response"),
+    "a number": (answers_json(7), "bad_response"),
+    "null": (answers_json(None), "bad_response"),
+    "a text": (answers_json("nonsense"), "bad_response"),
+    "empty": (answers("200 OK", ""), "bad_response"),
+    "no HTTP": (says(b"\x00\x01\xff\r\n\r\n"), "bad_response"),
+    "100 MB": (floods, "(bad_response|timeout)( .+)?"),
+}
+
+
+# Docker is gone for the ping by which a version comes to be asked.
+COUNTED = {"version": "ping/unreachable version/{}", **{name: name + "/{}" for name in ENDPOINTS[1:]}}
+
+
+def faults_of(endpoint: str) -> Iterator[Case]:
+    for name, (fault, reason) in FAULTS.items():
+        yield Case(
+            f"{endpoint}: {name}", on(endpoint, fault), LEFT[endpoint], COUNTED[endpoint].format(reason)
+        )
+    for number, (status, reason) in enumerate(STATUSES.items()):
+        body = list(BODIES)[(number + ENDPOINTS.index(endpoint)) % len(BODIES)]
+        fault = answers(status, BODIES[body](endpoint), "Location: /containers/json")
+        name = f"{endpoint}: {status.partition(' ')[0]} with {body}"
+        if (endpoint, reason) == ("inspect", "not_found"):  # a container that is gone is no error
+            yield Case(name, on(endpoint, fault), {"docker_up": 1.0})
+        else:
+            yield Case(name, on(endpoint, fault), LEFT[endpoint], COUNTED[endpoint].format(reason))
+
+
+def lists(*changes: dict[str, Any] | Any) -> Callable[[Simulation], None]:
+    """Have the list hold, after the container there is, a copy of its row with each change, or another thing.
+
+    An inspect says nothing of the copies.
+    """
+
+    def rows(good: list[dict[str, Any]]) -> list[Any]:
+        copies = [{**good[0], **change} if isinstance(change, dict) else change for change in changes]
+        return [*good, *copies]
+
+    def befall(engine: Simulation) -> None:
+        engine.rows = rows
+        engine.faults = {"inspect": answers_json({"State": {"Status": "running"}})}
+
+    return befall
+
+
+def shown(value: float) -> dict[str, float]:
+    return {**FINE, NAMELESS[:12]: value}
+
+
+OTHER: dict[str, Any] = {"Id": NAMELESS, "Names": None}
+SPOILT = {"Names": {"a": 1}, "Image": [], "Created": "x", "State": [1], "Status": 7, "Health": "healthy"}
+SPOILT_INSPECT = {
+    "RestartCount": "x",
+    "State": {"Status": [], "Health": 5, "ExitCode": {}, "StartedAt": 7, "OOMKilled": "yes"},
+}
+
+
+def answers_spoilt(connection: socket.socket) -> None:
+    """Be a fault: an inspect with the wrong type at every level."""
+    answers_json(SPOILT_INSPECT)(connection)
+
+
+def speaks(api_version: str) -> Callable[[Simulation], None]:
+    return lambda engine: setattr(engine, "api_version", api_version)
+
+
+def too(word: str) -> Fault:
+    return answers("400 Bad Request", json.dumps({"message": f"client version 1.52 is too {word}"}))
+
+
+ROWS = [
+    Case("list: things that are no rows", lists(1, None, "x", [], {"Id": None}, {"Id": 7}), FINE),
+    Case("list: a row without id", lists({"Id": "", "Names": ["/other"]}), FINE),
+    Case("list: a row twice", lists({}), FINE),
+    Case("list: a name twice", lists({"Id": NAMELESS}), FINE),
+    Case("list: null names", lists(OTHER), shown(4)),
+    Case("list: null labels", lists(OTHER | {"Labels": None}), FINE),
+    Case("list: an unknown state", lists(OTHER | {"State": "meditating"}), shown(0)),
+    Case("list: an unknown health", lists(OTHER | {"Health": {"Status": "fine"}}), shown(0)),
+    Case("list: the wrong type at every level", lists(OTHER | SPOILT), shown(0)),
+    Case("inspect: the wrong type at every level", on("inspect", answers_spoilt), FINE),
+    Case("version: a newer API between polls", speaks("1.53"), FINE),
+    Case("version: an older API between polls", speaks("1.41"), FINE),
+    Case("ping: client version too new", on("ping", too("new")), LEFT["ping"], "ping/error"),
+    Case("list: client version too old", on("list", too("old")), LEFT["list"], "list/error"),
+    Case(
+        "all: the engine refuses",
+        lambda engine: engine.faults.update(dict.fromkeys(ENDPOINTS, resets)),
+        LEFT["ping"],
+        "ping/unreachable version/unreachable",
+    ),
+]
+CASES = {case.name: case for case in [*(case for e in ENDPOINTS for case in faults_of(e)), *ROWS]}
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Outcome]]]:
+    """Return what comes of each case that was asked for."""
+    wanted = [
+        item.callspec.params["name"] for item in request.session.items if "outcomes" in item.fixturenames
+    ]
+    with ExitStack() as stack:
+        lanes: SimpleQueue[Lane] = SimpleQueue()
+        for _ in range(min(AT_A_TIME, len(wanted))):
+            lanes.put(_lane(stack))
+        pool = stack.enter_context(ThreadPoolExecutor(AT_A_TIME))
+
+        def run(case: Case) -> Outcome:
+            lane = lanes.get()
+            try:
+                return lane.run(case)
+            finally:
+                lanes.put(lane)
+
+        yield {name: pool.submit(run, CASES[name]) for name in wanted}
+
+
+def _lane(stack: ExitStack) -> Lane:
+    engine = stack.enter_context(simulation())
+    engine.stage.add("web", health="healthy", labels=WATCH)
+    process = stack.enter_context(exporter(f"--docker-host={engine.url}", "--docker-timeout=0.5"))
+    return Lane(engine, Client(process))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_engine_answers(name: str, outcomes: dict[str, Future[Outcome]], table: list[Any]) -> None:
+    """Nothing but what the engine said is believed; the error is counted; it passes with its cause."""
+    case = CASES[name]
+    outcome = outcomes[name].result()
+    expected, seen = outcome.watch.row()
+    table.append(
+        (name, f"{expected}; {case.counted or 'no error'}", f"{seen}; {outcome.counted or 'no error'}")
+    )
+
+    assert outcome.watch.expected == outcome.watch.seen
+    assert re.fullmatch(case.counted, outcome.counted)
