@@ -11,6 +11,7 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from docker_prom_exporter.status_page import StatusPage
 
 _MOST_CONNECTIONS: Final = 128
-_MOST_WAITING: Final = 256
+_MOST_TLS_CONNECTIONS: Final = 32  # each costs half a megabyte, most of it a buffer of asyncio's
+_MOST_WAITING: Final = 1024
 _MOST_LINE: Final = 8 * 1024
 _MOST_HEADERS: Final = 100
 _CHUNK: Final = 64 * 1024
@@ -96,7 +98,8 @@ class Web:
     """Serves an exposition and a status page from a thread of its own, which waits for nobody.
 
     Each connection has a time to ask in, one to be idle and one to take the answer; when there are too many,
-    the one that has been quiet for longest goes, so that who comes to scrape always finds a place.
+    one of the address that has most of them goes, the one that has been quiet for longest, so that who comes
+    to scrape always finds a place.
     """
 
     def __init__(  # noqa: PLR0913  what it serves, where, and to whom
@@ -116,7 +119,8 @@ class Web:
         self._tls = tls
         self._token = token
         self._log = structlog.get_logger()
-        self._connections: dict[asyncio.StreamWriter, None] = {}
+        self._most_connections = _MOST_CONNECTIONS if tls is None else _MOST_TLS_CONNECTIONS
+        self._connections: dict[asyncio.StreamWriter, str] = {}
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
@@ -145,9 +149,9 @@ class Web:
 
     async def _serve(self) -> None:
         self._loop.set_exception_handler(self._failed)
-        server = await asyncio.start_server(
-            self._converse, sock=self._listener, limit=_MOST_LINE, backlog=_MOST_WAITING
-        )
+        server = await asyncio.start_server(self._converse, sock=self._listener, limit=_MOST_LINE)
+        # asyncio accepts as many at once as it lets wait: more may wait than are to be open at a time.
+        self._listener.listen(_MOST_WAITING)
         await self._stopping.wait()
         server.close()
 
@@ -172,6 +176,10 @@ class Web:
     async def _start_tls(self, writer: asyncio.StreamWriter, tls: ServerTls) -> None:
         """Shake hands, on a connection that is counted already and has its time for this, too."""
         self._touch(writer)
+        writer.transport.pause_reading()
+        await asyncio.sleep(0)  # of those that came with it, some may be too many, and need no buffers
+        if writer.transport.is_closing():
+            raise ConnectionAbortedError
         context = tls.context(same_host=_is_same_host(writer))
         try:
             await writer.start_tls(context, ssl_handshake_timeout=_SECONDS_TO_ASK)
@@ -207,9 +215,10 @@ class Web:
     def _touch(self, writer: asyncio.StreamWriter) -> None:
         """Put the connection last in the row of those to be dropped."""
         self._connections.pop(writer, None)
-        self._connections[writer] = None
-        if len(self._connections) > _MOST_CONNECTIONS:
-            oldest = next(iter(self._connections))
+        self._connections[writer] = _peer(writer)
+        if len(self._connections) > self._most_connections:
+            ((greediest, _),) = Counter(self._connections.values()).most_common(1)
+            oldest = next(writer for writer, peer in self._connections.items() if peer == greediest)
             del self._connections[oldest]
             oldest.transport.abort()
 
