@@ -82,7 +82,7 @@ class Outcome:
 
 
 def on(endpoint: str, fault: Fault) -> Callable[[Simulation], None]:
-    """Have an endpoint answer with the fault, and be asked: a reset has the version asked, a start an inspect."""
+    """Have an endpoint answer with the fault, and be asked: for a version by a reset, to inspect by a start."""
 
     def befall(engine: Simulation) -> None:
         engine.faults = {endpoint: fault}
@@ -119,7 +119,7 @@ STATUSES = {
 }
 
 # Each status comes with each of these, on one endpoint or another; the last looks like what was asked for.
-BODIES = {
+BODIES: dict[str, Callable[[str], str]] = {
     "JSON": lambda _: '{"message": "no"}',
     "HTML": lambda _: "<html><body><h1>no</h1></body></html>",
     "nothing": lambda _: "",
@@ -235,9 +235,8 @@ CASES = {case.name: case for case in [*(case for e in ENDPOINTS for case in faul
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Outcome]]]:
     """Return what comes of each case that was asked for."""
-    wanted = [
-        item.callspec.params["name"] for item in request.session.items if "outcomes" in item.fixturenames
-    ]
+    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    wanted = [item.callspec.params["name"] for item in tests if "outcomes" in item.fixturenames]
     with ExitStack() as stack:
         lanes: SimpleQueue[Lane] = SimpleQueue()
         for _ in range(min(AT_A_TIME, len(wanted))):
