@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import parse_qs, urlsplit
 
 import structlog
@@ -176,7 +176,7 @@ class Web:
     async def _start_tls(self, writer: asyncio.StreamWriter, tls: ServerTls) -> None:
         """Shake hands, on a connection that is counted already and has its time for this, too."""
         self._touch(writer)
-        writer.transport.pause_reading()
+        cast("asyncio.Transport", writer.transport).pause_reading()
         await asyncio.sleep(0)  # of those that came with it, some may be too many, and need no buffers
         if writer.transport.is_closing():
             raise ConnectionAbortedError

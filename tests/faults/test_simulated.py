@@ -82,7 +82,7 @@ class Outcome:
 
 
 def on(endpoint: str, fault: Fault) -> Callable[[Simulation], None]:
-    """Have an endpoint answer with the fault, and be asked: for a version by a reset, to inspect by a start."""
+    """Have an endpoint asked and answer with the fault: a version after a reset, an inspect after a start."""
 
     def befall(engine: Simulation) -> None:
         engine.faults = {endpoint: fault}
@@ -236,7 +236,7 @@ CASES = {case.name: case for case in [*(case for e in ENDPOINTS for case in faul
 def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Outcome]]]:
     """Return what comes of each case that was asked for."""
     tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    wanted = [item.callspec.params["name"] for item in tests if "outcomes" in item.fixturenames]
+    wanted = [str(item.callspec.params["name"]) for item in tests if "outcomes" in item.fixturenames]
     with ExitStack() as stack:
         lanes: SimpleQueue[Lane] = SimpleQueue()
         for _ in range(min(AT_A_TIME, len(wanted))):

@@ -15,6 +15,7 @@ from docker_prom_exporter.demo import WATCH
 from support.certificates import Certificate, authority, issue, trusting
 from support.clients import Client
 from support.exporters import Exporter, exporter, run
+from support.scraping import prometheus
 from support.simulated import Simulation, simulation
 from support.waiting import wait_for
 from support.watching import watching
@@ -309,3 +310,31 @@ def test_slow_clients_are_cut_off(client: Client, table: list[tuple[str, str, st
     assert after["threads"] <= before["threads"] + 4
     assert after["descriptors"] <= before["descriptors"] + 10
     assert after["MB"] <= before["MB"] + 50
+
+
+def test_a_real_prometheus_gets_in(site: Site, guarded: Exporter, tmp_path: Path) -> None:
+    """With a client certificate and the token; not without the one or the other."""
+    certificate = {
+        "ca_file": str(site.ca.cert),
+        "cert_file": str(site.client.cert),
+        "key_file": str(site.client.key),
+    }
+    token = {"authorization": {"credentials_file": str(site.token)}}
+    jobs: dict[str, dict[str, object]] = {
+        "both": {"tls_config": certificate, **token},
+        "no token": {"tls_config": certificate},
+        "wrong token": {"tls_config": certificate, "authorization": {"credentials": "wr0ng"}},
+        "no certificate": {"tls_config": {"ca_file": str(site.ca.cert)}, **token},
+        "no TLS": {"scheme": "http", **token},
+    }
+    jobs = {name: {"scheme": "https", **job} for name, job in jobs.items()}
+    with prometheus(tmp_path, urlsplit(guarded.url).netloc, jobs) as server:
+        complaints = server.last_errors()
+
+    assert "" == complaints.pop("both")
+    assert "" != complaints.pop("no TLS")
+    assert {
+        "no token": "server returned HTTP status 401 Unauthorized",
+        "wrong token": "server returned HTTP status 401 Unauthorized",
+        "no certificate": "server returned HTTP status 403 Forbidden",
+    } == complaints
