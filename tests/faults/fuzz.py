@@ -1,0 +1,43 @@
+"""Fuzz the way from an engine's answers to the exposition: `python tests/faults/fuzz.py [libFuzzer options]`.
+
+It needs `pip install atheris`, and goes on until it finds something or is stopped.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import atheris  # type: ignore[import-untyped]  # who wants to fuzz installs it
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+with atheris.instrument_imports(include=["docker_prom_exporter", "prometheus_client"]):
+    from support.nonsense import judge
+
+_SEED = {"Id": "ab", "Names": ["/web"], "State": "running", "Status": "Up 5 minutes (healthy)"}
+
+
+def _answer(data: bytes) -> Any:
+    """Read JSON as the engine's client does; what is none becomes a field's value."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return data.decode("utf-8", "replace")
+
+
+def main() -> None:
+    """Fuzz."""
+    with judge() as judging:
+
+        def once(data: bytes) -> None:
+            first, _, second = data.partition(b"\0")
+            listed = _answer(first)
+            rows = listed if isinstance(listed, list) else [{**_SEED, "Status": listed, "Names": [listed]}]
+            judging.judge(rows, _answer(second))
+
+        atheris.Setup(sys.argv, once)
+        atheris.Fuzz()
+
+
+main()

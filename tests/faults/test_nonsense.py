@@ -1,0 +1,78 @@
+"""Whatever an engine answers, the exporter doesn't fall, invents no verdict, and keeps to the format."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from support.nonsense import Judge, judge
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+STATE = st.sampled_from(["running", "Running", "exited", "paused", "dead", "stopped", "meditating", ""])
+HEALTH = st.sampled_from(["healthy", "unhealthy", "starting", "none", "HEALTHY", "reset", "fine", ""])
+STATUS = st.builds(
+    "{} {}{}".format,
+    st.sampled_from(["Up", "up", "Exited (0)", "Restarting (1)", "Created", ""]),
+    st.sampled_from(["5 minutes", "About an hour", "Less than a second", "9" * 30 + " years", ""]),
+    st.builds(" ({}{})".format, st.sampled_from(["", "health: "]), HEALTH | st.just("Paused")) | st.just(""),
+)
+TIME = st.sampled_from(
+    ["0001-01-01T00:00:00Z", "2024-05-06T07:08:09.123456789Z", "9999-12-31T23:59:60+23:59"]
+)
+
+
+def like(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Return an object with these fields, each of which may be missing or anything; or anything instead."""
+    return st.fixed_dictionaries({}, optional={name: s | ANYTHING for name, s in fields.items()}) | ANYTHING
+
+
+ROW = like(
+    Id=st.sampled_from(["ab" * 32, "cd" * 32, "..", "a/b", "a\nb"]),
+    Names=st.lists(st.sampled_from(["/web", "/db/web", "web", "/", '/a"b\\c\nd']) | ANYTHING, max_size=3),
+    Image=st.text(max_size=20),
+    Created=st.integers(),
+    Labels=st.dictionaries(st.just("com.docker.compose.project"), ANYTHING),
+    State=STATE,
+    Status=STATUS,
+    Health=like(Status=HEALTH, FailingStreak=st.integers()),
+)
+INSPECT = like(
+    RestartCount=st.integers(),
+    State=like(
+        Status=STATE,
+        ExitCode=st.integers(),
+        OOMKilled=st.booleans(),
+        StartedAt=TIME,
+        FinishedAt=TIME,
+        Health=like(Status=HEALTH, FailingStreak=st.integers()),
+    ),
+)
+
+
+@pytest.fixture(scope="module", params=["Docker", "Podman"])
+def its_judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
+    with judge(podman=request.param == "Podman") as a_judge:
+        yield a_judge
+
+
+@settings(max_examples=200)
+@example(listed=[{"Id": "ab" * 32}], inspected={"RestartCount": -1})
+@given(listed=st.lists(ROW, max_size=4), inspected=INSPECT)
+def test_any_answer(its_judge: Judge, listed: list[Any], inspected: Any) -> None:
+    """No crash, no health that nobody said, and an exposition that strict parsers take."""
+    its_judge.judge(listed, inspected)
+
+
+def test_the_judge_can_tell(its_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds a health that nobody said."""
+    row = {"Id": "ab" * 32, "State": "running", "Status": "Up 5 minutes"}
+    monkeypatch.setattr("docker_prom_exporter.containers.Container.health", 4)
+
+    with pytest.raises(AssertionError, match="which nobody said"):
+        its_judge.judge([row], {"State": {"Status": "running"}})
