@@ -1,5 +1,6 @@
 """The web side on a hostile network: who gets in, what bad clients cost the others, what never gets out."""
 
+import json
 import re
 import socket
 import ssl
@@ -15,7 +16,8 @@ from docker_prom_exporter.demo import WATCH
 from support.certificates import Certificate, authority, issue, trusting
 from support.clients import Client
 from support.exporters import Exporter, exporter, run
-from support.scraping import prometheus
+from support.footprint import footprint
+from support.scraping import Server, prometheus, running
 from support.simulated import Simulation, simulation
 from support.waiting import wait_for
 from support.watching import watching
@@ -236,14 +238,6 @@ def client(request: pytest.FixtureRequest, site: Site, engine: Simulation) -> It
         yield good
 
 
-def used(process: Exporter) -> dict[str, int]:
-    """Return the exporter's resident memory in MB, its threads, and its descriptors."""
-    pid = process._daemon.pid
-    status = dict(re.findall(r"(VmRSS|Threads):\s+(\d+)", Path(f"/proc/{pid}/status").read_text()))
-    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    return {"MB": int(status["VmRSS"]) // 1024, "threads": int(status["Threads"]), "descriptors": descriptors}
-
-
 def speak(client: Client, stack: ExitStack) -> socket.socket:
     """Connect as a client does that gets in, if need be over TLS, with little room for what it is sent."""
     plain = socket.socket()
@@ -257,15 +251,18 @@ def speak(client: Client, stack: ExitStack) -> socket.socket:
 
 def test_a_thousand_silent_connections(client: Client, table: list[tuple[str, str, str]]) -> None:
     """Most are dropped, without a handshake or with half of one; a scrape has its place and its second."""
-    before = used(client.exporter)
+    before = footprint(client.exporter._daemon.pid)
     with ExitStack() as stack, watching(client) as watch:
         for number in range(1000):
             connection = stack.enter_context(connected(client.exporter))
             with suppress(OSError):
                 connection.send(b"\x16\x03\x01" if number % 2 else b"")
         most = before["descriptors"] + (140 if client.tls is None else 40)
-        wait_for(lambda: used(client.exporter)["descriptors"] <= most, what="the bound on connections")
-        after = used(client.exporter)
+        wait_for(
+            lambda: footprint(client.exporter._daemon.pid)["descriptors"] <= most,
+            what="the bound on connections",
+        )
+        after = footprint(client.exporter._daemon.pid)
         wait_for(lambda: watch.scrapes > 5, what="some scrapes")
     scheme = "with TLS" if client.tls else "without TLS"
     table.append((f"web: 1,000 silent connections, {scheme}", "few are kept", f"{before} → {after}"))
@@ -289,7 +286,7 @@ def is_cut(connection: socket.socket) -> bool:
 
 def test_slow_clients_are_cut_off(client: Client, table: list[tuple[str, str, str]]) -> None:
     """Asking or reading a byte a second, or no handshake, holds a place for its time, and nobody up."""
-    before = used(client.exporter)
+    before = footprint(client.exporter._daemon.pid)
     with ExitStack() as stack, watching(client) as watch:
         slow = [stack.enter_context(connected(client.exporter)) for _ in range(5)]
         slow += [speak(client, stack) for _ in range(20)]
@@ -303,13 +300,26 @@ def test_slow_clients_are_cut_off(client: Client, table: list[tuple[str, str, st
             return not slow
 
         wait_for(all_cut, what="the slow clients to be cut off", seconds=60, every=1)
-        after = used(client.exporter)
+        after = footprint(client.exporter._daemon.pid)
     scheme = "with TLS" if client.tls else "without TLS"
     table.append((f"web: 25 slow clients, {scheme}", "cut off", f"{watch.row()[1]}; {before} → {after}"))
 
     assert after["threads"] <= before["threads"] + 4
     assert after["descriptors"] <= before["descriptors"] + 10
     assert after["MB"] <= before["MB"] + 50
+
+
+def scrape_config(process: Exporter, jobs: dict[str, dict[str, object]]) -> str:
+    common = {"scrape_interval": "1s", "static_configs": [{"targets": [urlsplit(process.url).netloc]}]}
+    return json.dumps({"scrape_configs": [{"job_name": name, **common, **job} for name, job in jobs.items()]})
+
+
+def last_errors(server: Server) -> dict[str, str]:
+    """Return what a Prometheus has against the last scrape of each job; nothing before all were tried."""
+    targets = json.loads(server.get("/api/v1/targets"))["data"]["activeTargets"]
+    if any(target["health"] == "unknown" for target in targets):
+        return {}
+    return {target["scrapePool"]: target["lastError"] for target in targets}
 
 
 def test_a_real_prometheus_gets_in(site: Site, guarded: Exporter, tmp_path: Path) -> None:
@@ -328,8 +338,8 @@ def test_a_real_prometheus_gets_in(site: Site, guarded: Exporter, tmp_path: Path
         "no TLS": {"scheme": "http", **token},
     }
     jobs = {name: {"scheme": "https", **job} for name, job in jobs.items()}
-    with prometheus(tmp_path, urlsplit(guarded.url).netloc, jobs) as server:
-        complaints = server.last_errors()
+    with running(prometheus(tmp_path, scrape_config(guarded, jobs))) as server:
+        complaints = wait_for(lambda: last_errors(server), what="each job's first scrape", seconds=30)
 
     assert "" == complaints.pop("both")
     assert "" != complaints.pop("no TLS")
