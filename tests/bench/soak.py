@@ -50,6 +50,7 @@ def _minute(engine: Engine, watch: Watch, pid: int) -> dict[str, int]:
     while time.monotonic() < ends:
         _churn(engine)
         cycles += 1
+    watch.shows(docker_up=1)
     engine.kill()
     watch.shows(docker_up=0)
     engine.start()
