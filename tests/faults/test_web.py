@@ -17,7 +17,7 @@ from support.certificates import Certificate, authority, issue, trusting
 from support.clients import Client
 from support.exporters import Exporter, exporter, run
 from support.footprint import footprint
-from support.scraping import Server, prometheus, running
+from support.prometheus import Server, prometheus, running
 from support.simulated import Simulation, simulation
 from support.waiting import wait_for
 from support.watching import watching
