@@ -326,22 +326,26 @@ class _ContainerPage:
         self._fragments: dict[str, tuple[Container, list[bytes]]] = {}
         self._shown: tuple[tuple[Container, ...], bool] | None = None
         self._parts: list[bytes] = []
+        self._body: bytes | None = None
         self._zipped: bytes | None = None
 
     def updated(self, snapshot: Snapshot) -> _ContainerPage:
         shown = (snapshot.containers, snapshot.listed)
         if shown != self._shown:
-            self._shown, self._zipped = shown, None
+            self._shown, self._body, self._zipped = shown, None, None
             self._parts = self._render(snapshot.containers, known=snapshot.listed)
         return self
 
     def body(self) -> bytes:
-        """Return it joined, which is not kept: most scrapes ask for it zipped."""
-        return b"".join(self._parts)
+        """Return it joined. It is kept once asked for: clients that take it slowly then share one."""
+        if self._body is None:
+            self._body = b"".join(self._parts)
+        return self._body
 
     def zipped(self) -> bytes:
+        """Return it gzipped, without keeping what was zipped: most ask for it like this, and only so."""
         if self._zipped is None:
-            self._zipped = gzip.compress(self.body(), _GZIP_LEVEL)
+            self._zipped = gzip.compress(b"".join(self._parts), _GZIP_LEVEL)
         return self._zipped
 
     def _render(self, containers: tuple[Container, ...], *, known: bool) -> list[bytes]:

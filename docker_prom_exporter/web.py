@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -44,7 +45,8 @@ _SECONDS_TO_LINGER: Final = 1
 
 _REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) ([!-~]+) HTTP/1\.([01])\r?\n")
 _TEXT: Final = "text/plain; charset=utf-8"
-_GUARDED: Final = ("/metrics", "/")
+_TELLING: Final = ("/metrics", "/")
+"""The paths that tell of containers: the guarded ones, and those that take a while to render."""
 
 _CLIENT_IP_HEADERS: Final = {
     "RightmostXForwardedFor": "X-Forwarded-For",
@@ -97,6 +99,7 @@ def listen(address: str, port: int) -> socket.socket:
 class Web:
     """Serves an exposition and a status page from a thread of its own, which waits for nobody.
 
+    What takes a while to render, for ten thousand containers a second, is rendered by another.
     Each connection has a time to ask in, one to be idle and one to take the answer; when there are too many,
     one of the address that has most of them goes, the one that has been quiet for longest, so that who comes
     to scrape always finds a place.
@@ -124,6 +127,7 @@ class Web:
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+        self._renderer = ThreadPoolExecutor(1, thread_name_prefix="render")
         self._routes: dict[str, Callable[[Request], Response]] = {
             "/metrics": self._metrics,
             "/": self._root,
@@ -142,6 +146,7 @@ class Web:
         """Close the listener and every connection, within half a second."""
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(0.5)
+        self._renderer.shutdown(wait=False, cancel_futures=True)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -206,7 +211,7 @@ class Web:
         if request is None:
             return False
         self._touch(writer)
-        response = self._answer(request, certified=self._is_certified(writer))
+        response = await self._answer(request, certified=self._is_certified(writer))
         await self._send(writer, request, response)
         if not request.keep_alive:
             await _linger(reader, writer, asking=False)
@@ -227,8 +232,8 @@ class Web:
         needed = self._tls is not None and self._tls.asks_for_certificate
         return not needed or bool(writer.get_extra_info("peercert"))
 
-    def _answer(self, request: Request, *, certified: bool) -> Response:
-        response = self._refusal(request, certified=certified) or self._respond(request)
+    async def _answer(self, request: Request, *, certified: bool) -> Response:
+        response = self._refusal(request, certified=certified) or await self._respond(request)
         self._log.debug(
             "http.request",
             client=client_address(request, self._client_ip_source),
@@ -240,7 +245,7 @@ class Web:
 
     def _refusal(self, request: Request, *, certified: bool) -> Response | None:
         """Return what to say to a client who has not proved itself, None to one who has or need not."""
-        if request.path not in _GUARDED:
+        if request.path not in _TELLING:
             return None
         if not certified:
             return _error(HTTPStatus.FORBIDDEN, "this needs a client certificate")
@@ -249,13 +254,15 @@ class Web:
         challenge = {"WWW-Authenticate": "Bearer"}
         return _error(HTTPStatus.UNAUTHORIZED, "this needs the bearer token", **challenge)
 
-    def _respond(self, request: Request) -> Response:
+    async def _respond(self, request: Request) -> Response:
         route = self._routes.get(request.path)
         if route is None:
             return _error(HTTPStatus.NOT_FOUND, f"try one of {' '.join(self._routes)}")
         if request.method not in ("GET", "HEAD"):
             return _error(HTTPStatus.METHOD_NOT_ALLOWED, "try GET or HEAD", Allow="GET, HEAD")
         try:
+            if request.path in _TELLING:
+                return await self._loop.run_in_executor(self._renderer, route, request)
             return route(request)
         except Exception as error:  # noqa: BLE001  one bad answer must not end the conversation
             self._log.error("http.failed", path=request.path, exc_info=error)

@@ -235,6 +235,7 @@ def test_http_1_0_closes_unless_asked(site: Site) -> None:
 
 def test_a_thousand_silent_clients_cost_nobody_a_scrape(site: Site) -> None:
     """Those quiet for longest are dropped; threads stay as they were, connections below their bound."""
+    site.ask("/metrics")
     threads = threading.active_count()
     with ExitStack() as stack:
         for _ in range(1000):
@@ -285,6 +286,28 @@ def test_a_large_exposition_arrives_whole(site: Site, monkeypatch: pytest.Monkey
 
     assert b"".join(parts) == site.ask("/metrics")[2]
     assert b"".join(parts) == site.ask("/metrics", Connection="close")[2]
+
+
+def test_rendering_holds_nobody_else_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a large exposition is rendered, the paths that need none are answered."""
+    rendering, done = threading.Event(), threading.Event()
+
+    def render(*_: object) -> tuple[str, str, tuple[bytes, ...]]:
+        rendering.set()
+        assert done.wait(10)
+        return "text/plain", "", (b"large",)
+
+    monkeypatch.setattr(Exposition, "render", render)
+    answers: list[bytes] = []
+    scraping = threading.Thread(target=lambda: answers.append(site.ask("/metrics")[2]))
+    scraping.start()
+    assert rendering.wait(10)
+    meanwhile = site.ask("/ping")[2]
+    done.set()
+    scraping.join()
+
+    assert b"pong" == meanwhile
+    assert [b"large"] == answers
 
 
 def test_an_error_of_our_own_is_a_500(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
