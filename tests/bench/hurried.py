@@ -3,7 +3,7 @@
 import sys
 
 from docker_prom_exporter import logs
-from docker_prom_exporter.cli import _serve
+from docker_prom_exporter.commands import _serve
 from docker_prom_exporter.engine import Engine, find_target
 from docker_prom_exporter.settings import read_settings
 
