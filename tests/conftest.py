@@ -1,8 +1,17 @@
-"""How hypothesis searches, in every room of the tests."""
+"""How hypothesis searches, and real engines as fixtures, for every room of the tests.
+
+An engine is started when a test first asks, emptied after each test, and stopped at the end.
+"""
 
 import os
+import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from support.missing import give_up
+from support.real import DOCKER_20, DOCKER_26, PODMAN, Engine, EngineUnavailableError, Kind
 
 # A busy machine is no failure: nothing here depends on how long an example takes.
 settings.register_profile(
@@ -12,3 +21,78 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("default")
+
+DOCKERS = [pytest.param("docker_20", id="docker-20.10"), pytest.param("docker_26", id="docker-26.1")]
+ENGINES = [*DOCKERS, pytest.param("podman", id="podman")]
+
+
+class Pool:
+    """The engines of this session, and the reasons why some can't be had."""
+
+    def __init__(self) -> None:
+        self._engines: dict[Kind, Engine] = {}
+        self._refusals: dict[Kind, str] = {}
+
+    def lend(self, kind: Kind) -> Iterator[Engine]:
+        """Yield the engine, up and empty; where it can't be had, skip the test, or fail it in CI."""
+        engine = self._engines.setdefault(kind, Engine(kind))
+        if reason := self._refusal(engine):
+            give_up(reason)
+        yield engine
+        engine.restore()
+
+    def close(self) -> None:
+        """Stop them all."""
+        for engine in self._engines.values():
+            engine.stop()
+
+    def _refusal(self, engine: Engine) -> str:
+        """Return why the engine doesn't come up, or nothing; who refused once isn't asked again."""
+        try:
+            if engine.kind not in self._refusals:
+                engine.start()
+        except EngineUnavailableError as error:
+            self._refusals[engine.kind] = str(error)
+        return self._refusals.get(engine.kind, "")
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """All engines; SIGTERM ends the tests like Ctrl-C does, so that no engine outlives them."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    pool = Pool()
+    yield pool
+    pool.close()
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def docker_20(pool: Pool) -> Iterator[Engine]:
+    """Docker 20.10, the oldest engine in use."""
+    yield from pool.lend(DOCKER_20)
+
+
+@pytest.fixture
+def docker_26(pool: Pool) -> Iterator[Engine]:
+    """Docker 26.1, of another API generation."""
+    yield from pool.lend(DOCKER_26)
+
+
+@pytest.fixture
+def podman(pool: Pool) -> Iterator[Engine]:
+    """Podman, through its Docker-compatible service."""
+    yield from pool.lend(PODMAN)
+
+
+@pytest.fixture(params=DOCKERS)
+def docker(request: pytest.FixtureRequest) -> Engine:
+    """Each Docker in turn."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each engine in turn."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine

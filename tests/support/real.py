@@ -3,6 +3,7 @@
 import atexit
 import functools
 import io
+import json
 import os
 import re
 import shutil
@@ -340,8 +341,12 @@ class Docker:
         )
 
     def client(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return the docker command, with no configuration or context of the user's."""
-        return self._program("docker", f"--config={sandbox.state}/client", f"--host=unix://{listen}")
+        """Return the docker command with the plugins beside it, and nothing of the user's configuration."""
+        folder = sandbox.state / "client"
+        folder.mkdir(exist_ok=True)
+        plugins = Path(_find("docker", self.path)).parents[1] / "libexec/docker/cli-plugins"
+        (folder / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": [str(plugins)]}))
+        return self._program("docker", f"--config={folder}", f"--host=unix://{listen}")
 
     def probe(self, client: Command, container: str) -> None:
         """Wait until dockerd, which probes twice a second, has kept another result."""
@@ -403,13 +408,13 @@ class Podman:
         return Command([_find("podman", SYSTEM_PATH), *args], {"PATH": SYSTEM_PATH})
 
 
-def _cache() -> Path:
+def cache() -> Path:
     """Return the folder `tests/run` keeps its downloads in."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "docker-prom-exporter"
 
 
-_SUPPORTED = _cache() / "supported-engine"
+_SUPPORTED = cache() / "supported-engine"
 
 DOCKER_20 = Docker("20.10", SYSTEM_PATH, "tests/run, as root on Debian bookworm, installs docker.io")
 DOCKER_26 = Docker(

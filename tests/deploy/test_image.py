@@ -1,0 +1,465 @@
+"""The image: what is in it, how it runs, that it is the same bits each time; on stand-ins for its bases."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from docker_prom_exporter import __version__
+from docker_prom_exporter.demo import WATCH
+from support.bases import (
+    LOCK,
+    ROOT,
+    Image,
+    bare_base,
+    checkout,
+    first_difference,
+    locked,
+    normalized,
+    package_index,
+    python_base,
+)
+from support.missing import give_up, require_program
+from support.processes import CommandError
+from support.real import DOCKER_26, Engine, EngineUnavailableError
+from support.waiting import wait_for
+
+PACKAGES = "opt/docker-prom-exporter/packages"
+SBOM = "opt/docker-prom-exporter/sbom.cdx.json"
+WITHOUT_SHELL = "gcr.io/distroless/python3-debian13:nonroot"
+HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
+EPOCH = 1700000000
+GROUP = 4242
+NOBODY = 65534
+
+# Bases without a program in them: if one were run in a build for another platform, that would fail.
+PLATFORMS = {"linux/amd64": "bare:amd64", "linux/arm64": "bare:arm64", "linux/arm/v7": "bare:armv7"}
+
+# What the README's reader has and this machine has not: a route to the registries and to the package index.
+PRELUDE = r"""
+set -euo pipefail
+docker() {
+    local options=()
+    if [[ $1 == build ]]; then options=(--network host --build-arg PIP_INDEX_URL="$INDEX"); fi
+    case "$*" in
+        *linux/arm64*) options+=(--build-arg BASE=bare:arm64) ;;
+        *linux/arm/v7*) options+=(--build-arg BASE=bare:armv7) ;;
+    esac
+    command docker "$1" "${options[@]}" "${@:2}"
+}
+buildah() {
+    local options=() storage=(--root "$STORE/root" --runroot "$STORE/run" --storage-driver vfs)
+    if [[ $1 == build ]]; then
+        options=(--isolation chroot --network host --build-arg PIP_INDEX_URL="$INDEX")
+    fi
+    command buildah "${storage[@]}" "$1" "${options[@]}" "${@:2}"
+}
+buildah pull docker-archive:"$STORE/base.tar"
+"""
+EPILOGUE = r"""
+buildah push docker-prom-exporter:buildah docker-archive:"$STORE/buildah.tar":docker-prom-exporter:buildah
+docker load --input "$STORE/buildah.tar"
+docker image inspect --format '{{.Id}}' docker-prom-exporter:rebuilt
+"""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """An engine that has the bases, and the index its builds take packages from."""
+
+    engine: Engine
+    index: str
+
+    def build(self, tag: str, *arguments: str, folder: Path = ROOT, **options: Any) -> str:
+        """Build what is in the folder with BuildKit and return the image's id.
+
+        `options` are those of `subprocess.run`.
+        """
+        return self.docker(
+            *("build", "--quiet", "--network=host", "--provenance=false", f"--tag={tag}"),
+            *(f"--build-arg=PIP_INDEX_URL={self.index}", f"--build-arg=SOURCE_DATE_EPOCH={EPOCH}"),
+            *(*arguments, str(folder)),
+            **options,
+        ).decode()
+
+    def docker(self, *arguments: str, **options: Any) -> bytes:
+        """Run the engine's client, which may take minutes, and return what it prints."""
+        everything = {"env": self.environment(), "capture_output": True, **options}
+        done = subprocess.run(["docker", *arguments], check=False, **everything)
+        assert 0 == done.returncode, done.stderr.decode()
+        output: bytes = done.stdout
+        return output.strip()
+
+    def image(self, tag: str) -> Image:
+        """Return what is exported of an image; by its id, as a name without a tag stands for all its tags."""
+        return Image.read(self.docker("save", self.engine.cli("image", "inspect", "--format={{.Id}}", tag)))
+
+    def inspect(self, tag: str, what: str) -> Any:
+        """Return one thing the engine knows of an image or a container."""
+        return json.loads(self.engine.cli("inspect", "--format", f"{{{{json {what}}}}}", tag))
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which `docker` is this engine's client."""
+        config = f"{self.engine.sandbox.state}/client"
+        return {"PATH": DOCKER_26.path, "DOCKER_HOST": self.engine.url, "DOCKER_CONFIG": config}
+
+    def wheel(self, name: str) -> bytes:
+        """Return the one wheel of a package in the index."""
+        with urlopen(f"{self.index}/{name}/") as page:
+            found = re.search(r'href="([^"]+\.whl)"', page.read().decode())
+        assert found
+        with urlopen(f"{self.index}/{name}/{found[1]}") as wheel:
+            content: bytes = wheel.read()
+        return content
+
+
+@pytest.fixture(scope="module")
+def workshop(pool: Any) -> Iterator[Workshop]:
+    """Import the bases under the names by which the README and the Dockerfile know them."""
+    for engine in pool.lend(DOCKER_26):
+        try:
+            with package_index() as index:
+                workshop = Workshop(engine, index)
+                import_bases(workshop)
+                yield workshop
+        except EngineUnavailableError as error:
+            give_up(str(error))
+
+
+def import_bases(workshop: Workshop) -> None:
+    engine = workshop.engine
+    with_shell = python_base(workshop.wheel("pip"))
+    for name in ("python:3.13-alpine", "python:3.13-slim"):
+        engine.cli("import", "-", name, stdin=with_shell)
+    engine.cli("import", "-", WITHOUT_SHELL, stdin=python_base())
+    for platform, name in PLATFORMS.items():
+        engine.cli("import", f"--platform={platform}", "-", name, stdin=bare_base())
+    os.chown(engine.listen, -1, GROUP)
+
+
+@pytest.fixture(scope="module")
+def image(workshop: Workshop) -> Image:
+    """Build the image as `docker build .` does."""
+    workshop.build("exporter")
+    return workshop.image("exporter")
+
+
+@pytest.fixture
+def engine(workshop: Workshop) -> Iterator[Engine]:
+    """Lend the workshop's engine, and empty it of containers afterwards."""
+    yield workshop.engine
+    workshop.engine.remove_containers()
+
+
+def test_holds_what_is_locked(image: Image) -> None:
+    """The exporter with all it needs, in the versions of the lock, and nothing else."""
+    packages = image.packages()
+    own = packages.pop("docker-prom-exporter")
+    top = {name.split("/")[3] for name in image.files if name.startswith(f"{PACKAGES}/")}
+    others = {name for name in top if not name.endswith(".dist-info")}
+
+    assert __version__ == own
+    assert {name: locked().get(name) for name in packages} == packages
+    assert {"docker", "prometheus-client", "structlog", "tenacity", "requests", "urllib3"} <= {*packages}
+    assert {normalized(name) for name in others} == {*packages, "docker-prom-exporter"}
+
+
+def test_holds_no_more_than_python(image: Image) -> None:
+    """Modules with byte code that is not compared with their times; no program, no test."""
+    modules = {name for name in image.files if name.endswith(".py")}
+    codes = {name: file.content for name, file in image.files.items() if name.endswith(".pyc")}
+    foreign = [name for name in image.files if re.search(r"\.(so|pyd|exe)$|/bin/|/tests/", name)]
+
+    assert {re.sub(r"([^/]+)\.py$", r"__pycache__/\1.cpython-313.pyc", name) for name in modules} == {*codes}
+    assert {1} == {int.from_bytes(code[4:8], "little") for code in codes.values()}
+    assert [] == foreign
+
+
+def test_belongs_to_root(image: Image) -> None:
+    """Nothing in it can be changed by the user it runs as, and all of it can be read."""
+    infos = [file.info for file in image.files.values()]
+
+    assert {(0, 0)} == {(info.uid, info.gid) for info in infos}
+    assert {0o755} == {info.mode & 0o7777 for info in infos if info.isdir()}
+    assert {0o644} == {info.mode & 0o7777 for info in infos if info.isfile()}
+    assert [] == [info.name for info in infos if not info.isdir() and not info.isfile()]
+
+
+def test_is_small(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    """One layer on top of the base, 6 MB at most."""
+    with capsys.disabled():
+        sys.stdout.write(f"[{image.size / 1e6:.2f} MB on top of the base] ")
+
+    assert 2 == len(image.layers)
+    assert image.size <= 6_000_000
+
+
+def test_defaults(workshop: Workshop, image: Image) -> None:
+    """Nobody's, on all addresses, stopped by SIGTERM, its health told by itself; all without a shell."""
+    del image
+    config = workshop.inspect("exporter", ".Config")
+    exporter = ["python3", "-m", "docker_prom_exporter"]
+
+    assert "65534:65534" == config["User"]
+    assert {"9000/tcp": {}} == config["ExposedPorts"]
+    assert "LISTEN_ADDR=0.0.0.0" in config["Env"]
+    assert (exporter, []) == (config["Entrypoint"], config["Cmd"] or [])
+    assert ["CMD", *exporter, "healthcheck"] == config["Healthcheck"]["Test"]
+    assert "SIGTERM" == config["StopSignal"]
+
+
+def test_labels(workshop: Workshop) -> None:
+    """What it is, of which version, and what it was made of."""
+    created, commit, source = "2023-11-14T22:13:20Z", "0123abc", "https://example.org/exporter"
+    arguments = {"CREATED": created, "REVISION": commit, "SOURCE": source}
+    workshop.build("labelled", *(f"--build-arg={name}={value}" for name, value in arguments.items()))
+    labels = workshop.inspect("labelled", ".Config.Labels")
+    ours = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
+
+    assert (created, commit, source) == (ours["created"], ours["revision"], ours["source"])
+    assert (__version__, "MIT OR Apache-2.0") == (ours["version"], ours["licenses"])
+    assert ("python:3.13-alpine",) * 2 == (ours["base.name"], ours["docker-prom-exporter.builder"])
+    assert created.removesuffix("Z") in workshop.inspect("labelled", ".Created")
+
+
+@pytest.mark.parametrize("base", ["python:3.13-alpine", WITHOUT_SHELL], ids=["shell", "no-shell"])
+def test_serves_an_engine(workshop: Workshop, engine: Engine, base: str) -> None:
+    """Through the socket, as its group, with no other right; healthy by its own check, stopped at once."""
+    workshop.build("exporter:served", f"--build-arg=BASE={base}")
+    engine.run("web", labels=WATCH, health="healthy")
+    engine.cli("run", "--detach", "--name=exporter", *HARDENED, *socket_options(engine), "exporter:served")
+    wait_for(
+        lambda: engine.health("exporter") == "healthy", what="the image's own healthcheck to pass", seconds=30
+    )
+    exposition = scrape(engine, "exporter")
+    began = time.monotonic()
+    engine.cli("stop", "exporter")
+    seconds = time.monotonic() - began
+
+    assert "\ndocker_up 1.0\n" in exposition
+    assert re.search(r'^container_health\{[^}]*name="web"[^}]*\} 4\.0$', exposition, re.MULTILINE)
+    assert 0 == workshop.inspect("exporter", ".State.ExitCode")
+    assert seconds < 1
+
+
+def scrape(engine: Engine, container: str) -> str:
+    """Scrape from inside, as there is no network."""
+    ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9000/metrics').read().decode())"
+    return engine.exec(container, "python3", "-c", ask)
+
+
+def socket_options(engine: Engine) -> list[str]:
+    return [f"--volume={engine.listen}:/var/run/docker.sock:ro", f"--group-add={GROUP}"]
+
+
+def test_there_is_no_shell(workshop: Workshop, engine: Engine) -> None:
+    """On the base without one; the test above would not notice a shell."""
+    workshop.build("exporter:no-shell", f"--build-arg=BASE={WITHOUT_SHELL}")
+    listing = "import os; print([p for p in ('/bin/sh', '/usr/bin/sh', '/bin/busybox') if os.path.exists(p)])"
+
+    assert "[]" == engine.cli("run", "--rm", "--entrypoint=python3", "exporter:no-shell", "-c", listing)
+
+
+@pytest.mark.usefixtures("image")
+def test_takes_the_exporters_arguments(engine: Engine) -> None:
+    """What follows the image's name goes to the exporter."""
+    once = engine.cli("run", "--rm", *HARDENED, *socket_options(engine), "exporter", "once")
+
+    assert f"docker-prom-exporter {__version__}" == engine.cli("run", "--rm", "exporter", "--version")
+    assert "\ndocker_up 1.0\n" in once
+
+
+@pytest.mark.usefixtures("image")
+def test_is_unhealthy_when_it_does_not_answer(engine: Engine) -> None:
+    """A healthcheck that can't fail would say nothing."""
+    engine.cli("run", "--detach", "--name=exporter", *HARDENED, "exporter", "--listen-port=9001")
+
+    with pytest.raises(CommandError, match="exit 1"):
+        engine.exec("exporter", "python3", "-m", "docker_prom_exporter", "healthcheck")
+
+
+@pytest.fixture(scope="module")
+def rebuilt(workshop: Workshop) -> dict[str, tuple[str, str]]:
+    """Build twice for each platform, the second time without anything of the first; return the ids.
+
+    That is in another folder, by another user, with another umask, of files with other times and modes, among
+    files that are nobody's business.
+    """
+    first = {platform: build_for(workshop, platform, "first") for platform in PLATFORMS}
+    workshop.engine.cli("builder", "prune", "--all", "--force")
+    with TemporaryDirectory() as folder:
+        as_nobody = lend_to_nobody(workshop, Path(folder))
+        second = {platform: build_for(workshop, platform, "second", **as_nobody) for platform in PLATFORMS}
+    return {platform: (first[platform], second[platform]) for platform in PLATFORMS}
+
+
+def build_for(workshop: Workshop, platform: str, name: str, **options: Any) -> str:
+    arguments = [f"--platform={platform}", f"--build-arg=BASE={PLATFORMS[platform]}"]
+    return workshop.build(tag_for(platform, name), *arguments, **options)
+
+
+def tag_for(platform: str, name: str) -> str:
+    return f"{name}:{platform.replace('/', '-')}"
+
+
+def lend_to_nobody(workshop: Workshop, folder: Path) -> dict[str, Any]:
+    """Make a strange checkout, and return the options by which `nobody` builds it."""
+    context = folder / "elsewhere"
+    checkout(context)
+    (context / ".env").write_text("SECRET=1")
+    (context / "docker_prom_exporter/__pycache__").mkdir()
+    (context / "docker_prom_exporter/__pycache__/cli.cpython-313.pyc").write_bytes(b"stale")
+    env = workshop.environment()
+    shutil.copytree(env["DOCKER_CONFIG"], folder / "client")
+    for path in [folder, *folder.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY)
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        os.utime(path, (1, 1))
+    who = {"user": NOBODY, "group": GROUP, "extra_groups": [], "umask": 0o077}
+    return {"folder": context, "cwd": folder, "env": {**env, "DOCKER_CONFIG": f"{folder}/client"}, **who}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_is_the_same_each_time(
+    workshop: Workshop, rebuilt: dict[str, tuple[str, str]], platform: str
+) -> None:
+    """The same image id; else it says what differs first."""
+    first, second = rebuilt[platform]
+
+    assert first == second, first_difference(workshop.image(first), workshop.image(second))
+
+
+def test_is_of_no_day(image: Image) -> None:
+    """No time in it is that of the build: those of another day would not differ."""
+    history = image.config["history"]
+
+    assert {0} == {file.info.mtime for file in image.files.values()}
+    assert {"2023-11-14T22:13:20Z"} == {image.config["created"], *(each["created"] for each in history[1:])}
+
+
+@pytest.mark.usefixtures("rebuilt")
+def test_is_the_same_for_each_platform(workshop: Workshop, image: Image) -> None:
+    """What is on top of the base has the same bits everywhere."""
+    images = [workshop.image(tag_for(platform, "first")) for platform in PLATFORMS]
+
+    assert {image.layers[-1]} == {each.layers[-1] for each in images}
+    assert [*PLATFORMS] == [each.platform for each in images]
+
+
+def test_a_difference_is_explained(workshop: Workshop, image: Image) -> None:
+    """By the first file that differs and how, or by the configuration."""
+    workshop.build("later", f"--build-arg=SOURCE_DATE_EPOCH={EPOCH + 1}")
+    workshop.build("other-label", "--build-arg=REVISION=f00")
+    file = image.files[SBOM]
+    changed = replace(image, files={**image.files, SBOM: replace(file, content=file.content[:9] + b"?")})
+
+    assert first_difference(image, workshop.image("later")).startswith("created in the configuration: ")
+    assert first_difference(image, workshop.image("other-label")).startswith("config in the configuration: ")
+    assert f"/{SBOM}: its bytes differ from number 9 on" == first_difference(image, changed)
+    assert "" == first_difference(image, image)
+
+
+def test_tells_what_it_is_made_of(image: Image) -> None:
+    """By a valid CycloneDX document of exactly the packages in it, with nothing random and no time."""
+    text = image.files[SBOM].content.decode()
+    document = json.loads(text)
+    components = {normalized(each["name"]): each for each in document["components"]}
+    versions = {name: each["version"] for name, each in components.items()}
+
+    assert None is JsonStrictValidator(SchemaVersion.from_version(document["specVersion"])).validate_str(text)
+    assert image.packages() == versions
+    assert [] == [name for name, each in components.items() if not each.get("licenses")]
+    assert not {"serialNumber", "timestamp"} & {*document, *document["metadata"]}
+
+
+def test_the_lock_is_up_to_date(tmp_path: Path) -> None:
+    """The README's command changes no version in it; and it names no registry."""
+    for path in (LOCK, ROOT / "pyproject.toml"):
+        shutil.copy(path, tmp_path)
+    before = locked()
+    command = next(line for line in commands().splitlines() if line.startswith("uv "))
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, check=True)
+
+    assert before == locked(tmp_path / LOCK.name)
+    assert "://" not in LOCK.read_text()
+    assert {*before} == {
+        *re.findall(r"^([a-z0-9-]+)==.* \\\n    --hash=sha256:", LOCK.read_text(), re.MULTILINE)
+    }
+
+
+def commands() -> str:
+    """Return every command of the README's section on the image."""
+    section = re.search(
+        r"^## The image\n(.*?)^## ", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert section, "README.md has no section on the image"
+    return "\n".join(re.findall(r"^```sh\n(.*?)^```$", section[1], re.DOTALL | re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def readme(workshop: Workshop) -> list[str]:
+    """Run the README's commands one after the other in a checkout; return the lines they print."""
+    require_program("buildah")
+    with TemporaryDirectory() as folder:
+        checkout(Path(folder, "checkout"))
+        workshop.docker("save", "--output", f"{folder}/base.tar", "python:3.13-alpine")
+        path = f"{Path(sys.executable).parent}:{DOCKER_26.path}"
+        env = {**os.environ, **workshop.environment(), "PATH": path, "INDEX": workshop.index, "STORE": folder}
+        script = commands().replace("/var/run/docker.sock:/", f"{workshop.engine.listen}:/")
+        script = script.replace("%g /var/run/docker.sock", f"%g {workshop.engine.listen}")
+        command = ["bash", "-xc", PRELUDE + script + EPILOGUE]
+        done = subprocess.run(
+            command, cwd=f"{folder}/checkout", env=env, capture_output=True, text=True, check=False
+        )
+        assert 0 == done.returncode, done.stdout + done.stderr
+        return done.stdout.splitlines()
+
+
+def test_the_readme_is_right(workshop: Workshop, readme: list[str]) -> None:
+    """Every command of it works: the image is rebuilt with the same id, each way to build gives the same."""
+    published = workshop.image("docker-prom-exporter:published")
+    first = workshop.image("docker-prom-exporter")
+    tags = ["slim", "distroless", "arm64", "armv7", "classic"]
+
+    assert workshop.inspect("docker-prom-exporter:published", ".Id") == readme[-1]
+    assert first.layers == published.layers, first_difference(first, published)
+    assert dict.fromkeys(tags, first.layers[-1]) == {
+        tag: workshop.image(f"docker-prom-exporter:{tag}").layers[-1] for tag in tags
+    }
+
+
+@pytest.mark.usefixtures("readme")
+def test_the_readmes_container_is_healthy(engine: Engine) -> None:
+    """The container its reader starts serves the reader's engine."""
+    wait_for(lambda: engine.health("docker-prom-exporter") == "healthy", what="it to be healthy", seconds=30)
+
+    assert "\ndocker_up 1.0\n" in scrape(engine, "docker-prom-exporter")
+
+
+@pytest.mark.usefixtures("readme")
+def test_buildah_builds_the_same(workshop: Workshop, engine: Engine) -> None:
+    """Its image has the same files and the same healthcheck, and runs."""
+    ours, theirs = (workshop.image(f"docker-prom-exporter:{tag}") for tag in ("classic", "buildah"))
+    contents = {name: file.content for name, file in ours.files.items()}
+    names = ("User", "Entrypoint", "Healthcheck", "ExposedPorts", "StopSignal")
+
+    assert {*contents} <= {*theirs.files}
+    assert [] == [name for name, content in contents.items() if content != theirs.files[name].content]
+    assert [ours.config["config"][name] for name in names] == [
+        theirs.config["config"][name] for name in names
+    ]
+    assert __version__ in engine.cli("run", "--rm", "docker-prom-exporter:buildah", "--version")
