@@ -188,6 +188,14 @@ def test_holds_no_more_than_python(image: Image) -> None:
     assert [] == foreign
 
 
+def test_holds_the_whole_exporter(image: Image) -> None:
+    """Every file of the package under version control, data too; `.dockerignore` must let each in."""
+    command = ["git", "ls-files", "docker_prom_exporter"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert [] == [name for name in listed.split() if f"{PACKAGES}/{name}" not in image.files]
+
+
 def test_belongs_to_root(image: Image) -> None:
     """Nothing in it can be changed by the user it runs as, and all of it can be read."""
     infos = [file.info for file in image.files.values()]
@@ -320,6 +328,7 @@ def lend_to_nobody(workshop: Workshop, folder: Path) -> dict[str, Any]:
     context = folder / "elsewhere"
     checkout(context)
     (context / ".env").write_text("SECRET=1")
+    (context / "docker_prom_exporter/cli.py~").write_text("an editor's")
     (context / "docker_prom_exporter/__pycache__").mkdir()
     (context / "docker_prom_exporter/__pycache__/cli.cpython-313.pyc").write_bytes(b"stale")
     env = workshop.environment()
