@@ -7,8 +7,7 @@ import pytest
 
 from support.clients import Client
 from support.exporters import exporter
-from support.missing import give_up
-from support.real import DOCKER_26, Engine, EngineUnavailableError
+from support.real import Engine
 from support.watching import Watch, watching
 
 Row = tuple[str, str, str]
@@ -44,22 +43,10 @@ def watched(table: Table) -> Watched:
     return watch_over
 
 
-@pytest.fixture(scope="session")
-def _docker() -> Iterator[Engine]:
-    engine = Engine(DOCKER_26)
-    try:
-        engine.start()
-    except EngineUnavailableError as error:
-        give_up(str(error))
-    yield engine
-    engine.stop()
-
-
 @pytest.fixture
-def docker(_docker: Engine) -> Iterator[Engine]:
-    """Return a real Docker, up and empty."""
-    yield _docker
-    _docker.restore()
+def docker(docker_26: Engine) -> Engine:
+    """Return the real Docker that the faults happen to."""
+    return docker_26
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

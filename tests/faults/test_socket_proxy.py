@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from docker_prom_exporter.demo import WATCH
-from support.haproxy import ENDPOINTS, Proxy
+from support.proxies import SETTINGS, Proxy, all_but
 from support.real import Engine
 from support.watching import Watch, errors
 
@@ -24,7 +24,7 @@ def proxy(docker: Engine, tmp_path: Path) -> Iterator[Proxy]:
 
 def test_inspect_denied(proxy: Proxy, watched: Watched) -> None:
     """Health comes from the list; details are missing, which is counted each poll and said once."""
-    proxy.start(denied=["inspect"])
+    proxy.start(all_but("inspect"))
     with watched("proxy: inspect denied", proxy.url) as watch:
         watch.shows(docker_up=1, web=4)
         scrape = watch.polls_pass(2)
@@ -39,7 +39,7 @@ def test_inspect_denied(proxy: Proxy, watched: Watched) -> None:
 
 def test_nothing_is_missing_where_inspect_is_not_wanted(proxy: Proxy, watched: Watched) -> None:
     """`CONTAINER_DETAILS=false` is for a proxy that keeps that endpoint closed."""
-    proxy.start(denied=["inspect"])
+    proxy.start(all_but("inspect"))
     with watched("proxy: inspect denied, details off", proxy.url, "--container-details=false") as watch:
         watch.shows(docker_up=1, web=4)
         scrape = watch.polls_pass(2)
@@ -67,7 +67,7 @@ def test_denied(proxy: Proxy, watched: Watched, what: str, endpoint: str, settin
         watch.shows(docker_up=1, web=4)
         proxy.stop()
         watch.shows(docker_up=0, web=0)
-        proxy.start(denied=ENDPOINTS if what == "everything" else [what])
+        proxy.start(all_but(*(SETTINGS if what == "everything" else [what])))
         watch.shows(docker_up=what == "list", web=0)
         scrape = watch.polls_pass(2)
         log = watch.client.exporter.stderr

@@ -1,4 +1,4 @@
-"""A socket proxy: real HAProxy with rules like those of the proxies made from it."""
+"""A socket proxy: a real HAProxy with rules like those of the proxies that are made from it."""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -9,14 +9,18 @@ from support.missing import require_program
 from support.processes import Command, Daemon
 from support.waiting import wait_for
 
-ALL = {"PING": "1", "VERSION": "1", "CONTAINER_LIST": "1", "CONTAINER_INSPECT": "1"}
+SETTINGS = {"version": "VERSION", "ping": "PING", "list": "CONTAINER_LIST", "inspect": "CONTAINER_INSPECT"}
+ALL = dict.fromkeys(SETTINGS.values(), "1")
 
+# Idle connections live for 10 s and a stuck engine is waited for 10 minutes, as in the proxies' own settings.
 _CONFIG = r"""
 defaults
     mode http
-    timeout connect 5s
-    timeout client 10s
+    timeout http-request 10s
+    timeout connect 10s
+    timeout client 10m
     timeout server 10m
+    timeout http-keep-alive {keep_alive}
 frontend proxy
     bind 127.0.0.1:{port} {tls}
     acl version path,url_dec -m reg -i ^(/v[\d\.]+)?/version$
@@ -33,27 +37,55 @@ frontend proxy
     http-request deny
     default_backend engine
 backend engine
-    server engine unix@{listen}
+    server engine unix@{engine}
 """
 
 
+def all_but(*denied: str) -> dict[str, str]:
+    """Return the settings that let all endpoints through but these."""
+    return {setting: "0" if endpoint in denied else "1" for endpoint, setting in SETTINGS.items()}
+
+
+class Proxy:
+    """A socket proxy in front of an engine's socket, on a port of its own that stays the same."""
+
+    def __init__(self, folder: Path, engine: Path) -> None:
+        self._program = require_program("haproxy")
+        self._folder = folder
+        self._engine = engine
+        self._daemon = Daemon(folder / "haproxy.log")
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            self.port: int = unused.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        """Return what `DOCKER_HOST` takes."""
+        return f"tcp://127.0.0.1:{self.port}"
+
+    def start(self, allowed: Mapping[str, str] = ALL, *, keep_alive: str = "10s", tls: str = "") -> None:
+        """Let through what the settings allow; the rest gets HAProxy's own 403. `tls` is for `bind`."""
+        config = self._folder / "haproxy.cfg"
+        config.write_text(_CONFIG.format(keep_alive=keep_alive, port=self.port, tls=tls, engine=self._engine))
+        self._daemon.start(Command([self._program, "-db", "-f", str(config)], dict(allowed)))
+        wait_for(self._listens, what="HAProxy to listen")
+
+    def stop(self) -> None:
+        """End it at once, with all its connections."""
+        self._daemon.kill()
+
+    def _listens(self) -> bool:
+        if not self._daemon.running:
+            raise ChildProcessError(f"HAProxy ended: {self._daemon.last_words()}")
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", self.port)) == 0
+
+
 @contextmanager
-def socket_proxy(folder: Path, listen: Path, allowed: Mapping[str, str], tls: str = "") -> Iterator[int]:
-    """Yield the port of a proxy for the engine at `listen`; `tls` is what `bind` takes for it."""
-    program = require_program("haproxy")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    config = folder / f"haproxy-{port}.cfg"
-    config.write_text(_CONFIG.format(port=port, listen=listen, tls=tls))
-    daemon = Daemon(folder / f"haproxy-{port}.log")
-    daemon.start(Command([program, "-db", "-f", str(config)], dict(allowed)))
+def socket_proxy(folder: Path, engine: Path, allowed: Mapping[str, str], tls: str = "") -> Iterator[int]:
+    """Yield the port of a proxy that allows this; afterwards it is gone."""
+    proxy = Proxy(folder, engine)
+    proxy.start(allowed, tls=tls)
     try:
-        wait_for(lambda: _listens(port), what="HAProxy to listen")
-        yield port
+        yield proxy.port
     finally:
-        daemon.terminate()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
+        proxy.stop()
