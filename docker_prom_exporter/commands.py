@@ -16,9 +16,10 @@ import structlog
 
 from docker_prom_exporter import __version__, logs
 from docker_prom_exporter.check import Report, check
+from docker_prom_exporter.client import BadTargetError, find_target
 from docker_prom_exporter.credentials import BearerToken, CredentialsError, ServerTls
 from docker_prom_exporter.demo import Play, SimulatedEngine
-from docker_prom_exporter.engine import BadTargetError, Engine, find_target
+from docker_prom_exporter.engine import Engine
 from docker_prom_exporter.metrics import Exposition
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.push import OutletError, Outlets

@@ -3,8 +3,9 @@
 import sys
 
 from docker_prom_exporter import logs
+from docker_prom_exporter.client import find_target
 from docker_prom_exporter.commands import _serve
-from docker_prom_exporter.engine import Engine, find_target
+from docker_prom_exporter.engine import Engine
 from docker_prom_exporter.settings import read_settings
 
 

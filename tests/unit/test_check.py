@@ -12,8 +12,9 @@ import structlog
 
 from docker_prom_exporter import advice, cli
 from docker_prom_exporter.check import Report, check
+from docker_prom_exporter.client import find_target
 from docker_prom_exporter.containers import LABEL
-from docker_prom_exporter.engine import Engine, find_target
+from docker_prom_exporter.engine import Engine
 from support.simulated import (
     Fault,
     Simulation,
