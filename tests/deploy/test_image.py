@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -337,8 +337,21 @@ def lend_to_nobody(workshop: Workshop, folder: Path) -> dict[str, Any]:
         os.chown(path, NOBODY, NOBODY)
         path.chmod(0o700 if path.is_dir() else 0o600)
         os.utime(path, (1, 1))
+    lend_programs(env, folder)
+    env |= {"DOCKER_CONFIG": f"{folder}/client", "PATH": f"{folder}/client:{env['PATH']}"}
     who = {"user": NOBODY, "group": GROUP, "extra_groups": [], "umask": 0o077}
-    return {"folder": context, "cwd": folder, "env": {**env, "DOCKER_CONFIG": f"{folder}/client"}, **who}
+    return {"folder": context, "cwd": folder, "env": env, **who}
+
+
+def lend_programs(env: Mapping[str, str], folder: Path) -> None:
+    """Put docker and its plugins where `nobody` may reach them, which root's own cache is not."""
+    config = folder / "client/config.json"
+    (plugins,) = json.loads(config.read_text())["cliPluginsExtraDirs"]
+    config.write_text("{}")
+    shutil.copytree(plugins, folder / "client/cli-plugins")
+    shutil.copy(str(shutil.which("docker", path=env["PATH"])), folder / "client/docker")
+    for path in (folder / "client").rglob("*"):
+        os.chown(path, NOBODY, NOBODY)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
