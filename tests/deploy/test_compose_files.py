@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -26,6 +27,7 @@ PROXIES = {
     "tecnativa": "tecnativa/docker-socket-proxy:latest",
     "wollomatic": "wollomatic/socket-proxy:1",
 }
+PUSH_IMAGES = ("prom/pushgateway:v1.11.1", "prom/prometheus:v3.5.0")
 HEALTH = {"healthy": 4, "unhealthy": 3, "plain": 2, "stopped": 1}
 CHECK = ["--health-interval=500ms", "--health-retries=1"]
 
@@ -159,6 +161,30 @@ def test_health_comes_through_a_mounted_socket(machine: Machine) -> None:
         found = await_health(machine)
 
     assert HEALTH.items() <= found.items()
+
+
+def test_health_comes_through_a_pushgateway(machine: Machine) -> None:
+    """The shipped file with a Pushgateway brings it to Prometheus, under the name that was pushed."""
+    provide(machine, EXPORTER, SAMPLE, PROXIES["calum4"], *PUSH_IMAGES)
+    with sample_containers(machine), deployed(machine, COMPOSE / "pushgateway.yml"):
+        found = wait_for(
+            lambda: (told := pushed_health(machine)).items() >= HEALTH.items() and told,
+            what="Prometheus to know what was pushed",
+            seconds=60,
+        )
+
+    assert found
+
+
+def pushed_health(machine: Machine) -> dict[str, int]:
+    """Return `container_health` by name as Prometheus has it of the pushing host."""
+    query = urlencode({"query": 'container_health{instance="docker-host"}'})
+    try:
+        _, text = machine.get(f"http://127.0.0.1:9090/api/v1/query?{query}")
+    except OSError:
+        return {}
+    result = json.loads(text)["data"]["result"]
+    return {series["metric"]["name"]: int(series["value"][1]) for series in result}
 
 
 def test_an_exporter_stops_at_once(machine: Machine) -> None:

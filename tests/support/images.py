@@ -131,6 +131,9 @@ _IMAGES = {
     "prom/prometheus:v3.5.0": Image(
         ("prometheus",), ('ENTRYPOINT ["prometheus"]',), folders=("/prometheus",)
     ),
+    "prom/pushgateway:v1.11.1": Image(
+        ("prometheus-pushgateway",), ('ENTRYPOINT ["prometheus-pushgateway"]',)
+    ),
     "prom/alertmanager:v0.28.1": Image(
         ("prometheus-alertmanager",),
         ('ENTRYPOINT ["prometheus-alertmanager"]',),
