@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.processes import CommandError
-from support.real import DOCKER_20, DOCKER_26, Engine, EngineUnavailableError
+from support.real import DOCKER_20, DOCKER_26, GREEDY, Engine, EngineUnavailableError
 from support.waiting import wait_for
 
 
@@ -53,7 +53,7 @@ def test_a_container_has_two_restarts(engine: Engine) -> None:
 
 def test_memory_runs_out(docker: Engine) -> None:
     """The kernel ends a container that takes more than its share, and Docker says so."""
-    greedy = ["sh", "-c", "x=a; while true; do x=$x$x; done"]
+    greedy = ["sh", "-c", GREEDY]
     docker.run("web", command=greedy, options=["--memory=6m"])
     docker.await_state("web", "exited")
 

@@ -14,7 +14,7 @@ from docker_prom_exporter.containers import LABEL, STATES
 from docker_prom_exporter.demo import WATCH
 from support.expositions import Scrape, scraper
 from support.processes import CommandError
-from support.real import FOREVER, HEALTHY, IMAGE, Engine, Health
+from support.real import FOREVER, GREEDY, HEALTHY, IMAGE, Engine, Health
 from support.waiting import wait_for
 
 CHECKED_IMAGE = "checked:tests"
@@ -159,7 +159,7 @@ def test_killed(engine: Engine) -> None:
 
 def test_out_of_memory(engine: Engine) -> None:
     """The kernel's SIGKILL is in the exit code; that it was for want of memory, only Docker tells."""
-    greedy = ["sh", "-c", "x=a; while true; do x=$x$x; done"]
+    greedy = ["sh", "-c", GREEDY]
     engine.run("web", command=greedy, options=["--memory=6m"], labels=WATCH)
     engine.await_state("web", "exited")
     told = engine.cli("inspect", "--format", "{{.State.OOMKilled}}", "web") == "true"

@@ -128,6 +128,7 @@ def test_restarted_with_live_restore(watched: Watched) -> None:
             engine._daemon.terminate()
             watch.shows(docker_up=0, web=0)
             engine.start()
+            engine.await_health("web", "healthy")
             scrape = watch.recovers(docker_up=1, web=4)
 
         assert started == scrape.container("web")

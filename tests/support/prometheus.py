@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 from support.expositions import Scrape, parse
 from support.missing import require_program
@@ -27,9 +28,11 @@ class Server:
         self.daemon = Daemon(folder / f"{program}.log")
 
     def start(self) -> None:
-        """Start it, and return once it accepts connections."""
+        """Start it, and return once it answers; with TLS, once it accepts connections."""
         self.daemon.start(self.command)
         wait_for(self._listens, what=f"{self.url} to listen")
+        if self.url.startswith("http:"):
+            wait_for(self._is_ready, what=f"{self.url} to be ready", seconds=30)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None, ca_file: Path | None = None) -> str:
         """Return what it answers."""
@@ -48,6 +51,15 @@ class Server:
         answer = self.get(f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}")
         result: list[dict[str, Any]] = json.loads(answer)["data"]["result"]
         return result
+
+    def _is_ready(self) -> bool:
+        """Whether it says so; one without such a path is ready once it listens."""
+        try:
+            self.get("/-/ready")
+        except HTTPError as error:
+            with error:
+                return error.code != 503
+        return True
 
     def _listens(self) -> bool:
         if not self.daemon.running:

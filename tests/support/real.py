@@ -29,6 +29,8 @@ IMAGE = "toolbox:tests"
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 HEALTHY = "/healthy"  # the file whose presence in a container is its health
 FOREVER = ("sleep", "86400")
+GREEDY = "sleep 1; x=a; while true; do x=$x$x; done"
+"""A script that takes all memory, but not before containerd listens for that: shortly after the start."""
 NO_NETWORK = ("--bridge", "none", "--iptables=false")
 
 
