@@ -33,9 +33,14 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{_NAME}: {message}; see {_NAME} --help\n")
 
 
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Format nothing, as the help is made here; with a width, argparse needs no shutil to find out one."""
+    return argparse.HelpFormatter(prog, width=100)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 where it failed, 2 for an option that can't be used."""
-    parser = _Parser(prog=_NAME, allow_abbrev=False)
+    parser = _Parser(prog=_NAME, allow_abbrev=False, formatter_class=_formatter)
     parser.add_argument("command", nargs="?", choices=list(_COMMANDS))
     parser.add_argument("--version", action="version", version=f"{_NAME} {__version__}")
     for option in OPTIONS:
