@@ -10,6 +10,7 @@ from docker_prom_exporter.advice import NONE_WATCHED, advise
 from docker_prom_exporter.booleans import parse_boolean
 from docker_prom_exporter.containers import LABEL, is_watched, read_row
 from docker_prom_exporter.engine import EngineError
+from docker_prom_exporter.logs import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -49,7 +50,7 @@ class Report:
         padded = f"{word:<9}"
         if self.coloured and colour:
             padded = f"\033[{colour}m{padded}\033[0m"
-        line = f"{topic:<9} {padded} {_printable(explanation)}".rstrip()
+        line = f"{topic:<9} {padded} {printable(explanation)}".rstrip()
         self.stream.write(f"{line}\n")
         self.stream.flush()
 
@@ -185,8 +186,3 @@ def _names(rows: Iterable[Row]) -> str:
     names = [row.container.name for row in rows]
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return ", ".join(names[:_MOST_NAMES]) + more
-
-
-def _printable(text: str) -> str:
-    """Escape what a foreign engine's words could break a line or colour a terminal with."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()

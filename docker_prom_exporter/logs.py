@@ -54,11 +54,15 @@ def configure(level: str, form: str) -> None:
 
 
 def _one_line(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Escape what a foreign engine or client could break a line or colour a terminal with."""
     for key, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            event[key] = value.encode("unicode_escape").decode()
+        if isinstance(value, str):
+            event[key] = printable(value)
     return event
+
+
+def printable(text: str) -> str:
+    """Escape what a foreign engine or client could break a line or colour a terminal with."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _renderer(form: str) -> structlog.typing.Processor:

@@ -1,6 +1,5 @@
 """What Prometheus and Alertmanager say of their configuration, and of each firing and each silence."""
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.machine import COMPOSE
+from support.missing import require_program
 from support.processes import Command, CommandError
 from support.real import SYSTEM_PATH
 
@@ -18,13 +18,7 @@ ALERTS = re.findall(r"- alert: (\w+)", RULES.read_text())
 
 def run(program: str, *args: str) -> str:
     """Run one of the tools; where it isn't installed, skip the test, or fail it in CI."""
-    path = shutil.which(program, path=SYSTEM_PATH)
-    if path is None:
-        reason = f"{program} not found: tests/run, as root on Debian, installs it"
-        if os.environ.get("CI"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    return Command([path], {"PATH": SYSTEM_PATH}).run(*args)
+    return Command([require_program(program, SYSTEM_PATH)], {"PATH": SYSTEM_PATH}).run(*args)
 
 
 def test_each_firing_and_each_silence() -> None:

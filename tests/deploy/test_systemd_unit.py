@@ -1,13 +1,12 @@
 """The systemd unit in the README, as systemd itself judges it."""
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from support.machine import REPOSITORY
+from support.missing import require_program
 from support.processes import Command
 from support.real import SYSTEM_PATH
 
@@ -18,11 +17,7 @@ UNITS = re.findall(r"^```ini\n(\[(?:Unit|Service)\].*?)^```", README, re.MULTILI
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
     """Return the README's unit, with its drop-in for the docker group, as files."""
-    if shutil.which("systemd-analyze", path=SYSTEM_PATH) is None:
-        reason = "systemd-analyze not found: it comes with systemd"
-        if os.environ.get("CI"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+    require_program("systemd-analyze", SYSTEM_PATH)
     service, drop_in = UNITS
     file = tmp_path / "docker-prom-exporter.service"
     file.write_text(service)

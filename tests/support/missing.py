@@ -14,9 +14,9 @@ def give_up(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def require_program(name: str) -> str:
-    """Return the path of a program, or give up."""
-    path = shutil.which(name)
-    if path is None:
+def require_program(name: str, path: str | None = None) -> str:
+    """Return where a program is, in the folders of `path` or of the environment's, or give up."""
+    found = shutil.which(name, path=path)
+    if found is None:
         give_up(f"{name} not found: tests/run, as root on Debian, installs it")
-    return path
+    return found

@@ -28,12 +28,6 @@ from support.simulated import (
 
 
 @pytest.fixture
-def simulated() -> Iterator[Simulation]:
-    with simulation() as engine:
-        yield engine
-
-
-@pytest.fixture
 def log_as_before() -> Iterator[None]:
     """Undo what a command does to the log, which is one for all."""
     before = structlog.get_config()

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -15,15 +15,14 @@ import pytest
 from docker_prom_exporter import __version__
 from docker_prom_exporter.settings import OPTIONS
 from support.exporters import Exporter, exporter
-from support.simulated import Simulation, hangs, simulation
+from support.simulated import Simulation, hangs
 from support.waiting import wait_for
 
 
 @pytest.fixture
-def simulated() -> Iterator[Simulation]:
-    with simulation() as engine:
-        engine.stage.add("web", health="healthy")
-        yield engine
+def simulated(simulated: Simulation) -> Simulation:
+    simulated.stage.add("web", health="healthy")
+    return simulated
 
 
 def serving(simulated: Simulation, *options: str) -> AbstractContextManager[Exporter]:

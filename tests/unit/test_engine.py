@@ -12,15 +12,9 @@ import pytest
 
 from docker_prom_exporter.client import BadTargetError, ForbiddenRequestError, find_target
 from docker_prom_exporter.engine import Engine, EngineError
-from support.simulated import Fault, Simulation, answers, answers_json, drips, hangs, resets, says, simulation
+from support.simulated import Fault, Simulation, answers, answers_json, drips, hangs, resets, says
 
 SOON = 10.0
-
-
-@pytest.fixture
-def simulated() -> Iterator[Simulation]:
-    with simulation() as engine:
-        yield engine
 
 
 class Engines:

@@ -18,12 +18,6 @@ from support.waiting import wait_for
 
 
 @pytest.fixture
-def simulated() -> Iterator[Simulation]:
-    with simulation() as engine:
-        yield engine
-
-
-@pytest.fixture
 def before_152() -> Iterator[Simulation]:
     with simulation(api_version="1.45") as engine:
         yield engine
