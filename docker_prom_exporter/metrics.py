@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import platform
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -14,6 +14,7 @@ from prometheus_client.utils import floatToGoString
 
 from docker_prom_exporter import __version__
 from docker_prom_exporter.containers import HEALTH_STATUSES, STATES, ContainerHealth
+from docker_prom_exporter.gzipped import deflated, gzipped, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,9 +23,16 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
     from docker_prom_exporter.containers import Container, Details
+    from docker_prom_exporter.gzipped import Part
     from docker_prom_exporter.snapshot import Snapshot
 
-_Sample = tuple[tuple[str, ...], float]
+    _Sample = tuple[tuple[str, ...], float]
+    _Samples = tuple[_Sample, ...]
+    _Read = Callable[[Container], _Samples]
+    _Families = tuple[tuple["_Family", _Read], ...]
+    _Changes = list[tuple[Container, Container]] | None
+    _Encode = Callable[[Collector], bytes]
+    _Pack = Callable[[bytes], Part]
 
 
 class _Family(NamedTuple):
@@ -135,21 +143,22 @@ FAILING_STREAK = _Family(
 )
 
 
-def _one(value: float | None) -> list[_Sample]:
-    return [] if value is None else [((), value)]
+def _one(value: float | None) -> _Samples:
+    return () if value is None else (((), value),)
 
 
-def _one_hot(values: tuple[str, ...], current: str | None) -> list[_Sample]:
-    return [((value,), float(value == current)) for value in values]
+@lru_cache(maxsize=2 * (len(STATES) + len(HEALTH_STATUSES)))
+def _one_hot(values: tuple[str, ...], current: str | None) -> _Samples:
+    return tuple(((value,), float(value == current)) for value in values)
 
 
-def _detail(read: Callable[[Details], float | None]) -> Callable[[Container], list[_Sample]]:
-    return lambda c: [] if c.details is None else _one(read(c.details))
+def _detail(read: Callable[[Details], float | None]) -> Callable[[Container], _Samples]:
+    return lambda c: () if c.details is None else _one(read(c.details))
 
 
-_CONTAINER_FAMILIES: Final[tuple[tuple[_Family, Callable[[Container], list[_Sample]]], ...]] = (
+_CONTAINER_FAMILIES: Final[_Families] = (
     (HEALTH, lambda c: _one(c.health)),
-    (INFO, lambda c: [((c.image, c.compose_project, c.compose_service), 1)]),
+    (INFO, lambda c: (((c.image, c.compose_project, c.compose_service), 1),)),
     (STATE, lambda c: _one_hot(STATES, c.state)),
     (HEALTH_STATUS, lambda c: _one_hot(HEALTH_STATUSES, c.health_status if c.running else None)),
     (CREATED, lambda c: _one(c.created)),
@@ -160,6 +169,12 @@ _CONTAINER_FAMILIES: Final[tuple[tuple[_Family, Callable[[Container], list[_Samp
     (OOM_KILLED, _detail(lambda d: d.oom_killed)),
     (FAILING_STREAK, _detail(lambda d: d.failing_streak)),
 )
+_UNKNOWN_FAMILIES: Final[_Families] = ((HEALTH, lambda _: _one(ContainerHealth.UNKNOWN)),)
+
+
+def _families_of_containers(*, listed: bool) -> _Families:
+    """Return all; where containers were not listed, only that their health is unknown."""
+    return _CONTAINER_FAMILIES if listed else _UNKNOWN_FAMILIES
 
 
 def exporter_families(snapshot: Snapshot) -> list[Metric]:
@@ -179,17 +194,11 @@ def exporter_families(snapshot: Snapshot) -> list[Metric]:
     ]
 
 
-def container_families(containers: Iterable[Container], *, known: bool) -> list[Metric]:
-    """Return what there is to say of containers; only that their health is unknown where they are not known.
-
-    Families are in a fixed order; those that no container has a sample of are left out.
-    """
-    if not known:
-        unknown: list[_Sample] = [((c.id, c.name), ContainerHealth.UNKNOWN) for c in containers]
-        return [HEALTH.of(unknown, "id", "name")] if unknown else []
+def container_families(snapshot: Snapshot) -> list[Metric]:
+    """Return what there is to say of containers; families that no container has a sample of are left out."""
     families = []
-    for family, read in _CONTAINER_FAMILIES:
-        samples = [((c.id, c.name, *labels), value) for c in containers for labels, value in read(c)]
+    for family, read in _families_of_containers(listed=snapshot.listed):
+        samples = [((c.id, c.name, *labels), value) for c in snapshot.containers for labels, value in read(c)]
         if samples:
             families.append(family.of(samples, "id", "name"))
     return families
@@ -207,9 +216,7 @@ def textfile_families(results: Mapping[str, int]) -> list[Metric]:
 
 def snapshot_families(snapshot: Snapshot) -> Collector:
     """Return all that a snapshot says, without `process_*`, which would clash with those of who takes it."""
-    return _Families(
-        [*exporter_families(snapshot), *container_families(snapshot.containers, known=snapshot.listed)]
-    )
+    return _Collected([*exporter_families(snapshot), *container_families(snapshot)])
 
 
 class Answer(NamedTuple):
@@ -236,7 +243,7 @@ class Exposition:
         self._take = take
         self._others = others
         self._clock = clock
-        self._pages: dict[str, _ContainerPage] = {}
+        self._pages: dict[_PageKey, _ContainerPage] = {}
         self._process = [PlatformCollector(registry=None), ProcessCollector(registry=None)]
 
     def is_polled(self) -> bool:
@@ -256,47 +263,49 @@ class Exposition:
         """Render for a scrape with these headers, all of it or only the samples named as in `name[]`."""
         encode, content_type = _encoder(accept)
         zipped = gzip_accepted(accept_encoding)
+        pack = deflated if zipped else plain
         snapshot = self.snapshot()
         if names:
-            some = encode(self.registry(snapshot).restricted_registry(names))
-            return (
-                Answer(content_type, "gzip", (gzip.compress(some, _GZIP_LEVEL),))
-                if zipped
-                else Answer(content_type, "", (some,))
-            )
-        own = _without_end(encode(_Families(self._own_families(snapshot), *self._process)))
-        page = self._page(content_type, encode).updated(snapshot)
+            parts = [pack(encode(self.registry(snapshot).restricted_registry(names)))]
+        else:
+            own = _without_end(encode(_Collected(self._own_families(snapshot), *self._process)))
+            page = self._page(_PageKey(content_type, zipped, snapshot.listed), encode, pack)
+            parts = [pack(own), *page.parts(snapshot.containers)]
         if zipped:
-            # Two gzip members in a row are one stream: RFC 1952, section 2.2.
-            return Answer(content_type, "gzip", (gzip.compress(own, _GZIP_LEVEL), page.zipped()))
-        return Answer(content_type, "", (own, page.body()))
+            return Answer(content_type, "gzip", gzipped(parts))
+        return Answer(content_type, "", tuple(part.data for part in parts))
 
     def registry(self, snapshot: Snapshot) -> CollectorRegistry:
         """Return a registry of prometheus-client's that collects all that is served of the snapshot."""
         registry = CollectorRegistry(auto_describe=True)
-        registry.register(_Families(self._own_families(snapshot)))
+        registry.register(_Collected(self._own_families(snapshot)))
         for collector in self._process:
             registry.register(collector)
-        registry.register(_Families(container_families(snapshot.containers, known=snapshot.listed)))
+        registry.register(_Collected(container_families(snapshot)))
         return registry
 
     def _own_families(self, snapshot: Snapshot) -> list[Metric]:
         return [*exporter_families(snapshot), *self._others()]
 
-    def _page(self, content_type: str, encode: Callable[[Collector], bytes]) -> _ContainerPage:
-        if content_type not in self._pages:
-            if len(self._pages) >= _MOST_FORMATS:
+    def _page(self, key: _PageKey, encode: _Encode, pack: _Pack) -> _ContainerPage:
+        if key not in self._pages:
+            if len(self._pages) >= _MOST_PAGES:
                 self._pages.clear()
-            self._pages[content_type] = _ContainerPage(encode)
-        return self._pages[content_type]
+            self._pages[key] = _ContainerPage(_families_of_containers(listed=key.listed), encode, pack)
+        return self._pages[key]
 
 
-_MOST_FORMATS: Final = 4
-_GZIP_LEVEL: Final = 1  # a tenth of the time of the usual 9, and a twelfth more bytes
+class _PageKey(NamedTuple):
+    content_type: str
+    zipped: bool
+    listed: bool
+
+
+_MOST_PAGES: Final = 8
 _END: Final = b"# EOF\n"
 
 
-class _Families:
+class _Collected:
     """What prometheus-client's encoders and registry take for a collector."""
 
     def __init__(self, families: list[Metric], *collectors: Collector) -> None:
@@ -315,81 +324,84 @@ class _Families:
 class _ContainerPage:
     """The containers' part of the exposition in one format, kept from one scrape to the next.
 
-    Each container's lines, a fragment for each family, are written only when the container changed: of a
-    thousand containers one that changes costs one writing, and none costs none.
+    A family is written anew only when one of its samples changed: of eleven, a verdict changes two or three.
     """
 
-    def __init__(self, encode: Callable[[Collector], bytes]) -> None:
-        self._encode = encode
-        self._end = encode(_Families([]))
-        self._templates = [_Template(family, encode) for family, _ in _CONTAINER_FAMILIES]
-        self._fragments: dict[str, tuple[Container, list[bytes]]] = {}
-        self._shown: tuple[tuple[Container, ...], bool] | None = None
-        self._parts: list[bytes] = []
-        self._body: bytes | None = None
-        self._zipped: bytes | None = None
+    def __init__(self, families: _Families, encode: _Encode, pack: _Pack) -> None:
+        self._pack = pack
+        self._templates = [_Template(family, read, encode) for family, read in families]
+        self._written = [pack(b"")] * len(families)
+        self._end = pack(encode(_Collected([])))
+        self._containers: tuple[Container, ...] = ()
 
-    def updated(self, snapshot: Snapshot) -> _ContainerPage:
-        shown = (snapshot.containers, snapshot.listed)
-        if shown != self._shown:
-            self._shown, self._body, self._zipped = shown, None, None
-            self._parts = self._render(snapshot.containers, known=snapshot.listed)
-        return self
+    def parts(self, containers: tuple[Container, ...]) -> list[Part]:
+        """Return the families in their order, and the end."""
+        changes = _changes(self._containers, containers)
+        stale = [n for n, template in enumerate(self._templates) if template.is_stale(changes)]
+        if stale:
+            owns = [{"id": _escaped(c.id), "name": _escaped(c.name)} for c in containers]
+            for n in stale:
+                self._written[n] = self._pack(self._templates[n].fill(containers, owns))
+        self._containers = containers
+        return [part for part in (*self._written, self._end) if part.size]
 
-    def body(self) -> bytes:
-        """Return it joined. It is kept once asked for: clients that take it slowly then share one."""
-        if self._body is None:
-            self._body = b"".join(self._parts)
-        return self._body
 
-    def zipped(self) -> bytes:
-        """Return it gzipped, without keeping what was zipped: most ask for it like this, and only so."""
-        if self._zipped is None:
-            self._zipped = gzip.compress(b"".join(self._parts), _GZIP_LEVEL)
-        return self._zipped
-
-    def _render(self, containers: tuple[Container, ...], *, known: bool) -> list[bytes]:
-        if not known:
-            return [self._encode(_Families(container_families(containers, known=False)))]
-        self._fragments = {c.id: (c, self._fragments_of(c)) for c in containers}
-        columns = zip(*(fragments for _, fragments in self._fragments.values()), strict=True)
-        parts = []
-        for template, column in zip(self._templates, columns, strict=False):
-            if any(column):
-                parts += [template.header, *column]
-        return [*parts, self._end]
-
-    def _fragments_of(self, container: Container) -> list[bytes]:
-        known, fragments = self._fragments.get(container.id, (None, []))
-        if known == container:
-            return fragments
-        own = {"id": _escaped(container.id), "name": _escaped(container.name)}
-        return [
-            template.filled(own, read(container))
-            for (_, read), template in zip(_CONTAINER_FAMILIES, self._templates, strict=True)
-        ]
+def _changes(before: tuple[Container, ...], after: tuple[Container, ...]) -> _Changes:
+    """Return what each container that changed was and is; None where others are shown, or in other order."""
+    if [(c.id, c.name) for c in before] != [(c.id, c.name) for c in after]:
+        return None
+    return [(was, now) for was, now in zip(before, after, strict=True) if was is not now and was != now]
 
 
 class _Template:
-    """How prometheus-client writes one family of a container in one format: its header, and a sample's line.
+    """How prometheus-client writes one family in one format: its header, and a sample's line.
 
     It writes a sample whose label values are placeholders, once, and each container's own are filled in.
     """
 
-    def __init__(self, family: _Family, encode: Callable[[Collector], bytes]) -> None:
+    def __init__(self, family: _Family, read: _Read, encode: _Encode) -> None:
+        self._read = read
         self._labels = family.labels
         placeholders = tuple(f"%({label})s" for label in ("id", "name", *family.labels))
-        empty = encode(_Families([family.of([], "id", "name")]))
-        whole = encode(_Families([family.of([(placeholders, 0)], "id", "name")]))
-        self.header = _without_end(empty)
-        self._line = _without_end(whole)[len(self.header) :].decode().replace(" 0.0\n", " %(value)s\n")
+        empty = encode(_Collected([family.of([], "id", "name")]))
+        whole = encode(_Collected([family.of([(placeholders, 0)], "id", "name")]))
+        self._header = _without_end(empty).decode()
+        self._line = (
+            _without_end(whole)[len(_without_end(empty)) :].decode().replace(" 0.0\n", " %(value)s\n")
+        )
+        self._lines = lru_cache(maxsize=16)(self._lines_of)
 
-    def filled(self, own: dict[str, str], samples: Iterable[_Sample]) -> bytes:
-        return "".join(self._filled(own, labels, value) for labels, value in samples).encode()
+    def is_stale(self, changes: _Changes) -> bool:
+        """Tell whether any of these changes is one of the family's samples."""
+        return changes is None or any(self._read(was) != self._read(now) for was, now in changes)
 
-    def _filled(self, own: dict[str, str], labels: tuple[str, ...], value: float) -> str:
-        others = dict(zip(self._labels, map(_escaped, labels), strict=True))
-        return self._line % {**own, **others, "value": _number(value)}
+    def fill(self, containers: tuple[Container, ...], owns: list[dict[str, str]]) -> bytes:
+        """Write the samples of all containers, each with its own id and name; nothing where there is none."""
+        lines = [
+            self._lines(samples) % own
+            for container, own in zip(containers, owns, strict=True)
+            if (samples := self._read(container))
+        ]
+        return "".join([self._header, *lines]).encode() if lines else b""
+
+    def _lines_of(self, samples: _Samples) -> str:
+        """Return a container's lines, with places for its id and name: those of many others are the same."""
+        return "".join(
+            self._line
+            % {
+                **_PLACES,
+                **dict(zip(self._labels, map(_literal, labels), strict=True)),
+                "value": _number(value),
+            }
+            for labels, value in samples
+        )
+
+
+_PLACES: Final = {"id": "%(id)s", "name": "%(name)s"}
+
+
+def _literal(label: str) -> str:
+    return _escaped(label).replace("%", "%%")
 
 
 def _number(value: float) -> str:
@@ -400,7 +412,7 @@ def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+def _encoder(accept: str) -> tuple[_Encode, str]:
     """Choose as prometheus-client does, which stumbles over a version that is none: then its default."""
     try:
         return choose_encoder(accept)

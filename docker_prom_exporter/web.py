@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import http.client
 import io
 import ipaddress
@@ -24,6 +23,7 @@ import structlog
 from prometheus_client.exposition import gzip_accepted
 
 from docker_prom_exporter import status_page
+from docker_prom_exporter.gzipped import deflated, gzipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -273,17 +273,17 @@ class Web:
         if not prefers_html(",".join(request.headers.get_all("Accept", []))):
             return self._metrics(request)
         snapshot = self._exposition.snapshot()
-        body = self._page.render(
+        html = self._page.render(
             snapshot,
             age=time.monotonic() - snapshot.ended,
             now=time.time(),
             refreshing="refresh=off" not in request.query,
         )
         headers = {"Vary": "Accept, Accept-Encoding", **status_page.HEADERS}
-        if gzip_accepted(",".join(request.headers.get_all("Accept-Encoding", []))):
-            headers["Content-Encoding"] = "gzip"
-            body = gzip.compress(body, 1)
-        return Response(HTTPStatus.OK, (body,), "text/html; charset=utf-8", headers)
+        if not gzip_accepted(",".join(request.headers.get_all("Accept-Encoding", []))):
+            return Response(HTTPStatus.OK, (html,), "text/html; charset=utf-8", headers)
+        headers["Content-Encoding"] = "gzip"
+        return Response(HTTPStatus.OK, gzipped([deflated(html)]), "text/html; charset=utf-8", headers)
 
     def _metrics(self, request: Request) -> Response:
         names = parse_qs(request.query, max_num_fields=1000).get("name[]", [])

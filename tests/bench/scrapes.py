@@ -72,7 +72,14 @@ def _unchanged(size: int, rounds: int, scrapes: int) -> Iterator[Row]:
 
 def _crowd(size: int) -> tuple[Container, ...]:
     return tuple(
-        container(f"web-{number}", health_status="healthy", details=details()) for number in range(size)
+        container(
+            f"web-{number}",
+            image=f"web:1.{number}",
+            health_status="healthy",
+            created=1.7e9 + number,
+            details=details(started=1.7e9 + number + 0.25, finished=1.7e9 + number - 0.5),
+        )
+        for number in range(size)
     )
 
 
