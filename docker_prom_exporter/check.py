@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from docker_prom_exporter.advice import NONE_WATCHED, advise
 from docker_prom_exporter.booleans import parse_boolean
-from docker_prom_exporter.containers import LABEL, is_watched, read_row
+from docker_prom_exporter.containers import LABEL, is_watched
 from docker_prom_exporter.engine import EngineError
 from docker_prom_exporter.logs import printable
 
@@ -84,7 +84,7 @@ class _Check:
             self._engine.assume(_USUAL_API_VERSION)
         ping = self._ask("ping", self._engine.ping, lambda _: "")
         listing = self._ask("list", self._engine.containers, lambda rows: f"{len(rows)} containers")
-        rows = self._read(version.answer, listing.answer or [])
+        rows = sorted(filter(None, listing.answer or []), key=lambda row: row.container.name)
         inspect = self._inspect(version.answer, rows)
         self._report_watched(rows, listed=not listing.error)
         if version.error or ping.error or listing.error:
@@ -111,11 +111,6 @@ class _Check:
     def _skip(self, endpoint: str, why: str) -> _Answer:
         self._report.say(endpoint, _NOT_ASKED, why, colour=_YELLOW)
         return _Answer()
-
-    def _read(self, info: EngineInfo | None, answer: list[Any]) -> list[Row]:
-        health_listed = info is None or info.health_listed
-        rows = [row for item in answer if (row := read_row(item, health_listed=health_listed))]
-        return sorted(rows, key=lambda row: row.container.name)
 
     def _inspect(self, info: EngineInfo | None, rows: list[Row]) -> _Answer:
         """Ask for one container, a watched one where there is one."""

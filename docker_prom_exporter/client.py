@@ -96,7 +96,6 @@ class Client(APIClient):
         self._in_flight = in_flight
         self._pinged: tuple[str | None, ...] | None = None
         self._same_engine = True
-        self._listed: tuple[bytes, Any] = (b"", None)
         super().__init__(**kwargs)
         self.trust_env = False
 
@@ -126,13 +125,10 @@ class Client(APIClient):
         return response
 
     def _result(self, response: requests.Response, *args: Any, **kwargs: Any) -> Any:
-        """Parse a list only where its bytes differ from the last one's: from poll to poll they rarely do."""
-        parse = super()._result  # type: ignore[misc]  # the stubs leave it out
+        """Leave a list as the bytes it came in: they tell, unread, whether anything changed."""
         if urlsplit(response.url).path.endswith("/containers/json"):
-            if response.content != self._listed[0]:
-                self._listed = response.content, parse(response, *args, **kwargs)
-            return self._listed[1]
-        return parse(response, *args, **kwargs)
+            return response.content
+        return super()._result(response, *args, **kwargs)  # type: ignore[misc]  # the stubs leave it out
 
 
 class InFlight:
@@ -206,12 +202,13 @@ class _Bound:
 
 
 def _read_body(response: requests.Response) -> None:
-    body = bytearray()
+    chunks, size = [], 0
     for chunk in response.iter_content(_CHUNK):
-        body += chunk
-        if len(body) > _MOST_BYTES:
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > _MOST_BYTES:
             raise TooLargeError(f"the answer is larger than {_MOST_BYTES} bytes")
-    response._content = bytes(body)  # noqa: SLF001  requests has no other way to read within a bound
+    response._content = b"".join(chunks)  # noqa: SLF001  requests has no other way to read within a bound
     response.encoding = "utf-8"  # as JSON is, instead of a guess that takes seconds for a large body
 
 

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from docker_prom_exporter import __version__, logs
-from docker_prom_exporter.check import Report, check
 from docker_prom_exporter.client import BadTargetError, find_target
 from docker_prom_exporter.credentials import BearerToken, CredentialsError, ServerTls
-from docker_prom_exporter.demo import Play, SimulatedEngine
 from docker_prom_exporter.engine import Engine
 from docker_prom_exporter.metrics import Exposition
 from docker_prom_exporter.poller import Poller
@@ -67,6 +65,8 @@ def _engine(settings: Settings, environ: Mapping[str, str]) -> Engine:
 
 def _demo(settings: Settings, seed: int) -> int:
     """Serve the simulated engine by the same exporter that serves a real one."""
+    from docker_prom_exporter.demo import Play, SimulatedEngine  # noqa: PLC0415
+
     with (
         TemporaryDirectory() as folder,
         SimulatedEngine(Path(folder, "docker.sock"), Play(seed).containers) as simulated,
@@ -78,6 +78,8 @@ def _demo(settings: Settings, seed: int) -> int:
 
 
 def _check(engine: Engine, settings: Settings) -> int:
+    from docker_prom_exporter.check import Report, check  # noqa: PLC0415
+
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     with suppress(KeyboardInterrupt, BrokenPipeError):
         return check(engine, settings, Report(sys.stdout, coloured=coloured))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import json
 import re
 import ssl
 import time
@@ -22,13 +24,14 @@ from docker_prom_exporter.client import (
     new_client,
     one_line,
 )
-from docker_prom_exporter.containers import as_text
+from docker_prom_exporter.containers import as_text, read_inspect, read_row
 from docker_prom_exporter.snapshot import EngineInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from docker_prom_exporter.client import Client
+    from docker_prom_exporter.containers import Details, Row
 
 _VERSION: Final = re.compile(r"\d{1,3}\.\d{1,4}")
 
@@ -42,6 +45,13 @@ _REASONS_BY_STATUS: Final = {
     503: "unreachable",
     504: "timeout",
 }
+
+
+_DECODER: Final = json.JSONDecoder()
+_SPACE: Final = r"[ \t\n\r]*"
+_END: Final = rf"(?P<end>\]{_SPACE}\Z)"
+_OPENING: Final = re.compile(rf"{_SPACE}\[{_SPACE}{_END}?")
+_BETWEEN: Final = re.compile(rf"{_SPACE}(?:,{_SPACE}|{_END})")
 
 
 class EngineError(Exception):
@@ -86,6 +96,8 @@ class Engine:
         self._timeout = timeout
         self._in_flight = InFlight()
         self._client: Client | None = None
+        self._health_listed = True
+        self._listed: tuple[bytes, list[Row | None]] = (b"", [])
         self._aborted = False
 
     @property
@@ -109,18 +121,21 @@ class Engine:
             client.close()
         info = _engine_info(answer)
         self._client = self._new_client(info.api_version)
+        self._health_listed = info.health_listed
         return info
 
     def assume(self, api_version: str) -> None:
         """Speak this API version from here on: for who asks on although `/version` got no good answer."""
         self.disconnect()
         self._client = self._new_client(api_version)
+        self._health_listed = True
 
     def disconnect(self) -> None:
         """Forget the client; the next question must be `connect`."""
         if self._client is not None:
             self._client.close()
             self._client = None
+            self._listed = (b"", [])
 
     def ping(self, deadline: float) -> bool:
         """Ask `/_ping`; False where another engine than the connected one answers at its place."""
@@ -129,15 +144,21 @@ class Engine:
             raise EngineError("ping", "bad_response", "the answer is not OK")
         return client.is_same_engine()
 
-    def containers(self, deadline: float) -> list[Any]:
-        """Ask for all containers: the rows of `/containers/json` as they came."""
+    def containers(self, deadline: float) -> list[Row | None]:
+        """Ask for all containers: the rows of `/containers/json`; None for each that names no container."""
         client = self._connected()
-        rows = self._ask("list", deadline, lambda: client.containers(all=True))
-        if not isinstance(rows, list):
-            raise EngineError("list", "bad_response", f"a list was expected, not {type(rows).__name__}")
+        rows: list[Row | None] = self._ask("list", deadline, lambda: self._read(client.containers(all=True)))
         return rows
 
-    def inspect(self, container_id: str, deadline: float) -> dict[str, Any] | None:
+    def _read(self, body: Any) -> list[Row | None]:
+        """Read a list, but for one that says what the last one said: from poll to poll they rarely differ."""
+        digest = hashlib.sha256(body).digest()
+        if digest != self._listed[0]:
+            rows = [read_row(row, health_listed=self._health_listed) for row in _elements(body)]
+            self._listed = digest, rows
+        return self._listed[1]
+
+    def inspect(self, container_id: str, deadline: float) -> Details | None:
         """Ask for one container; None where it is gone."""
         client = self._connected()
         try:
@@ -150,7 +171,7 @@ class Engine:
             raise EngineError(
                 "inspect", "bad_response", f"an object was expected, not {type(answer).__name__}"
             )
-        return answer
+        return read_inspect(answer)
 
     def abort(self) -> None:
         """End every request under way, and any to come."""
@@ -183,6 +204,18 @@ class Engine:
         if bound.expired:  # even after an answer: cut off, it may read like a whole one
             raise EngineError(endpoint, "timeout", f"no answer within {seconds:.3g} s")
         return answer
+
+
+def _elements(body: bytes) -> Iterator[Any]:
+    """Read a JSON array an element at a time: together they'd take ten times the memory of their text."""
+    text = body.decode("utf-8", "replace")
+    found, position = _OPENING.match(text), 0
+    while found and not found["end"]:
+        element, position = _DECODER.raw_decode(text, found.end())
+        yield element
+        found = _BETWEEN.match(text, position)
+    if found is None:
+        raise ValueError(f"a JSON array was expected at character {position}")
 
 
 def _engine_info(answer: Any) -> EngineInfo:

@@ -21,7 +21,7 @@ from tenacity import (
 
 from docker_prom_exporter.advice import NONE_WATCHED, advise
 from docker_prom_exporter.booleans import parse_boolean
-from docker_prom_exporter.containers import LABEL, is_watched, read_inspect, read_row
+from docker_prom_exporter.containers import LABEL, is_watched
 from docker_prom_exporter.engine import EngineError
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
 
@@ -39,9 +39,9 @@ _MAY_PASS: Final = ("unreachable", "bad_response", "error")
 
 
 class _Listing(NamedTuple):
-    """The rows as they came, and the monotonic times between which the engine wrote them."""
+    """The rows, and the monotonic times between which the engine wrote them."""
 
-    rows: list[Any]
+    rows: list[Row | None]
     asked: float
     answered: float
 
@@ -91,7 +91,6 @@ class Poller:
         self._stop = stop
         self._on_poll = on_poll
         self._info: EngineInfo | None = None
-        self._rows: dict[str, tuple[dict[str, Any], Row]] = {}
         self._known: dict[str, _Known] = {}
         self._inspects_failing: frozenset[str] = frozenset()
         self._spoilt_labels: frozenset[str] = frozenset()
@@ -150,7 +149,7 @@ class Poller:
 
     def _find(self, deadline: float) -> Snapshot:
         listing: _Listing = self._retrying(self._list, deadline)
-        rows = self._read(listing.rows)
+        rows = self._distinct(listing.rows)
         watched = self._watched(rows)
         containers = self._complete(watched, listing, deadline)
         self._tell_found(containers=len(rows), watched=len(watched))
@@ -197,7 +196,6 @@ class Poller:
 
     def _connect(self, deadline: float) -> None:
         self._info = self._ask("version", self._engine.connect, deadline)
-        self._rows = {}
 
     def _ask(self, endpoint: str, question: Callable[[float], Any], deadline: float) -> Any:
         self._counts.requests[endpoint] += 1
@@ -207,25 +205,13 @@ class Poller:
             self._counts.errors[error.endpoint, error.reason] += 1
             raise
 
-    def _read(self, answer: list[Any]) -> list[Row]:
-        """Read the rows but those that name no container, or one named already: they'd spoil the scrape.
-
-        A row that says what it said at the last poll is not read again.
-        """
-        health_listed = self._info is None or self._info.health_listed
-        rows: dict[str, tuple[dict[str, Any], Row]] = {}
-        for item in answer:
-            container_id = item.get("Id") if isinstance(item, dict) else None
-            before = self._rows.get(container_id) if isinstance(container_id, str) else None
-            if before is not None and before[0] == item:
-                rows[before[1].container.id] = item, before[1]
-            elif (row := read_row(item, health_listed=health_listed)) is not None:
-                rows[row.container.id] = item, row
-        self._rows = rows
-        ignored = len(answer) - len(rows)
+    def _distinct(self, listed: list[Row | None]) -> list[Row]:
+        """Leave out the rows that name no container, or one named already: they'd spoil the scrape."""
+        rows = {row.container.id: row for row in listed if row is not None}
+        ignored = len(listed) - len(rows)
         if self._is_news("rows ignored", ignored) and ignored:
             self._log.warning("containers.rows_ignored", rows=ignored, cause="no id, or another row's")
-        return [row for _, row in rows.values()]
+        return list(rows.values())
 
     def _watched(self, rows: list[Row]) -> list[Row]:
         spoilt = {row.container.id: row for row in rows if row.label and parse_boolean(row.label) is None}
@@ -273,29 +259,25 @@ class Poller:
 
         Where an inspect failed there is no entry. Once one is denied, the rest are not asked for.
         """
+        todo = iter(sorted((row.container.id for row in rows), key=self._inspects_failing.__contains__))
+        answers: dict[str, Details | None] = {}
+        errors: dict[str, EngineError] = {}
         denied = Event()
 
-        def ask(container_id: str) -> tuple[str, dict[str, Any] | EngineError | None] | None:
-            if denied.is_set():
-                return None
-            try:
-                return container_id, self._engine.inspect(container_id, deadline)
-            except EngineError as error:
-                if error.reason == "denied":
-                    denied.set()
-                return container_id, error
+        def work(_: int) -> None:
+            while not denied.is_set() and (container_id := next(todo, None)):
+                try:
+                    answers[container_id] = self._engine.inspect(container_id, deadline)
+                except EngineError as error:
+                    errors[container_id] = error
+                    if error.reason == "denied":
+                        denied.set()
 
-        ids = sorted((row.container.id for row in rows), key=self._inspects_failing.__contains__)
         with ThreadPoolExecutor(_INSPECTS_AT_A_TIME) as pool:
-            outcomes = dict(filter(None, pool.map(ask, ids)))
-        self._counts.requests["inspect"] += len(outcomes)
-        errors = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, EngineError)}
+            list(pool.map(work, range(min(_INSPECTS_AT_A_TIME, len(rows)))))
+        self._counts.requests["inspect"] += len(answers) + len(errors)
         self._note_inspects_failed(errors)
-        return {
-            key: None if outcome is None else read_inspect(outcome)
-            for key, outcome in outcomes.items()
-            if not isinstance(outcome, EngineError)
-        }
+        return answers
 
     def _note_inspects_failed(self, errors: dict[str, EngineError]) -> None:
         """Count each failure, and say it once for each reason, not for each container and poll."""

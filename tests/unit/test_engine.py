@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from docker_prom_exporter.client import BadTargetError, ForbiddenRequestError, find_target
-from docker_prom_exporter.engine import Engine, EngineError
+from docker_prom_exporter.engine import Engine, EngineError, _elements
 from support.simulated import Fault, Simulation, answers, answers_json, drips, hangs, resets, says
 
 SOON = 10.0
@@ -77,9 +79,9 @@ def test_asks_the_four_questions(engines: Engines, simulated: Simulation) -> Non
 
     assert ("Docker", "1.52", True) == (info.name, info.api_version, info.health_listed)
     assert same
-    assert [container.id] == [row["Id"] for row in rows]
+    assert [container.id] == [row.container.id for row in rows if row]
     assert answer is not None
-    assert container.id == answer["Id"]
+    assert "running" == answer.state
     assert [
         "GET /version",
         "GET /v1.52/_ping",
@@ -188,6 +190,8 @@ FAULTS: list[tuple[str, Fault, str]] = [
     ("204", says(b"HTTP/1.1 204 No Content\r\n\r\n"), "bad_response"),
     ("a long number", answers("200 OK", "[" + "9" * 5000 + "]"), "bad_response"),
     ("deep", answers("200 OK", "[" * 100_000), "bad_response"),
+    ("a comma too many", answers("200 OK", "[{},]"), "bad_response"),
+    ("text behind it", answers("200 OK", "[{}] {}"), "bad_response"),
     ("wrong type", answers_json("nonsense"), "bad_response"),
     ("null", answers_json(None), "bad_response"),
 ]
@@ -207,6 +211,46 @@ def test_a_fault_gives_the_reason(
     simulated.faults = {}
     assert engine.connect(deadline())
     assert engine.ping(deadline())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(
+    value=JSON | st.lists(JSON),
+    indent=st.none() | st.integers(0, 3),
+    around=st.text(" \t\n\r", max_size=3),
+    cut=st.integers(0, 5),
+)
+def test_reads_an_array_as_json_does(value: Any, indent: int | None, around: str, cut: int) -> None:
+    """An element at a time, however it is spaced; what is no array, or breaks off, is an error."""
+    text = around + json.dumps(value, indent=indent) + around
+    text = text[: len(text) - cut]
+    try:
+        expected = json.loads(text)
+    except ValueError:
+        expected = None
+
+    if isinstance(expected, list):
+        assert expected == [*_elements(text.encode())]
+    else:
+        with pytest.raises(ValueError, match=r"at character|\(char"):
+            [*_elements(text.encode())]
+
+
+def test_a_list_is_read_once(engines: Engines, simulated: Simulation) -> None:
+    """One that says what the last one said gives the same rows, unread; another engine's is read anew."""
+    simulated.stage.add("web", started=time.time() - 7200)
+    engine = engines.connected(simulated.url)
+    first = engine.containers(deadline())
+
+    assert first[0] is engine.containers(deadline())[0]
+    engine.connect(deadline())
+    assert first == engine.containers(deadline())
+    assert first[0] is not engine.containers(deadline())[0]
 
 
 def test_an_answer_has_a_most_size(

@@ -509,7 +509,7 @@ def test_the_loop_polls_until_it_is_stopped(simulated: Simulation) -> None:
 def test_an_error_of_our_own_ends_no_loop(simulated: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is logged with its traceback, the poll has failed, and the next one is tried."""
     poller = poller_for(simulated.url)
-    monkeypatch.setattr(Poller, "_read", lambda *_: 1 / 0)
+    monkeypatch.setattr(Poller, "_distinct", lambda *_: 1 / 0)
 
     with capture_logs() as logs:
         snapshot = poller.poll()
