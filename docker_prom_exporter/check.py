@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from docker_prom_exporter.advice import NONE_WATCHED, advise
@@ -38,8 +37,7 @@ _USUAL_API_VERSION: Final = "1.41"
 _MOST_NAMES: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """Lines of a topic, a word and an explanation, the word in colour where `coloured`."""
 
     stream: TextIO

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import socket
 import threading
@@ -32,7 +33,7 @@ _ALLOWED: Final = re.compile(
 NO_VERSION: Final = "1.24"
 
 _MOST_BYTES: Final = 64 * 1024 * 1024
-_CHUNK: Final = 256 * 1024
+_CHUNK: Final = 64 * 1024
 
 
 class BadTargetError(ValueError):
@@ -202,13 +203,12 @@ class _Bound:
 
 
 def _read_body(response: requests.Response) -> None:
-    chunks, size = [], 0
+    body = io.BytesIO()
     for chunk in response.iter_content(_CHUNK):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > _MOST_BYTES:
+        body.write(chunk)
+        if body.tell() > _MOST_BYTES:
             raise TooLargeError(f"the answer is larger than {_MOST_BYTES} bytes")
-    response._content = b"".join(chunks)  # noqa: SLF001  requests has no other way to read within a bound
+    response._content = body.getvalue()  # noqa: SLF001  requests has no other way to read within a bound
     response.encoding = "utf-8"  # as JSON is, instead of a guess that takes seconds for a large body
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from docker_prom_exporter.booleans import parse_boolean
 
@@ -25,7 +24,8 @@ _ENDED: Final = ("exited", "dead")
 _AGELESS: Final = ("created", "removing", "dead")
 
 # Podman's list may leak its own states (libpod/define/containerstate.go).
-_STATE_ALIASES: Final = {
+_STATES: Final = {
+    **{state: state for state in STATES},
     "configured": "created",
     "initialized": "created",
     "stopped": "exited",
@@ -33,7 +33,7 @@ _STATE_ALIASES: Final = {
 }
 
 # `reset` is Podman's for a healthcheck that has not run since the container started.
-_HEALTH_ALIASES: Final = {"": "none", "reset": "starting"}
+_HEALTH_STATUSES: Final = {**{status: status for status in HEALTH_STATUSES}, "": "none", "reset": "starting"}
 
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -70,8 +70,7 @@ _HEALTH_WHILE_RUNNING: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Details:
+class Details(NamedTuple):
     """What only `/containers/{id}/json` says of a container, as of the time it was asked.
 
     Times are Unix seconds, and `None` where the engine's time is zero. `state` is the one the engine named
@@ -89,8 +88,7 @@ class Details:
     failing_streak: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(NamedTuple):
     """A container as one poll found it.
 
     `state` is one of `STATES`, or empty where the engine named none of them. `health_status` is one of
@@ -126,12 +124,11 @@ class Container:
     def with_details(self, details: Details) -> Container:
         """Return it with what an inspect added; with an exit code only if the list, too, says it ended."""
         if details.exit_code is not None and self.state not in _ENDED:
-            details = replace(details, exit_code=None)
-        return replace(self, details=details)
+            details = details._replace(exit_code=None)
+        return self._replace(details=details)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of `/containers/json`.
 
     `fingerprint` is all of the row that an inspect's answer depends on, but for the age that moby writes
@@ -150,7 +147,7 @@ class Row:
     def with_health_of(self, details: Details) -> Container:
         """Return the container with the health an inspect told, provided it was running then, too."""
         health_status = details.health_status if details.state == "running" else None
-        return replace(self.container, health_status=health_status)
+        return self.container._replace(health_status=health_status)
 
 
 def is_watched(label: str | None, *, only_labelled: bool) -> bool:
@@ -188,7 +185,7 @@ def read_row(row: Any, *, health_listed: bool) -> Row | None:
             health_status=None if health_hidden else health_status,
             created=_number(fields.get("Created")),
         ),
-        fingerprint=(state, summary, fields.get("Health")),
+        fingerprint=(state, summary, verdict, _streak(fields)),
         min_age=math.inf if state in _AGELESS else min_age,
         health_hidden=health_hidden and state == "running",
         label=None if label is None else as_text(label),
@@ -202,7 +199,7 @@ def read_inspect(answer: Any) -> Details:
     state = _state(status.get("Status"))
     health_status = _health_status(_verdict(status.get("Health")))
     exit_code = _number(status.get("ExitCode"))
-    streak = _number(_mapping(status.get("Health")).get("FailingStreak"))
+    streak = _streak(status)
     return Details(
         state=state,
         health_status=health_status,
@@ -242,9 +239,7 @@ def _health_of_bare(status: str) -> str | None:
 
 
 def _state(value: Any) -> str:
-    state = as_text(value).lower()
-    state = _STATE_ALIASES.get(state, state)
-    return state if state in STATES else ""
+    return _STATES.get(as_text(value).lower(), "")
 
 
 def _verdict(health: Any) -> Any:
@@ -253,11 +248,12 @@ def _verdict(health: Any) -> Any:
     return "" if status is None else status
 
 
+def _streak(fields: dict[str, Any]) -> float | None:
+    return _number(_mapping(fields.get("Health")).get("FailingStreak"))
+
+
 def _health_status(verdict: Any) -> str | None:
-    if not isinstance(verdict, str):
-        return None
-    status = _HEALTH_ALIASES.get(verdict.lower(), verdict.lower())
-    return status if status in HEALTH_STATUSES else None
+    return _HEALTH_STATUSES.get(verdict.lower()) if isinstance(verdict, str) else None
 
 
 def _own_name(names: Any) -> str:
@@ -272,7 +268,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def as_text(value: Any) -> str:
     """Take a string as it is, but for lone surrogates, which JSON can say and UTF-8 can't; else empty."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 def _number(value: Any) -> float | None:

@@ -369,7 +369,7 @@ class _Template:
         self._line = (
             _without_end(whole)[len(_without_end(empty)) :].decode().replace(" 0.0\n", " %(value)s\n")
         )
-        self._lines = lru_cache(maxsize=16)(self._lines_of)
+        self._lines = lru_cache(maxsize=8)(self._lines_of)
 
     def is_stale(self, changes: _Changes) -> bool:
         """Tell whether any of these changes is one of the family's samples."""

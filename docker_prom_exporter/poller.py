@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -315,4 +315,4 @@ class Poller:
 
 def _explain(failure: Failure) -> dict[str, str]:
     """Return what a log line says of a failure; what nobody can tell is left out."""
-    return {key: text for key, text in asdict(failure).items() if text}
+    return {key: text for key, text in failure._asdict().items() if text}

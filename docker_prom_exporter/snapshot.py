@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from docker_prom_exporter.containers import Container
@@ -27,8 +27,7 @@ SIMULATED: Final = "-simulated"
 """The end of a simulated engine's version."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
+class EngineInfo(NamedTuple):
     """What an engine says of itself in `/version`; `health_listed` tells whether its list says health."""
 
     name: str
@@ -44,8 +43,7 @@ class EngineInfo:
         return self.version.endswith(SIMULATED)
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Why a question failed, in one line of `detail`, and what to do about it, where anybody can tell."""
 
     endpoint: str

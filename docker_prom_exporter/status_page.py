@@ -6,7 +6,6 @@ import hashlib
 import math
 from base64 import b64encode
 from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from importlib import resources
@@ -85,8 +84,7 @@ class _State(NamedTuple):
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
-class StatusPage:
+class StatusPage(NamedTuple):
     """What of the exporter's settings its page shows; `docs` is an address, or empty."""
 
     poll_interval: float
@@ -103,8 +101,7 @@ class StatusPage:
         return "\n".join(_document(view)).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
+class _View(NamedTuple):
     page: StatusPage
     snapshot: Snapshot
     age: float

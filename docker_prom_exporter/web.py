@@ -13,10 +13,10 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 from urllib.parse import parse_qs, urlsplit
 
 import structlog
@@ -26,7 +26,7 @@ from docker_prom_exporter import status_page
 from docker_prom_exporter.gzipped import deflated, gzipped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from docker_prom_exporter.credentials import BearerToken, ServerTls
     from docker_prom_exporter.metrics import Exposition
@@ -60,8 +60,7 @@ _CLIENT_IP_HEADERS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """The head of one request; `peer` is the address at the other end of the connection."""
 
     method: str
@@ -72,14 +71,13 @@ class Request:
     keep_alive: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """What goes out: the body in parts, none of which is copied for a client."""
 
     status: HTTPStatus
     body: tuple[bytes, ...]
     content_type: str = _TEXT
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class _BadRequestError(Exception):

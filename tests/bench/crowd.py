@@ -1,5 +1,6 @@
 """A simulated engine with any number of containers, whose own cost stays small; a process of its own."""
 
+import json
 import subprocess
 import sys
 import time
@@ -10,11 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from docker_prom_exporter.demo import WATCH, SimulatedContainer, SimulatedEngine
+from docker_prom_exporter.demo import SimulatedContainer, SimulatedEngine
 from support.waiting import wait_for
 
 _UP = 2 * 86400 + 3600
-_LABELS = {**WATCH, "com.docker.compose.project": "crowd", "com.docker.compose.service": "web"}
+
+# What Docker 26.1 said of a service that Compose 2.26 had brought up, with a port, a volume, a network and a
+# healthcheck. The simulated engine says only what the exporter reads; here, who asks has to read all of it.
+_TOLD = json.loads(Path(__file__).with_name("compose_container.json").read_text("utf-8"))
+_LABELS = _TOLD["row"]["Labels"]
 
 
 class Crowd(SimulatedEngine):
@@ -35,7 +40,7 @@ class Crowd(SimulatedEngine):
             for n in range(size)
         ]
         self._by_id = {each.id: each for each in self._crowd}
-        self._told = [each.row(self._now) for each in self._crowd]
+        self._told = [self._row(each) for each in self._crowd]
         self._changes = changes
         self._churn = churn
         self._seconds = seconds
@@ -45,7 +50,7 @@ class Crowd(SimulatedEngine):
     def answer(self, endpoint: str, container_id: str | None) -> tuple[int, Any]:
         """Return the status and the JSON of an answer."""
         if endpoint == "inspect" and container_id in self._by_id:
-            return 200, self._by_id[container_id].inspect()
+            return 200, _TOLD["inspect"] | self._by_id[container_id].inspect()
         if endpoint != "list":
             return super().answer(endpoint, container_id)
         time.sleep(self._seconds)
@@ -53,6 +58,9 @@ class Crowd(SimulatedEngine):
             self._move_on()
         self._listed = True
         return 200, self._told
+
+    def _row(self, container: SimulatedContainer) -> dict[str, Any]:
+        return {**_TOLD["row"], **container.row(self._now)}
 
     def _move_on(self) -> None:
         for _ in range(self._changes):
@@ -68,7 +76,7 @@ class Crowd(SimulatedEngine):
         after = self._crowd[turn] = replace(before, **what)
         del self._by_id[before.id]
         self._by_id[after.id] = after
-        self._told[turn] = after.row(self._now)
+        self._told[turn] = self._row(after)
 
 
 @contextmanager

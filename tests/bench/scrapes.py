@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from statistics import median
@@ -92,7 +91,7 @@ def _one_change(size: int, rounds: int) -> Row:
     exposition.render("", "gzip")
 
     def change() -> None:
-        shown[0] = snapshot(replace(containers[0], health_status=next(verdicts)), *containers[1:])
+        shown[0] = snapshot(containers[0]._replace(health_status=next(verdicts)), *containers[1:])
         exposition.render("", "gzip")
 
     measured = medians(

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,7 +44,7 @@ STATES: dict[str, Callable[[], Snapshot]] = {
     "none watched": lambda: snapshot(seen=3),
     "not polled": lambda: Snapshot(ended=time.monotonic(), trusted_for=3600, polled=False),
     "down": lambda: snapshot(*EVERYTHING, up=False, listed=False, failure=DOWN),
-    "not listed": lambda: snapshot(*EVERYTHING, listed=False, failure=replace(DOWN, endpoint="list")),
+    "not listed": lambda: snapshot(*EVERYTHING, listed=False, failure=DOWN._replace(endpoint="list")),
     "old": lambda: snapshot(*EVERYTHING, ended=time.monotonic() - 100, trusted_for=20),
 }
 

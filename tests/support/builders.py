@@ -49,7 +49,7 @@ def details(**changes: Any) -> Details:
         oom_killed=False,
         failing_streak=None,
     )
-    return replace(plain, **changes)
+    return plain._replace(**changes)
 
 
 def container(name: str = "web", **changes: Any) -> Container:
@@ -64,7 +64,7 @@ def container(name: str = "web", **changes: Any) -> Container:
         health_status="none",
         created=1714979000.0,
     )
-    return replace(plain, **changes)
+    return plain._replace(**changes)
 
 
 def snapshot(*containers: Container, **changes: Any) -> Snapshot:

@@ -3,7 +3,6 @@
 import gzip
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -267,7 +266,7 @@ CROWD = tuple(container(f"web-{number}", details=details()) for number in range(
 def test_nothing_is_rendered_twice(accept: str, rendered: list[bytes]) -> None:
     """While no container changes, a scrape renders what the exporter says of itself and nothing else."""
     shown = Shown(snapshot(*CROWD))
-    for containers in (CROWD, CROWD, tuple(replace(each) for each in CROWD)):
+    for containers in (CROWD, CROWD, tuple(each._replace() for each in CROWD)):
         shown.now = snapshot(*containers, duration=0.5)
         rendered.clear()
         answer = shown.exposition.render(accept)
@@ -289,13 +288,13 @@ def test_nothing_is_zipped_twice() -> None:
 @pytest.mark.parametrize(
     ("containers", "expected"),
     [
-        ((replace(CROWD[0], health_status="unhealthy"), *CROWD[1:]), HEALTH_FAMILIES),
-        ((replace(CROWD[0], image="new"), *CROWD[1:]), {b"docker_container_info"}),
-        ((replace(CROWD[0], details=None), *CROWD[1:]), DETAIL_FAMILIES),
+        ((CROWD[0]._replace(health_status="unhealthy"), *CROWD[1:]), HEALTH_FAMILIES),
+        ((CROWD[0]._replace(image="new"), *CROWD[1:]), {b"docker_container_info"}),
+        ((CROWD[0]._replace(details=None), *CROWD[1:]), DETAIL_FAMILIES),
         ((*CROWD[1:], container("new-1")), ALL_FAMILIES),
         (CROWD[1:], ALL_FAMILIES),
         (CROWD[::-1], ALL_FAMILIES),
-        (tuple(replace(each) for each in CROWD), set()),
+        (tuple(each._replace() for each in CROWD), set()),
     ],
 )
 def test_only_what_changed_is_rendered(

@@ -4,7 +4,6 @@ import gzip
 import re
 import time
 import urllib.request
-from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -181,7 +180,7 @@ def test_without_details_their_absence_is_explained() -> None:
     """It was asked for, or inspecting failed."""
     bare = snapshot(container("web", details=None))
 
-    assert "CONTAINER_DETAILS=false" in read(bare, replace(PAGE, details=False)).text
+    assert "CONTAINER_DETAILS=false" in read(bare, PAGE._replace(details=False)).text
     assert "missing for 1 of them, as inspecting them fails" in read(bare).text
 
 
@@ -191,7 +190,7 @@ def test_without_details_their_absence_is_explained() -> None:
 )
 def test_who_is_left_out_can_be_let_in(*, only_labelled: bool, fix: str) -> None:
     """The fix for the filter in use is there to copy."""
-    page = replace(PAGE, only_labelled=only_labelled)
+    page = PAGE._replace(only_labelled=only_labelled)
 
     assert fix in read(snapshot(container("web"), seen=3), page).text
     assert "2 containers are" in read(snapshot(container("web"), seen=3), page).text
@@ -218,7 +217,7 @@ def test_the_exporter_accounts_for_itself() -> None:
 
 def test_a_simulation_says_so() -> None:
     """What demo serves can't be taken for real."""
-    simulated = read(snapshot(engine=replace(ENGINE, version=VERSION))).text
+    simulated = read(snapshot(engine=ENGINE._replace(version=VERSION))).text
 
     assert "This is a simulation." in simulated
     assert "This is a simulation." not in read(snapshot()).text
@@ -228,7 +227,7 @@ def test_names_are_text() -> None:
     """Whatever a name holds, it adds no element and no attribute."""
     evil = "<script>alert(1)</script>'\"&"
     plain = read(snapshot(container("web", project="p", service="s")))
-    page = read(snapshot(container(evil, project=evil, service=evil), engine=replace(ENGINE, version=evil)))
+    page = read(snapshot(container(evil, project=evil, service=evil), engine=ENGINE._replace(version=evil)))
 
     assert [tag for tag, _ in plain.elements] == [tag for tag, _ in page.elements]
     assert evil == page.rows[1][0]
@@ -237,7 +236,7 @@ def test_names_are_text() -> None:
 
 def test_nothing_is_fetched_or_run() -> None:
     """No element asks for anything, and every link but the documentation's stays here."""
-    page = read(snapshot(container("web")), replace(PAGE, docs="https://example.org/?a&b"))
+    page = read(snapshot(container("web")), PAGE._replace(docs="https://example.org/?a&b"))
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
 
     assert {"script", "img", "iframe", "object", "form"}.isdisjoint(tag for tag, _ in page.elements)
@@ -248,7 +247,7 @@ def test_nothing_is_fetched_or_run() -> None:
 @pytest.mark.parametrize(("interval", "seconds"), [(0.5, "5"), (7.2, "8"), (3600, "60")])
 def test_it_renews_itself(interval: float, seconds: str) -> None:
     """About once a poll, neither too often nor too rarely; not at all where somebody wants it still."""
-    page = replace(PAGE, poll_interval=interval)
+    page = PAGE._replace(poll_interval=interval)
     told = [a.get("content") for _, a in read(snapshot(), page).elements if a.get("http-equiv") == "refresh"]
     still = read(snapshot(), page, refreshing=False).elements
 
