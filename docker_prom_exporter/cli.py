@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-from typing import TYPE_CHECKING, Final, NoReturn
+import sys
+from getopt import GetoptError, gnu_getopt
+from typing import TYPE_CHECKING, Final
 
 from docker_prom_exporter import __doc__ as summary
 from docker_prom_exporter import __version__
@@ -23,39 +24,25 @@ _COMMANDS: Final = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, but for its help, which here is a table with the variables, and its errors, here one line."""
-
-    def format_help(self) -> str:
-        return _help()
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{_NAME}: {message}; see {_NAME} --help\n")
-
-
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    """Format nothing, as the help is made here; with a width, argparse needs no shutil to find out one."""
-    return argparse.HelpFormatter(prog, width=100)
+class _UsageError(Exception):
+    """The command line can't be understood: one line for the user."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 where it failed, 2 for an option that can't be used."""
-    parser = _Parser(prog=_NAME, allow_abbrev=False, formatter_class=_formatter)
-    parser.add_argument("command", nargs="?", choices=list(_COMMANDS))
-    parser.add_argument("--version", action="version", version=f"{_NAME} {__version__}")
-    for option in OPTIONS:
-        parser.add_argument(option.flag, dest=option.name)
-    parser.add_argument("--seed")
-    parsed = vars(parser.parse_args(arguments))
-    command, seed = parsed.pop("command"), parsed.pop("seed")
-    if seed is not None and command != "demo":
-        parser.error("--seed is for demo only")
-    if seed is not None and not re.fullmatch(r"[0-9]{1,18}", seed):
-        parser.error(f"--seed {seed!r} can't be used: it takes a whole number")
     try:
-        settings = read_settings(parsed, os.environ)
-    except BadOptionError as error:
-        parser.error(str(error))
+        given, command = _parse(sys.argv[1:] if arguments is None else arguments)
+        if "help" in given:
+            sys.stdout.write(_help())
+            return 0
+        if "version" in given:
+            sys.stdout.write(f"{_NAME} {__version__}\n")
+            return 0
+        seed = _seed(given.pop("seed", None), command)
+        settings = read_settings(given, os.environ)
+    except (_UsageError, BadOptionError) as error:
+        sys.stderr.write(f"{_NAME}: {error}; see {_NAME} --help\n")
+        return 2
     if command == "healthcheck":
         from docker_prom_exporter.healthcheck import healthcheck  # noqa: PLC0415  it's quick without the rest
 
@@ -63,9 +50,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from docker_prom_exporter import commands  # noqa: PLC0415
 
     try:
-        return commands.run(command, settings, int(seed or 0))
+        return commands.run(command, settings, seed)
     except commands.CommandError as error:
-        parser.exit(error.code, f"{_NAME}: {error}\n")
+        sys.stderr.write(f"{_NAME}: {error}\n")
+        return error.code
+
+
+def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], str | None]:
+    """Return the options given, by name, and the command. getopt: the start is quick, and argparse is not."""
+    names = {option.flag: option.name for option in OPTIONS} | {"--seed": "seed"}
+    others = {"--help": "help", "-h": "help", "--version": "version"}
+    long = [*(f"{flag[2:]}=" for flag in names), "help", "version"]
+    try:
+        pairs, commands = gnu_getopt(list(arguments), "h", long)
+    except GetoptError as error:
+        raise _UsageError(error.msg) from None
+    if len(commands) > 1 or {*commands} - {*_COMMANDS}:
+        raise _UsageError(f"{' '.join(commands)!r} is not one of the commands {', '.join(_COMMANDS)}")
+    return {(names | others)[flag]: value for flag, value in pairs}, next(iter(commands), None)
+
+
+def _seed(text: str | None, command: str | None) -> int:
+    if text is None:
+        return 0
+    if command != "demo":
+        raise _UsageError("--seed is for demo only")
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise _UsageError(f"--seed {text!r} can't be used: it takes a whole number")
+    return int(text)
 
 
 def _help() -> str:

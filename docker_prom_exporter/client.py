@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import socket
 import threading
@@ -111,14 +110,17 @@ class Client(APIClient):
         super().mount(prefix, adapter)
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Refuse all but the four; read the answer to its end, within bounds; raise unless it is a 200."""
-        path = str(urlsplit(request.url or "").path)
+        """Refuse all but the four; raise unless the answer is a 200; read it to its end, but for a list."""
+        path = _path(request.url)
         if request.method != "GET" or not _ALLOWED.fullmatch(path):
             raise ForbiddenRequestError(f"{request.method} {path}")
-        with super().send(request, **{**kwargs, "stream": True, "allow_redirects": False}) as response:
-            if response.status_code != 200:
-                raise StatusError(response.status_code, response.reason)
-            _read_body(response)
+        response = super().send(request, **{**kwargs, "stream": True, "allow_redirects": False})
+        if response.status_code != 200:
+            response.close()
+            raise StatusError(response.status_code, response.reason)
+        if not _is_list(response):
+            response._content = b"".join(_pieces(response))  # noqa: SLF001  requests can't read within a bound
+            response.encoding = "utf-8"  # as JSON is, instead of a guess that takes seconds for a large body
         if path.endswith("/_ping"):
             pinged = tuple(response.headers.get(name) for name in ("Server", "Api-Version"))
             self._same_engine = self._pinged in (None, pinged)
@@ -126,10 +128,30 @@ class Client(APIClient):
         return response
 
     def _result(self, response: requests.Response, *args: Any, **kwargs: Any) -> Any:
-        """Leave a list as the bytes it came in: they tell, unread, whether anything changed."""
-        if urlsplit(response.url).path.endswith("/containers/json"):
-            return response.content
+        """Leave a list in the pieces it comes in: they tell, unread, whether anything changed."""
+        if _is_list(response):
+            return _pieces(response)
         return super()._result(response, *args, **kwargs)  # type: ignore[misc]  # the stubs leave it out
+
+
+def _path(url: str | None) -> str:
+    return str(urlsplit(url or "").path)
+
+
+def _is_list(response: requests.Response) -> bool:
+    return _path(response.url).endswith("/containers/json")
+
+
+def _pieces(response: requests.Response) -> list[bytes]:
+    """Read an answer to its end, and close it."""
+    pieces, size = [], 0
+    with response:
+        for piece in response.iter_content(_CHUNK):
+            pieces.append(piece)
+            size += len(piece)
+            if size > _MOST_BYTES:
+                raise TooLargeError(f"the answer is larger than {_MOST_BYTES} bytes")
+    return pieces
 
 
 class InFlight:
@@ -200,16 +222,6 @@ class _Bound:
     def expire(self) -> None:
         self.expired = True
         self._in_flight.abort(self.thread)
-
-
-def _read_body(response: requests.Response) -> None:
-    body = io.BytesIO()
-    for chunk in response.iter_content(_CHUNK):
-        body.write(chunk)
-        if body.tell() > _MOST_BYTES:
-            raise TooLargeError(f"the answer is larger than {_MOST_BYTES} bytes")
-    response._content = body.getvalue()  # noqa: SLF001  requests has no other way to read within a bound
-    response.encoding = "utf-8"  # as JSON is, instead of a guess that takes seconds for a large body
 
 
 def one_line(error: BaseException) -> str:

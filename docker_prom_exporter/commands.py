@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
@@ -16,19 +17,19 @@ import structlog
 
 from docker_prom_exporter import __version__, logs
 from docker_prom_exporter.client import BadTargetError, find_target
-from docker_prom_exporter.credentials import BearerToken, CredentialsError, ServerTls
 from docker_prom_exporter.engine import Engine
 from docker_prom_exporter.metrics import Exposition
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.push import OutletError, Outlets
-from docker_prom_exporter.status_page import StatusPage
 from docker_prom_exporter.web import Web, listen
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
+    from docker_prom_exporter.credentials import BearerToken, ServerTls
     from docker_prom_exporter.settings import Settings
+    from docker_prom_exporter.status_page import StatusPage
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -108,7 +109,8 @@ def _serve(engine: Engine, settings: Settings) -> int:
     stop = threading.Event()
     poller = Poller(engine, settings, stop, outlets.wake)
     exposition = Exposition(lambda: poller.snapshot, others=outlets.families)
-    web = Web(listener, exposition, _page(settings), settings.client_ip_source, tls=tls, token=token)
+    page = cache(partial(_page, settings))
+    web = Web(listener, exposition, page, settings.client_ip_source, tls=tls, token=token)
     polling = threading.Thread(target=poller.run, name="poller", daemon=True)
 
     log = structlog.get_logger()
@@ -132,6 +134,10 @@ def _serve(engine: Engine, settings: Settings) -> int:
 def _credentials(settings: Settings) -> tuple[ServerTls | None, BearerToken | None]:
     """Read the certificates and the token, where there are any to be used."""
     cert, key, token = settings.web_tls_cert_file, settings.web_tls_key_file, settings.web_bearer_token_file
+    if cert is None and token is None:
+        return None, None
+    from docker_prom_exporter.credentials import BearerToken, CredentialsError, ServerTls  # noqa: PLC0415
+
     try:
         return (
             ServerTls(cert, key, settings.web_client_ca_file) if cert and key else None,
@@ -157,6 +163,8 @@ def _listener(settings: Settings) -> socket.socket:
 
 
 def _page(settings: Settings) -> StatusPage:
+    from docker_prom_exporter.status_page import StatusPage  # noqa: PLC0415  few exporters are ever looked at
+
     return StatusPage(
         settings.poll_interval,
         only_labelled=settings.container_health_filter_label,
@@ -167,7 +175,7 @@ def _page(settings: Settings) -> StatusPage:
 
 def _documentation() -> str:
     """Return the address the package names for its documentation; empty where it names none."""
-    from importlib.metadata import PackageNotFoundError, metadata  # noqa: PLC0415  only to serve: it takes a while
+    from importlib.metadata import PackageNotFoundError, metadata  # noqa: PLC0415
 
     with suppress(PackageNotFoundError):
         urls: list[str] = metadata("docker-prom-exporter").get_all("Project-URL", [])

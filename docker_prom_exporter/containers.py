@@ -185,7 +185,7 @@ def read_row(row: Any, *, health_listed: bool) -> Row | None:
             health_status=None if health_hidden else health_status,
             created=_number(fields.get("Created")),
         ),
-        fingerprint=(state, summary, verdict, _streak(fields)),
+        fingerprint=(state, summary, health_status, _streak(fields)),
         min_age=math.inf if state in _AGELESS else min_age,
         health_hidden=health_hidden and state == "running",
         label=None if label is None else as_text(label),

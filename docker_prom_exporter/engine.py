@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import json
 import re
 import ssl
 import time
@@ -25,10 +24,11 @@ from docker_prom_exporter.client import (
     one_line,
 )
 from docker_prom_exporter.containers import as_text, read_inspect, read_row
+from docker_prom_exporter.json_array import elements
 from docker_prom_exporter.snapshot import EngineInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from docker_prom_exporter.client import Client
     from docker_prom_exporter.containers import Details, Row
@@ -45,13 +45,6 @@ _REASONS_BY_STATUS: Final = {
     503: "unreachable",
     504: "timeout",
 }
-
-
-_DECODER: Final = json.JSONDecoder()
-_SPACE: Final = r"[ \t\n\r]*"
-_END: Final = rf"(?P<end>\]{_SPACE}\Z)"
-_OPENING: Final = re.compile(rf"{_SPACE}\[{_SPACE}{_END}?")
-_BETWEEN: Final = re.compile(rf"{_SPACE}(?:,{_SPACE}|{_END})")
 
 
 class EngineError(Exception):
@@ -150,13 +143,23 @@ class Engine:
         rows: list[Row | None] = self._ask("list", deadline, lambda: self._read(client.containers(all=True)))
         return rows
 
-    def _read(self, body: Any) -> list[Row | None]:
-        """Read a list, but for one that says what the last one said: from poll to poll they rarely differ."""
-        digest = hashlib.sha256(body).digest()
-        if digest != self._listed[0]:
-            rows = [read_row(row, health_listed=self._health_listed) for row in _elements(body)]
-            self._listed = digest, rows
+    def _read(self, pieces: Sequence[bytes]) -> list[Row | None]:
+        """Read a list, but for one that says what the last one said: from poll to poll they rarely differ.
+
+        A row that says what it said last time is the same object.
+        """
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        if digest.digest() != self._listed[0]:
+            before = {row.container.id: row for row in self._listed[1] if row}
+            self._listed = digest.digest(), [self._row(element, before) for element in elements(pieces)]
         return self._listed[1]
+
+    def _row(self, element: Any, before: Mapping[str, Row]) -> Row | None:
+        row = read_row(element, health_listed=self._health_listed)
+        known = before.get(row.container.id) if row else None
+        return known if known == row else row
 
     def inspect(self, container_id: str, deadline: float) -> Details | None:
         """Ask for one container; None where it is gone."""
@@ -204,18 +207,6 @@ class Engine:
         if bound.expired:  # even after an answer: cut off, it may read like a whole one
             raise EngineError(endpoint, "timeout", f"no answer within {seconds:.3g} s")
         return answer
-
-
-def _elements(body: bytes) -> Iterator[Any]:
-    """Read a JSON array an element at a time: together they'd take ten times the memory of their text."""
-    text = body.decode("utf-8", "replace")
-    found, position = _OPENING.match(text), 0
-    while found and not found["end"]:
-        element, position = _DECODER.raw_decode(text, found.end())
-        yield element
-        found = _BETWEEN.match(text, position)
-    if found is None:
-        raise ValueError(f"a JSON array was expected at character {position}")
 
 
 def _engine_info(answer: Any) -> EngineInfo:

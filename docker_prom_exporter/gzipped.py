@@ -32,16 +32,22 @@ class Part(NamedTuple):
     crc: int
 
 
-def plain(text: bytes) -> Part:
+def plain(texts: Iterable[bytes]) -> Part:
     """Leave a part as it is, for an answer that is not gzip."""
+    text = b"".join(texts)
     return Part(text, len(text), 0)
 
 
-def deflated(text: bytes) -> Part:
+def deflated(texts: Iterable[bytes]) -> Part:
     """Deflate a part; it ends at a byte, and nothing in it refers to what is before."""
     zipping = zlib.compressobj(_LEVEL, wbits=_WINDOW_BITS, memLevel=_MEMORY_LEVEL)
-    data = zipping.compress(text) + zipping.flush(zlib.Z_FULL_FLUSH)
-    return Part(data, len(text), zlib.crc32(text))
+    data = []
+    size = crc = 0
+    for text in texts:
+        data.append(zipping.compress(text))
+        size += len(text)
+        crc = zlib.crc32(text, crc)
+    return Part(b"".join([*data, zipping.flush(zlib.Z_FULL_FLUSH)]), size, crc)
 
 
 def gzipped(parts: Iterable[Part]) -> tuple[bytes, ...]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     _Families = tuple[tuple["_Family", _Read], ...]
     _Changes = list[tuple[Container, Container]] | None
     _Encode = Callable[[Collector], bytes]
-    _Pack = Callable[[bytes], Part]
+    _Pack = Callable[[Iterable[bytes]], Part]
 
 
 class _Family(NamedTuple):
@@ -266,11 +266,11 @@ class Exposition:
         pack = deflated if zipped else plain
         snapshot = self.snapshot()
         if names:
-            parts = [pack(encode(self.registry(snapshot).restricted_registry(names)))]
+            parts = [pack([encode(self.registry(snapshot).restricted_registry(names))])]
         else:
             own = _without_end(encode(_Collected(self._own_families(snapshot), *self._process)))
             page = self._page(_PageKey(content_type, zipped, snapshot.listed), encode, pack)
-            parts = [pack(own), *page.parts(snapshot.containers)]
+            parts = [pack([own]), *page.parts(snapshot.containers)]
         if zipped:
             return Answer(content_type, "gzip", gzipped(parts))
         return Answer(content_type, "", tuple(part.data for part in parts))
@@ -330,8 +330,8 @@ class _ContainerPage:
     def __init__(self, families: _Families, encode: _Encode, pack: _Pack) -> None:
         self._pack = pack
         self._templates = [_Template(family, read, encode) for family, read in families]
-        self._written = [pack(b"")] * len(families)
-        self._end = pack(encode(_Collected([])))
+        self._written = [pack([])] * len(families)
+        self._end = pack([encode(_Collected([]))])
         self._containers: tuple[Container, ...] = ()
 
     def parts(self, containers: tuple[Container, ...]) -> list[Part]:
@@ -375,14 +375,13 @@ class _Template:
         """Tell whether any of these changes is one of the family's samples."""
         return changes is None or any(self._read(was) != self._read(now) for was, now in changes)
 
-    def fill(self, containers: tuple[Container, ...], owns: list[dict[str, str]]) -> bytes:
+    def fill(self, containers: tuple[Container, ...], owns: list[dict[str, str]]) -> Iterator[bytes]:
         """Write the samples of all containers, each with its own id and name; nothing where there is none."""
-        lines = [
-            self._lines(samples) % own
-            for container, own in zip(containers, owns, strict=True)
-            if (samples := self._read(container))
-        ]
-        return "".join([self._header, *lines]).encode() if lines else b""
+        header = self._header
+        for container, own in zip(containers, owns, strict=True):
+            if samples := self._read(container):
+                yield (header + self._lines(samples) % own).encode()
+                header = ""
 
     def _lines_of(self, samples: _Samples) -> str:
         """Return a container's lines, with places for its id and name: those of many others are the same."""

@@ -24,7 +24,7 @@ _STYLE: Final = resources.files(__package__).joinpath("status_page.css").read_te
 
 _STYLE_HASH: Final = b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
-HEADERS: Final = {
+_HEADERS: Final = {
     "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
@@ -32,7 +32,6 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
 }
-"""What a browser is to be told beside the page: nothing may be fetched, run or framed."""
 
 _LEAST_REFRESH: Final = 5
 _MOST_REFRESH: Final = 60
@@ -91,6 +90,11 @@ class StatusPage(NamedTuple):
     only_labelled: bool
     details: bool
     docs: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a browser is to be told beside the page: nothing may be fetched, run or framed."""
+        return _HEADERS
 
     def render(self, snapshot: Snapshot, *, age: float, now: float, refreshing: bool = True) -> bytes:
         """Return the page, in UTF-8, of a snapshot that is `age` seconds old at the Unix time `now`.

@@ -22,7 +22,6 @@ from urllib.parse import parse_qs, urlsplit
 import structlog
 from prometheus_client.exposition import gzip_accepted
 
-from docker_prom_exporter import status_page
 from docker_prom_exporter.gzipped import deflated, gzipped
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class Web:
         self,
         listener: socket.socket,
         exposition: Exposition,
-        page: StatusPage,
+        page: Callable[[], StatusPage],
         client_ip_source: str,
         *,
         tls: ServerTls | None = None,
@@ -271,17 +270,18 @@ class Web:
         if not prefers_html(",".join(request.headers.get_all("Accept", []))):
             return self._metrics(request)
         snapshot = self._exposition.snapshot()
-        html = self._page.render(
+        page = self._page()
+        html = page.render(
             snapshot,
             age=time.monotonic() - snapshot.ended,
             now=time.time(),
             refreshing="refresh=off" not in request.query,
         )
-        headers = {"Vary": "Accept, Accept-Encoding", **status_page.HEADERS}
+        headers = {"Vary": "Accept, Accept-Encoding", **page.headers}
         if not gzip_accepted(",".join(request.headers.get_all("Accept-Encoding", []))):
             return Response(HTTPStatus.OK, (html,), "text/html; charset=utf-8", headers)
         headers["Content-Encoding"] = "gzip"
-        return Response(HTTPStatus.OK, gzipped([deflated(html)]), "text/html; charset=utf-8", headers)
+        return Response(HTTPStatus.OK, gzipped([deflated([html])]), "text/html; charset=utf-8", headers)
 
     def _metrics(self, request: Request) -> Response:
         names = parse_qs(request.query, max_num_fields=1000).get("name[]", [])

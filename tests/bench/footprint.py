@@ -59,11 +59,14 @@ def _start(rounds: int) -> Iterator[Row]:
 def _start_cost(engine: str) -> float:
     """Start an exporter; return the CPU time it has used when it has answered a scrape with `docker_up 1`."""
     port = _free_port()
-    options = (f"--docker-host={engine}", f"--listen-port={port}", "--log-level=error")
-    with _running("-c", _MAIN, *options) as pid:
+    with _running("-c", _MAIN, *_options(engine, port)) as pid:
         address = ("127.0.0.1", port)
         wait_for(partial(_is_up, address), what="a scrape that says docker_up 1", every=0.005)
         return cpu(pid)
+
+
+def _options(engine: str, port: int) -> tuple[str, ...]:
+    return (f"--docker-host={engine}", f"--listen-port={port}", "--log-level=error")
 
 
 def _is_up(address: tuple[str, int]) -> bool:
@@ -79,7 +82,10 @@ def _memory(size: int, polls: int) -> Iterator[Row]:
     with crowd(size) as quiet, _running("-c", _LIST_ONCE, quiet, wait=True) as pid:
         reference = resident(pid)
     url = f"http://127.0.0.1:{(port := _free_port())}"
-    with crowd(size, changes=1, churn=1) as engine, _running("-m", "bench.hurried", engine, str(port)) as pid:
+    with (
+        crowd(size, changes=1, churn=1) as engine,
+        _running("-m", "bench.hurried", *_options(engine, port)) as pid,
+    ):
         early, files = _after(polls // 10, url, pid)
         late, files_late = _after(polls, url, pid)
     what = f"memory at {size} with details, after {polls} polls with churn"

@@ -66,7 +66,7 @@ def snapshot(*containers: Container, **what: Any) -> Snapshot:
 def serving(take: Callable[[], Snapshot], page: StatusPage = PAGE) -> Iterator[str]:
     """Yield the address of a web side that serves what `take` returns at each request."""
     listener = listen("127.0.0.1", 0)
-    web = Web(listener, Exposition(take), page, "ConnectInfo")
+    web = Web(listener, Exposition(take), lambda: page, "ConnectInfo")
     web.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -49,9 +49,10 @@ def test_version() -> None:
     assert (0, f"docker-prom-exporter {__version__}\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
-def test_help_is_a_table() -> None:
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_a_table(flag: str) -> None:
     """Each option with its variable and default on one line, none of it wider than a terminal."""
-    done = run("--help")
+    done = run(flag)
 
     assert 0 == done.returncode
     lines = done.stdout.splitlines()
@@ -72,7 +73,10 @@ BAD: list[tuple[Sequence[str], dict[str, str], Sequence[str]]] = [
     ([], {"DOCKER_CONTEXT": "elsewhere"}, ["context", "elsewhere"]),
     ([], {"DOCKER_HOST": "tcp://x:1", "DOCKER_TLS_VERIFY": "1"}, ["certificate"]),
     (["--nonsense"], {}, ["--nonsense"]),
-    (["serve"], {}, ["serve"]),
+    (["-x"], {}, ["-x"]),
+    (["--version=1"], {}, ["--version"]),
+    (["serve"], {}, ["serve", "once, check, healthcheck, demo"]),
+    (["check"] * 2, {}, ["check check"]),
     (["--log-level"], {}, ["--log-level"]),
 ]
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from docker_prom_exporter.client import BadTargetError, ForbiddenRequestError, find_target
-from docker_prom_exporter.engine import Engine, EngineError, _elements
+from docker_prom_exporter.engine import Engine, EngineError
 from support.simulated import Fault, Simulation, answers, answers_json, drips, hangs, resets, says
 
 SOON = 10.0
@@ -211,34 +209,6 @@ def test_a_fault_gives_the_reason(
     simulated.faults = {}
     assert engine.connect(deadline())
     assert engine.ping(deadline())
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
-
-
-@given(
-    value=JSON | st.lists(JSON),
-    indent=st.none() | st.integers(0, 3),
-    around=st.text(" \t\n\r", max_size=3),
-    cut=st.integers(0, 5),
-)
-def test_reads_an_array_as_json_does(value: Any, indent: int | None, around: str, cut: int) -> None:
-    """An element at a time, however it is spaced; what is no array, or breaks off, is an error."""
-    text = around + json.dumps(value, indent=indent) + around
-    text = text[: len(text) - cut]
-    try:
-        expected = json.loads(text)
-    except ValueError:
-        expected = None
-
-    if isinstance(expected, list):
-        assert expected == [*_elements(text.encode())]
-    else:
-        with pytest.raises(ValueError, match=r"at character|\(char"):
-            [*_elements(text.encode())]
 
 
 def test_a_list_is_read_once(engines: Engines, simulated: Simulation) -> None:

@@ -228,9 +228,9 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     calls: list[bytes] = []
     fill = _Template.fill
 
-    def filled(template: _Template, *shown: Any) -> bytes:
-        calls.append(fill(template, *shown))
-        return calls[-1]
+    def filled(template: _Template, *shown: Any) -> list[bytes]:
+        calls.append(b"".join(fill(template, *shown)))
+        return [calls[-1]]
 
     def watched(accept: str) -> tuple[Encode, str]:
         encode, content_type = choose_encoder(accept)

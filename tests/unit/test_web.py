@@ -75,7 +75,7 @@ def read_all(connection: socket.socket) -> bytes:
 def serving(address: str = "127.0.0.1", client_ip_source: str = "ConnectInfo") -> Iterator[Site]:
     listener = listen(address, 0)
     site: Site
-    web = Web(listener, Exposition(lambda: site.snapshot), PAGE, client_ip_source)
+    web = Web(listener, Exposition(lambda: site.snapshot), lambda: PAGE, client_ip_source)
     site = Site(web, listener.getsockname())
     web.start()
     try:
