@@ -348,9 +348,11 @@ class _ContainerPage:
 
 def _changes(before: tuple[Container, ...], after: tuple[Container, ...]) -> _Changes:
     """Return what each container that changed was and is; None where others are shown, or in other order."""
+    if before == after:
+        return []
     if [(c.id, c.name) for c in before] != [(c.id, c.name) for c in after]:
         return None
-    return [(was, now) for was, now in zip(before, after, strict=True) if was is not now and was != now]
+    return [(was, now) for was, now in zip(before, after, strict=True) if was != now]
 
 
 class _Template:

@@ -5,6 +5,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -107,9 +108,14 @@ def _memory(size: int, polls: int) -> Iterator[Row]:
 
 
 def _after(polls: int, url: str, pid: int) -> tuple[float, int]:
-    """Return memory and descriptors once it has polled so often; it is scraped meanwhile."""
+    """Return memory and descriptors once it has polled so often: as they are at most moments."""
     wait_for(lambda: _polls(url) >= polls, what=f"{polls} polls", seconds=3600, every=0.1)
-    return resident(pid), statistics.mode(descriptors(pid) for _ in range(9))
+    moments = []
+    for _ in range(9):
+        moments.append((resident(pid), descriptors(pid)))
+        time.sleep(0.1)
+    held, files = zip(*moments, strict=True)
+    return statistics.median(held), statistics.mode(files)
 
 
 def _polls(url: str) -> float:
