@@ -24,10 +24,6 @@ _COMMANDS: Final = {
 }
 
 
-class _UsageError(Exception):
-    """The command line can't be understood: one line for the user."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 where it failed, 2 for an option that can't be used."""
     try:
@@ -40,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         seed = _seed(given.pop("seed", None), command)
         settings = read_settings(given, os.environ)
-    except (_UsageError, BadOptionError) as error:
+    except BadOptionError as error:
         sys.stderr.write(f"{_NAME}: {error}; see {_NAME} --help\n")
         return 2
     if command == "healthcheck":
@@ -61,12 +57,15 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], str | None]:
     names = {option.flag: option.name for option in OPTIONS} | {"--seed": "seed"}
     others = {"--help": "help", "-h": "help", "--version": "version"}
     long = [*(f"{flag[2:]}=" for flag in names), "help", "version"]
+    for flag in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
+        if flag not in {*names, *others, "--"}:  # getopt takes the beginning of a flag for all of it
+            raise BadOptionError(f"option {flag} not recognized")
     try:
         pairs, commands = gnu_getopt(list(arguments), "h", long)
     except GetoptError as error:
-        raise _UsageError(error.msg) from None
+        raise BadOptionError(error.msg) from None
     if len(commands) > 1 or {*commands} - {*_COMMANDS}:
-        raise _UsageError(f"{' '.join(commands)!r} is not one of the commands {', '.join(_COMMANDS)}")
+        raise BadOptionError(f"{' '.join(commands)!r} is not one of the commands {', '.join(_COMMANDS)}")
     return {(names | others)[flag]: value for flag, value in pairs}, next(iter(commands), None)
 
 
@@ -74,9 +73,9 @@ def _seed(text: str | None, command: str | None) -> int:
     if text is None:
         return 0
     if command != "demo":
-        raise _UsageError("--seed is for demo only")
+        raise BadOptionError("--seed is for demo only")
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise _UsageError(f"--seed {text!r} can't be used: it takes a whole number")
+        raise BadOptionError(f"--seed {text!r} can't be used: it takes a whole number")
     return int(text)
 
 

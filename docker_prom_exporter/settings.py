@@ -31,7 +31,7 @@ LOG_FORMATS: Final = ("auto", "console", "logfmt", "json")
 
 
 class BadOptionError(ValueError):
-    """An option's value can't be used; the message is one line for the user."""
+    """What the user asked for can't be done; the message is one line that says what, and what would do."""
 
 
 class Settings(NamedTuple):

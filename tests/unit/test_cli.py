@@ -73,6 +73,8 @@ BAD: list[tuple[Sequence[str], dict[str, str], Sequence[str]]] = [
     ([], {"DOCKER_CONTEXT": "elsewhere"}, ["context", "elsewhere"]),
     ([], {"DOCKER_HOST": "tcp://x:1", "DOCKER_TLS_VERIFY": "1"}, ["certificate"]),
     (["--nonsense"], {}, ["--nonsense"]),
+    (["--poll", "5"], {}, ["--poll"]),
+    (["--web-tls-cert=x"], {}, ["--web-tls-cert "]),
     (["-x"], {}, ["-x"]),
     (["--version=1"], {}, ["--version"]),
     (["serve"], {}, ["serve", "once, check, healthcheck, demo"]),
