@@ -368,9 +368,8 @@ class _Template:
         empty = encode(_Collected([family.of([], "id", "name")]))
         whole = encode(_Collected([family.of([(placeholders, 0)], "id", "name")]))
         self._header = _without_end(empty).decode()
-        self._line = (
-            _without_end(whole)[len(_without_end(empty)) :].decode().replace(" 0.0\n", " %(value)s\n")
-        )
+        line = _without_end(whole).decode().removeprefix(self._header)
+        self._line = line.replace(" 0.0\n", " %(value)s\n")
         self._lines = lru_cache(maxsize=8)(self._lines_of)
 
     def is_stale(self, changes: _Changes) -> bool:
