@@ -14,7 +14,7 @@ import pytest
 
 from docker_prom_exporter.demo import WATCH
 from support.certificates import Certificate, authority, issue, trusting
-from support.clients import Client
+from support.clients import Client, read_all
 from support.exporters import Exporter, exporter, run
 from support.footprint import footprint
 from support.prometheus import Server, prometheus, running
@@ -137,7 +137,7 @@ def test_old_tls_and_no_tls_are_refused(site: Site, guarded: Exporter) -> None:
         versions[version.name] = outcome(Client(guarded, context, TOKEN), "/metrics")
     with connected(guarded) as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-        answer = read_all(connection)
+        answer = read_all(connection, OSError)
 
     assert {"TLSv1_1": "no handshake", "TLSv1_2": 200, "TLSv1_3": 200} == versions
     assert b"HTTP" not in answer
@@ -217,14 +217,6 @@ def connected(process: Exporter) -> Iterator[socket.socket]:
     address = (str(url.hostname), url.port or 0)
     with socket.create_connection(address, 10, source_address=(ELSEWHERE, 0)) as connection:
         yield connection
-
-
-def read_all(connection: socket.socket) -> bytes:
-    answer = b""
-    with suppress(OSError):
-        while chunk := connection.recv(65536):
-            answer += chunk
-    return answer
 
 
 @pytest.fixture(params=["http", "https"])

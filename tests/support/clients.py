@@ -1,12 +1,23 @@
 """A client as decent as Prometheus, with a certificate, a token, or neither."""
 
 import http.client
+import socket
 import ssl
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from support.exporters import Exporter
+
+
+def read_all(connection: socket.socket, *ends: type[OSError]) -> bytes:
+    """Return what comes until the other side closes, by a reset or one of `ends`, too."""
+    answer = b""
+    with suppress(ConnectionResetError, *ends):
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return answer
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from docker_prom_exporter.settings import CLIENT_IP_SOURCES
 from docker_prom_exporter.snapshot import Snapshot
 from docker_prom_exporter.web import _CLIENT_IP_HEADERS, Request, Web, client_address, listen
 from support.builders import container
+from support.clients import read_all
 from support.snapshots import PAGE
 from support.waiting import wait_for
 
@@ -61,14 +62,6 @@ class Site:
                 connection.sendall(raw)
                 connection.shutdown(socket.SHUT_WR)
             return read_all(connection)
-
-
-def read_all(connection: socket.socket) -> bytes:
-    answer = b""
-    with suppress(ConnectionResetError):
-        while chunk := connection.recv(65536):
-            answer += chunk
-    return answer
 
 
 @contextmanager
