@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
-from docker_prom_exporter.advice import NONE_WATCHED, advise
 from docker_prom_exporter.booleans import parse_boolean
 from docker_prom_exporter.containers import LABEL, is_watched
-from docker_prom_exporter.engine import EngineError
+from docker_prom_exporter.engine import NONE_WATCHED, EngineError, advise
 from docker_prom_exporter.logs import printable
 
 if TYPE_CHECKING:

@@ -16,20 +16,19 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from docker_prom_exporter import __version__, logs
-from docker_prom_exporter.client import BadTargetError, find_target
-from docker_prom_exporter.engine import Engine
+from docker_prom_exporter.engine import BadTargetError, Engine, find_target
 from docker_prom_exporter.metrics import Exposition
+from docker_prom_exporter.outlets import OutletError, Outlets
 from docker_prom_exporter.poller import Poller
-from docker_prom_exporter.push import OutletError, Outlets
 from docker_prom_exporter.web import Web, listen
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
-    from docker_prom_exporter.credentials import BearerToken, ServerTls
     from docker_prom_exporter.settings import Settings
-    from docker_prom_exporter.status_page import StatusPage
+    from docker_prom_exporter.web.credentials import BearerToken, ServerTls
+    from docker_prom_exporter.web.status_page import StatusPage
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -136,7 +135,7 @@ def _credentials(settings: Settings) -> tuple[ServerTls | None, BearerToken | No
     cert, key, token = settings.web_tls_cert_file, settings.web_tls_key_file, settings.web_bearer_token_file
     if cert is None and token is None:
         return None, None
-    from docker_prom_exporter.credentials import BearerToken, CredentialsError, ServerTls  # noqa: PLC0415
+    from docker_prom_exporter.web.credentials import BearerToken, CredentialsError, ServerTls  # noqa: PLC0415
 
     try:
         return (
@@ -163,7 +162,7 @@ def _listener(settings: Settings) -> socket.socket:
 
 
 def _page(settings: Settings) -> StatusPage:
-    from docker_prom_exporter.status_page import StatusPage  # noqa: PLC0415  few exporters are ever looked at
+    from docker_prom_exporter.web.status_page import StatusPage  # noqa: PLC0415  few exporters are ever looked at
 
     return StatusPage(
         settings.poll_interval,

@@ -19,10 +19,9 @@ from tenacity import (
     wait_fixed,
 )
 
-from docker_prom_exporter.advice import NONE_WATCHED, advise
 from docker_prom_exporter.booleans import parse_boolean
 from docker_prom_exporter.containers import LABEL, is_watched
-from docker_prom_exporter.engine import EngineError
+from docker_prom_exporter.engine import NONE_WATCHED, EngineError, advise
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from docker_prom_exporter.demo import Play, SimulatedEngine
 from docker_prom_exporter.snapshot import Failure, Snapshot
-from docker_prom_exporter.status_page import StatusPage
+from docker_prom_exporter.web.status_page import StatusPage
 from support.browser import Browser, chromium
 from support.simulated import poller_for
 from support.snapshots import container, serving, snapshot

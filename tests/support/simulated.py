@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any
 
-from docker_prom_exporter.client import find_target
 from docker_prom_exporter.demo import WATCH, SimulatedContainer, SimulatedEngine
 from docker_prom_exporter.engine import Engine
+from docker_prom_exporter.engine.client import find_target
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.settings import Settings, read_settings
 

@@ -8,8 +8,8 @@ from typing import Any
 from docker_prom_exporter.containers import Container, Details
 from docker_prom_exporter.metrics import Exposition
 from docker_prom_exporter.snapshot import EngineInfo, Snapshot
-from docker_prom_exporter.status_page import StatusPage
 from docker_prom_exporter.web import Web, listen
+from docker_prom_exporter.web.status_page import StatusPage
 
 ENGINE = EngineInfo("Docker", "26.1.5", "1.45", "linux", "amd64", health_listed=True)
 PAGE = StatusPage(poll_interval=5, only_labelled=True, details=True)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import structlog
 
-from docker_prom_exporter import advice, cli
+from docker_prom_exporter import cli
 from docker_prom_exporter.check import Report, check
-from docker_prom_exporter.client import find_target
 from docker_prom_exporter.containers import LABEL
-from docker_prom_exporter.engine import Engine
+from docker_prom_exporter.engine import Engine, advice
+from docker_prom_exporter.engine.client import find_target
 from support.simulated import (
     Fault,
     Simulation,

@@ -18,7 +18,7 @@ from docker_prom_exporter.containers import (
     read_inspect,
     read_row,
 )
-from docker_prom_exporter.demo import human_duration
+from docker_prom_exporter.demo.engine import human_duration
 from support.builders import container, details, inspect, old_row, row
 
 UNKNOWN, STOPPED, ALIVE, UNHEALTHY, HEALTHY = ContainerHealth

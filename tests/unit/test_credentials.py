@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from docker_prom_exporter.credentials import BearerToken, CredentialsError, ServerTls
+from docker_prom_exporter.web.credentials import BearerToken, CredentialsError, ServerTls
 from support.certificates import Certificate, authority, issue
 
 

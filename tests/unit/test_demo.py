@@ -13,7 +13,8 @@ from docker_prom_exporter.containers import (
     read_inspect,
     read_row,
 )
-from docker_prom_exporter.demo import PERIOD, Play, SimulatedContainer, human_duration
+from docker_prom_exporter.demo.engine import SimulatedContainer, human_duration
+from docker_prom_exporter.demo.play import PERIOD, Play
 from support.builders import container
 
 BEGIN = 1714979289.0

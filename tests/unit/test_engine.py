@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from docker_prom_exporter.client import BadTargetError, ForbiddenRequestError, find_target
 from docker_prom_exporter.engine import Engine, EngineError
+from docker_prom_exporter.engine.client import BadTargetError, ForbiddenRequestError, find_target
 from support.simulated import Fault, Simulation, answers, answers_json, drips, hangs, resets, says
 
 SOON = 10.0
@@ -227,7 +227,7 @@ def test_an_answer_has_a_most_size(
     engines: Engines, simulated: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer without end is not read to its end."""
-    monkeypatch.setattr("docker_prom_exporter.client._MOST_BYTES", 1000)
+    monkeypatch.setattr("docker_prom_exporter.engine.client._MOST_BYTES", 1000)
     engine = engines.connected(simulated.url)
     simulated.faults = {"list": answers_json(["x" * 2000])}
 

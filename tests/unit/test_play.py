@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from docker_prom_exporter import cli
-from docker_prom_exporter.demo import PERIOD, Play, SimulatedContainer
+from docker_prom_exporter.demo.engine import SimulatedContainer
+from docker_prom_exporter.demo.play import PERIOD, Play
 
 
 def scenes(seed: int) -> Iterator[list[SimulatedContainer]]:

@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.metrics import Exposition
-from docker_prom_exporter.push import Gateway, OutletError, Outlets, Pusher, TextFile
+from docker_prom_exporter.outlets import Gateway, OutletError, Outlets, Pusher, TextFile
 from docker_prom_exporter.settings import Settings, read_settings
 from docker_prom_exporter.snapshot import Snapshot
 from support.builders import container, gallery, snapshot
@@ -202,7 +202,7 @@ def test_what_may_pass_is_tried_again(
     gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     """Within the interval, with the snapshot of that moment; it is one push that succeeded."""
-    monkeypatch.setattr("docker_prom_exporter.push._SECONDS_FOR_A_REQUEST", 0.3)
+    monkeypatch.setattr("docker_prom_exporter.outlets._SECONDS_FOR_A_REQUEST", 0.3)
     gateway.answers = [fault, TAKEN]
     pusher = Pusher(pushing_to(gateway.url, push_interval=5))
     snapshots = iter([snapshot(up=False), snapshot(up=True)])
@@ -444,7 +444,7 @@ def test_the_file_is_written_when_something_changed(tmp_path: Path) -> None:
 
 def test_the_file_is_written_again_each_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that its mtime tells whether anybody still writes it."""
-    monkeypatch.setattr("docker_prom_exporter.push._SECONDS_BETWEEN_WRITES", 0.1)
+    monkeypatch.setattr("docker_prom_exporter.outlets._SECONDS_BETWEEN_WRITES", 0.1)
     writes = _Writes(tmp_path, take)
 
     writes.wait(3)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from docker_prom_exporter.containers import LABEL, Container
-from docker_prom_exporter.demo import VERSION
+from docker_prom_exporter.demo.engine import VERSION
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
-from docker_prom_exporter.status_page import StatusPage
-from docker_prom_exporter.web import prefers_html
+from docker_prom_exporter.web.server import prefers_html
+from docker_prom_exporter.web.status_page import StatusPage
 from support.snapshots import ENGINE, PAGE, container, serving, snapshot
 
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"

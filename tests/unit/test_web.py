@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from docker_prom_exporter.metrics import Exposition
 from docker_prom_exporter.settings import CLIENT_IP_SOURCES
 from docker_prom_exporter.snapshot import Snapshot
-from docker_prom_exporter.web import _CLIENT_IP_HEADERS, Request, Web, client_address, listen
+from docker_prom_exporter.web.server import _CLIENT_IP_HEADERS, Request, Web, client_address, listen
 from support.builders import container
 from support.clients import read_all
 from support.snapshots import PAGE

@@ -27,9 +27,9 @@ from docker_prom_exporter.gzipped import deflated, gzipped
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from docker_prom_exporter.credentials import BearerToken, ServerTls
     from docker_prom_exporter.metrics import Exposition
-    from docker_prom_exporter.status_page import StatusPage
+    from docker_prom_exporter.web.credentials import BearerToken, ServerTls
+    from docker_prom_exporter.web.status_page import StatusPage
 
 _MOST_CONNECTIONS: Final = 128
 _MOST_TLS_CONNECTIONS: Final = 32  # each costs half a megabyte, most of it a buffer of asyncio's

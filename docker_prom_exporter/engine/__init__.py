@@ -3,77 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import re
-import ssl
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-import requests
-import urllib3
 from docker.utils import parse_host
 
-from docker_prom_exporter.client import (
+from docker_prom_exporter.containers import as_text, read_inspect, read_row
+from docker_prom_exporter.engine.advice import NONE_WATCHED, advise
+from docker_prom_exporter.engine.client import (
     NO_VERSION,
     BadTargetError,
     ForbiddenRequestError,
     InFlight,
-    StatusError,
-    TooLargeError,
+    find_target,
     new_client,
-    one_line,
 )
-from docker_prom_exporter.containers import as_text, read_inspect, read_row
+from docker_prom_exporter.engine.errors import EngineError, reason_of
 from docker_prom_exporter.json_array import elements
 from docker_prom_exporter.snapshot import EngineInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from docker_prom_exporter.client import Client
     from docker_prom_exporter.containers import Details, Row
+    from docker_prom_exporter.engine.client import Client
+
+__all__ = ["NONE_WATCHED", "BadTargetError", "Engine", "EngineError", "advise", "find_target"]
 
 _VERSION: Final = re.compile(r"\d{1,3}\.\d{1,4}")
-
-_REASONS_BY_STATUS: Final = {
-    401: "denied",
-    403: "denied",
-    404: "not_found",
-    407: "denied",
-    408: "timeout",
-    502: "unreachable",
-    503: "unreachable",
-    504: "timeout",
-}
-
-
-class EngineError(Exception):
-    """A question failed: `endpoint` and `reason` as `snapshot` lists them, and one line of detail.
-
-    The detail never holds what the engine answered, so that no text of a container can reach a log. `status`
-    is the HTTP status where an answer came at all.
-    """
-
-    def __init__(self, endpoint: str, reason: str, detail: str, status: int | None = None) -> None:
-        super().__init__(f"{endpoint}: {detail}")
-        self.endpoint = endpoint
-        self.reason = reason
-        self.detail = detail
-        self.status = status
-
-
-# The first of these that has a cause of its kind tells; certificate errors are ValueErrors, too.
-# urllib3 counts a connection that was refused, or a name that is unknown, among the timeouts.
-_REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
-    ((urllib3.exceptions.NewConnectionError,), "unreachable"),
-    ((requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError), "timeout"),
-    ((PermissionError,), "denied"),
-    ((ssl.SSLError,), "error"),
-    ((ConnectionError,), "unreachable"),
-    ((TooLargeError, http.client.HTTPException, ValueError, RecursionError), "bad_response"),
-    ((requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError), "bad_response"),
-    ((requests.ConnectionError,), "unreachable"),
-)
 
 
 class Engine:
@@ -203,7 +161,7 @@ class Engine:
                 raise
             except Exception as error:
                 if not bound.expired:
-                    raise EngineError(endpoint, *_reason(error)) from error
+                    raise EngineError(endpoint, *reason_of(error)) from error
         if bound.expired:  # even after an answer: cut off, it may read like a whole one
             raise EngineError(endpoint, "timeout", f"no answer within {seconds:.3g} s")
         return answer
@@ -226,23 +184,3 @@ def _engine_info(answer: Any) -> EngineInfo:
     return EngineInfo(
         "Podman" if podman else "Docker", version, api_version, system, arch, health_listed=not podman
     )
-
-
-def _reason(error: Exception) -> tuple[str, str, int | None]:
-    """Name what docker-py, requests, urllib3 or the system raised, as `EngineError` takes it."""
-    if isinstance(error, StatusError):
-        fallback = "error" if error.status >= 400 else "bad_response"
-        return _REASONS_BY_STATUS.get(error.status, fallback), str(error), error.status
-    found = list(causes(error))
-    reason = next((reason for kinds, reason in _REASONS if any(isinstance(c, kinds) for c in found)), "error")
-    system = next((c.strerror for c in found if isinstance(c, OSError) and c.strerror), None)
-    return reason, system or one_line(found[-1]), None
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Walk from what was raised to what caused it: requests and urllib3 hide it in `args` and `reason`."""
-    yield error
-    hidden = (*error.args, getattr(error, "reason", None), error.__cause__)
-    inner = next((one for one in hidden if isinstance(one, BaseException)), None)
-    if inner is not None:
-        yield from causes(inner)

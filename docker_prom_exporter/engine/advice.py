@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from docker_prom_exporter.containers import LABEL
-from docker_prom_exporter.engine import causes
+from docker_prom_exporter.engine.errors import causes
 
 if TYPE_CHECKING:
-    from docker_prom_exporter.engine import EngineError
+    from docker_prom_exporter.engine.errors import EngineError
 
 NONE_WATCHED: Final = (
     f"label containers {LABEL}=true, "
