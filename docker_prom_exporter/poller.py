@@ -1,12 +1,11 @@
-"""Owns the loop: asks the engine, knows which containers to inspect, and publishes a `Snapshot`."""
+"""The loop: when to poll, what to publish as a `Snapshot`, and what to log."""
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Event
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 from tenacity import (
@@ -19,86 +18,55 @@ from tenacity import (
     wait_fixed,
 )
 
-from docker_prom_exporter.booleans import parse_boolean
-from docker_prom_exporter.containers import LABEL, is_watched
-from docker_prom_exporter.engine import NONE_WATCHED, EngineError, advise
+from docker_prom_exporter.collect import Collector
+from docker_prom_exporter.containers import LABEL
+from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, NONE_WATCHED, EngineError, advise
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from docker_prom_exporter.containers import Container, Details, Row
+    from docker_prom_exporter.collect import Found
+    from docker_prom_exporter.containers import Container
     from docker_prom_exporter.engine import Engine
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import EngineInfo
 
-_INSPECTS_AT_A_TIME: Final = 4
-_SECONDS_TO_RETRY: Final = 0.1
+T = TypeVar("T")
+
+_ASK_CHECK: Final = "docker-prom-exporter check shows which are not watched, and why"
+_RETRY_PAUSE: Final = 0.1
 _MAY_PASS: Final = ("unreachable", "bad_response", "error")
-
-
-class _Listing(NamedTuple):
-    """The rows, and the monotonic times between which the engine wrote them."""
-
-    rows: list[Row | None]
-    asked: float
-    answered: float
-
-
-@dataclass(slots=True)
-class _Known:
-    """What a container was last inspected for, and what that said.
-
-    It holds as of `holds_at`, a monotonic time, and still does if the container has since got too old to have
-    been started or stopped in between: that tells a restart which leaves no other trace in the row. `settled`
-    is whether the inspect fits the row: it may tell a later state than the list did, and then has to be asked
-    again, unless it tells the same twice, as moby does of a container it failed to remove.
-    """
-
-    row: Row
-    details: Details
-    container: Container
-    settled: bool
-    holds_at: float
-
-    def still_holds(self, row: Row, listing: _Listing) -> bool:
-        if self.row.fingerprint != row.fingerprint or listing.answered - row.min_age > self.holds_at:
-            return False
-        self.holds_at = listing.asked
-        return True
-
-    def described_by(self, row: Row) -> Container:
-        """Return the container as the row has it, with what was known; the same object for the same row."""
-        if row is not self.row:
-            self.row, self.container = row, row.container.with_details(self.details)
-        return self.container
 
 
 class Poller:
     """Polls an engine. One thread calls `run` or `poll`; any may read `snapshot`, which is swapped whole.
 
-    A poll has its deadline one interval after the timeout of a single request, well before a snapshot stops
-    being trusted. Once `stop` is set nothing is published any more. `on_poll` is called after each snapshot
-    is published and must return at once.
+    A poll's deadline is one interval after the timeout of a single request, well before a snapshot stops
+    being trusted. Once `stop` is set nothing is published any more. `on_poll` gets each snapshot once it is
+    published, and delays the next poll by what it takes.
     """
 
     def __init__(
-        self, engine: Engine, settings: Settings, stop: Event, on_poll: Callable[[], object] = lambda: None
+        self,
+        engine: Engine,
+        settings: Settings,
+        stop: Event,
+        on_poll: Callable[[Snapshot], object] = lambda _: None,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._stop = stop
         self._on_poll = on_poll
         self._info: EngineInfo | None = None
-        self._known: dict[str, _Known] = {}
-        self._inspects_failing: frozenset[str] = frozenset()
-        self._spoilt_labels: frozenset[str] = frozenset()
-        self._last_told: dict[str, Any] = {}
+        self._misread: frozenset[str] = frozenset()
+        self._last_logged: dict[str, Any] = {}
         self._counts = Counts()
+        self._collector = Collector(engine, settings, self._counts)
         self._log = structlog.get_logger()
         self._retrying = Retrying(
             stop=stop_any(stop_after_attempt(2), stop_when_event_set(stop)),
-            wait=wait_fixed(_SECONDS_TO_RETRY),
+            wait=wait_fixed(_RETRY_PAUSE),
             sleep=sleep_using_event(stop),
             retry=retry_if_exception(lambda e: isinstance(e, EngineError) and e.reason in _MAY_PASS),
             reraise=True,
@@ -121,11 +89,12 @@ class Poller:
     def poll(self) -> Snapshot:
         """Poll once, and publish and return what was found; nothing the engine does makes it raise."""
         began = time.monotonic()
+        deadline = began + self._settings.poll_interval + self._settings.docker_timeout
         try:
-            found = self._find(began + self._settings.poll_interval + self._settings.docker_timeout)
+            found = self._found(self._retrying(self._find, deadline))
             self._counts.polls["success"] += 1
-        except Exception as error:  # noqa: BLE001  a monitor that dies of what it meets is none
-            found = self._lose(error)
+        except Exception as error:  # noqa: BLE001  a monitor must not die of what it meets
+            found = self._lost(error)
             self._counts.polls["failure"] += 1
         if not self._stop.is_set():
             ended = time.monotonic()
@@ -138,7 +107,7 @@ class Poller:
                 counts=self._counts.copy(),
             )
             self.first_poll_ended.set()
-            self._on_poll()
+            self._on_poll(self.snapshot)
         return self.snapshot
 
     def _since(self, *, up: bool) -> float:
@@ -146,30 +115,51 @@ class Poller:
         before = self.snapshot
         return before.since if before.polled and before.up == up else time.time()
 
-    def _find(self, deadline: float) -> Snapshot:
-        listing: _Listing = self._retrying(self._list, deadline)
-        rows = self._distinct(listing.rows)
-        watched = self._watched(rows)
-        containers = self._complete(watched, listing, deadline)
-        self._tell_found(containers=len(rows), watched=len(watched))
+    def _find(self, deadline: float) -> Found:
+        try:
+            info = self._info if self._engine.connected and self._info else self._connect(deadline)
+            pong = self._count("ping", self._engine.ping, deadline)
+            if not pong.same_engine:
+                info = self._connect(deadline)
+                pong = self._count("ping", self._engine.ping, deadline)
+            return self._collector.collect(info, pong.date, deadline)
+        except EngineError:
+            self._engine.disconnect()
+            raise
+
+    def _connect(self, deadline: float) -> EngineInfo:
+        self._info = self._count("version", self._engine.connect, deadline)
+        return self._info
+
+    def _count(self, endpoint: str, question: Callable[[float], T], deadline: float) -> T:
+        self._counts.requests[endpoint] += 1
+        try:
+            return question(deadline)
+        except EngineError as error:
+            self._counts.failed(error)
+            raise
+
+    def _found(self, found: Found) -> Snapshot:
+        self._log_found(found)
         return replace(
             self.snapshot,
             up=True,
             listed=True,
             failure=None,
             engine=self._info,
-            containers=containers,
-            seen=len(rows),
+            mode=found.mode,
+            containers=found.containers,
+            unwatched=found.unwatched,
             last_success=time.time(),
         )
 
-    def _lose(self, error: Exception) -> Snapshot:
-        """Keep the containers last seen, their health unknown; where only the list failed, Docker is up."""
+    def _lost(self, error: Exception) -> Snapshot:
+        """Keep the containers last seen, their health unknown; where Docker answered the ping, it is up."""
         if not isinstance(error, EngineError):
             self._engine.disconnect()
             self._log.error("poll.failed", exc_info=error)
             return replace(self.snapshot.distrusted(), failure=None)
-        up = error.endpoint == "list"
+        up = error.endpoint in ("list", "inspect")
         failure = self._failure(error)
         event = "containers.unknown" if up else "docker.lost"
         if not self._stop.is_set() and self._is_news("docker", (event, error.reason == "denied")):
@@ -179,136 +169,48 @@ class Poller:
     def _failure(self, error: EngineError) -> Failure:
         return Failure(error.endpoint, error.reason, error.detail, advise(error, self._engine.url))
 
-    def _list(self, deadline: float) -> _Listing:
-        try:
-            if not self._engine.connected:
-                self._connect(deadline)
-            if not self._ask("ping", self._engine.ping, deadline):
-                self._connect(deadline)
-                self._ask("ping", self._engine.ping, deadline)
-            asked = time.monotonic()
-            rows = self._ask("list", self._engine.containers, deadline)
-            return _Listing(rows, asked, time.monotonic())
-        except EngineError:
-            self._engine.disconnect()
-            raise
+    def _log_found(self, found: Found) -> None:
+        info = self._info
+        if info is not None and self._is_news("docker", (info, found.mode)):
+            self._log.info(
+                "docker.found",
+                engine=info.name,
+                version=info.version,
+                api_version=info.api_version,
+                mode=found.mode,
+                watched=len(found.containers),
+            )
+        if self._is_news("none watched", not found.containers) and not found.containers:
+            self._log.warning("containers.none_watched", advice=f"{NONE_WATCHED}; {_ASK_CHECK}")
+        if self._is_news("costly", found.costly) and found.costly:
+            self._log.warning("containers.listing_is_expensive", advice=LISTING_IS_EXPENSIVE)
+        if self._is_news("unreadable", found.unreadable) and found.unreadable:
+            self._log.warning(
+                "containers.rows_ignored", rows=found.unreadable, cause="no id, or another row's"
+            )
+        self._log_misread(found.misread)
+        self._log_missing(found.errors)
 
-    def _connect(self, deadline: float) -> None:
-        self._info = self._ask("version", self._engine.connect, deadline)
-
-    def _ask(self, endpoint: str, question: Callable[[float], Any], deadline: float) -> Any:
-        self._counts.requests[endpoint] += 1
-        try:
-            return question(deadline)
-        except EngineError as error:
-            self._counts.errors[error.endpoint, error.reason] += 1
-            raise
-
-    def _distinct(self, listed: list[Row | None]) -> list[Row]:
-        """Leave out the rows that name no container, or one named already: they'd spoil the scrape."""
-        rows = {row.container.id: row for row in listed if row is not None}
-        ignored = len(listed) - len(rows)
-        if self._is_news("rows ignored", ignored) and ignored:
-            self._log.warning("containers.rows_ignored", rows=ignored, cause="no id, or another row's")
-        return list(rows.values())
-
-    def _watched(self, rows: list[Row]) -> list[Row]:
-        spoilt = {row.container.id: row for row in rows if row.label and parse_boolean(row.label) is None}
-        for container_id in spoilt.keys() - self._spoilt_labels:
-            name = spoilt[container_id].container.name
+    def _log_misread(self, misread: Mapping[str, Container]) -> None:
+        for container_id in misread.keys() - self._misread:
+            name = misread[container_id].name
             self._log.warning("container.label_ignored", name=name, label=LABEL, takes="true or false")
-        self._spoilt_labels = frozenset(spoilt)
-        only_labelled = self._settings.container_health_filter_label
-        return [row for row in rows if is_watched(row.label, only_labelled=only_labelled)]
+        self._misread = frozenset(misread)
 
-    def _complete(self, rows: list[Row], listing: _Listing, deadline: float) -> tuple[Container, ...]:
-        """Add to the rows what only an inspect can say, asking for it only where it can have changed."""
-        wanted = self._settings.container_details
-        self._known = {
-            row.container.id: known
-            for row in rows
-            if not row.health_hidden
-            and (known := self._known.get(row.container.id))
-            and known.still_holds(row, listing)
-        }
-        settled = {container_id for container_id, known in self._known.items() if known.settled}
-        due = [row for row in rows if row.health_hidden or (wanted and row.container.id not in settled)]
-        answers = self._inspect(due, deadline)
-        return tuple(
-            container for row in rows if (container := self._completed(row, listing, answers)) is not None
-        )
-
-    def _completed(self, row: Row, listing: _Listing, answers: dict[str, Details | None]) -> Container | None:
-        """Return the container of a row, with its details where they are known; None where it is gone."""
-        known = self._known.get(row.container.id)
-        if row.container.id not in answers:
-            return known.described_by(row) if known and known.settled else row.container
-        details = answers[row.container.id]
-        if details is None:
-            return None
-        container = row.with_health_of(details) if row.health_hidden else row.container
-        if self._settings.container_details:
-            container = container.with_details(details)
-        settled = details.state == container.state or (known is not None and known.details == details)
-        self._known[row.container.id] = _Known(row, details, container, settled, listing.answered)
-        return container
-
-    def _inspect(self, rows: list[Row], deadline: float) -> dict[str, Details | None]:
-        """Inspect a few at a time, those that failed last time at the end; None for one that is gone.
-
-        Where an inspect failed there is no entry. Once one is denied, the rest are not asked for.
-        """
-        todo = iter(sorted((row.container.id for row in rows), key=self._inspects_failing.__contains__))
-        answers: dict[str, Details | None] = {}
-        errors: dict[str, EngineError] = {}
-        denied = Event()
-
-        def work(_: int) -> None:
-            while not denied.is_set() and (container_id := next(todo, None)):
-                try:
-                    answers[container_id] = self._engine.inspect(container_id, deadline)
-                except EngineError as error:
-                    errors[container_id] = error
-                    if error.reason == "denied":
-                        denied.set()
-
-        with ThreadPoolExecutor(_INSPECTS_AT_A_TIME) as pool:
-            list(pool.map(work, range(min(_INSPECTS_AT_A_TIME, len(rows)))))
-        self._counts.requests["inspect"] += len(answers) + len(errors)
-        self._note_inspects_failed(errors)
-        return answers
-
-    def _note_inspects_failed(self, errors: dict[str, EngineError]) -> None:
-        """Count each failure, and say it once for each reason, not for each container and poll."""
-        self._inspects_failing = frozenset(errors)
+    def _log_missing(self, errors: Mapping[str, EngineError]) -> None:
+        """Log that details are missing once for each reason, not for each container and poll."""
         by_reason = {error.reason: error for error in errors.values()}
-        for error in errors.values():
-            self._counts.errors[error.endpoint, error.reason] += 1
         if self._is_news("inspect", frozenset(by_reason)):
             for error in by_reason.values():
                 self._log.warning(
                     "containers.details_missing", containers=len(errors), **_explain(self._failure(error))
                 )
 
-    def _tell_found(self, *, containers: int, watched: int) -> None:
-        info = self._info
-        if info is not None and self._is_news("docker", info):
-            self._log.info(
-                "docker.found",
-                engine=info.name,
-                version=info.version,
-                api_version=info.api_version,
-                containers=containers,
-                watched=watched,
-            )
-        if self._is_news("none watched", not watched) and not watched:
-            self._log.warning("containers.none_watched", containers=containers, advice=NONE_WATCHED)
-
     def _is_news(self, topic: str, value: Any) -> bool:
         """Tell whether a topic's value differs from its last: a state is logged when it changes."""
-        if topic in self._last_told and self._last_told[topic] == value:
+        if topic in self._last_logged and self._last_logged[topic] == value:
             return False
-        self._last_told[topic] = value
+        self._last_logged[topic] = value
         return True
 
 

@@ -63,6 +63,7 @@ class Settings(NamedTuple):
     push_password_file: str | None
     push_ca_file: str | None
     textfile: str | None
+    container_labels: tuple[str, ...] = ()
 
 
 class Option(NamedTuple):

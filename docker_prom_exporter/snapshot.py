@@ -1,18 +1,22 @@
-"""Owns the snapshot: what one poll found, when, and for how long it can be trusted."""
+"""What one poll found, when, and for how long it can be trusted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from docker_prom_exporter.containers import Container
+    from docker_prom_exporter.engine import EngineError
+
+Mode = Literal["list", "inspect"]
+"""How the containers are found: one list of all, or an inspect of each and a list of the new ones."""
 
 ENDPOINTS: Final = ("version", "ping", "list", "inspect")
-"""The four questions the exporter asks an engine."""
+"""The four endpoints the exporter asks."""
 
 REASONS: Final = ("unreachable", "timeout", "denied", "not_found", "bad_response", "error")
-"""The ways a question can fail."""
+"""The ways a request can fail."""
 
 FAILURES: Final = tuple(
     (endpoint, reason)
@@ -28,23 +32,27 @@ SIMULATED: Final = "-simulated"
 
 
 class EngineInfo(NamedTuple):
-    """What an engine says of itself in `/version`; `health_listed` tells whether its list says health."""
+    """What an engine says of itself in `/version`; `name` is `Docker` or `Podman`."""
 
     name: str
     version: str
     api_version: str
     os: str
     arch: str
-    health_listed: bool
 
     @property
-    def simulated(self) -> bool:
+    def is_podman(self) -> bool:
+        """Whether it is Podman's Docker-compatible service."""
+        return self.name == "Podman"
+
+    @property
+    def is_simulated(self) -> bool:
         """Whether it is the one of `demo`, which says so in its version."""
         return self.version.endswith(SIMULATED)
 
 
 class Failure(NamedTuple):
-    """Why a question failed, in one line of `detail`, and what to do about it, where anybody can tell."""
+    """Why a request failed, in one line of `detail`, and what to do about it, where anybody can tell."""
 
     endpoint: str
     reason: str
@@ -60,6 +68,10 @@ class Counts:
     requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDPOINTS, 0))
     errors: dict[tuple[str, str], int] = field(default_factory=lambda: dict.fromkeys(FAILURES, 0))
 
+    def failed(self, error: EngineError) -> None:
+        """Count a request that failed."""
+        self.errors[error.endpoint, error.reason] += 1
+
     def copy(self) -> Counts:
         """Return the counts as of now."""
         return Counts(dict(self.polls), dict(self.requests), dict(self.errors))
@@ -70,10 +82,10 @@ class Snapshot:
     """What one poll found. Immutable: any thread may read it, and nobody sees half of one.
 
     `up`: the engine answered the last ping, and `since` is when that last changed, in Unix seconds. `listed`:
-    it listed its containers too; where not, `containers` are those last seen and nothing is known of them but
-    that, and `failure` says why. `seen` counts the engine's containers, watched or not. `ended` is when the
-    poll ended and `trusted_for` how long it may be believed, both in seconds on the monotonic clock.
-    `duration` is in seconds, `last_success` in Unix seconds (0: never).
+    its containers were found too; where not, `containers` are those last seen, nothing else is known of
+    them, and `failure` says why. `unwatched` counts the engine's other containers, `None` where it was not
+    asked for them. `ended` is when the poll ended and `trusted_for` how long it may be believed, both in
+    seconds on the monotonic clock. `duration` is in seconds, `last_success` in Unix seconds (0: never).
     """
 
     ended: float
@@ -85,14 +97,16 @@ class Snapshot:
     failure: Failure | None = None
     engine: EngineInfo | None = None
     containers: tuple[Container, ...] = ()
-    seen: int = 0
+    mode: Mode = "list"
+    unwatched: int | None = None
     duration: float = 0.0
     last_success: float = 0.0
     counts: Counts = field(default_factory=Counts)
 
-    def is_trusted(self, now: float) -> bool:
-        """Tell whether the poll is recent enough at `now`, a time on the monotonic clock."""
-        return now - self.ended <= self.trusted_for
+    @property
+    def trusted_until(self) -> float:
+        """The time on the monotonic clock until which it may be believed."""
+        return self.ended + self.trusted_for
 
     def distrusted(self) -> Snapshot:
         """Return what is left to say once nobody can tell whether any of it still holds."""

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingUnixStreamServer
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from docker_prom_exporter.snapshot import SIMULATED
 
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
 
 VERSION: Final = f"29.0.0{SIMULATED}"
 _ZERO_TIME: Final = "0001-01-01T00:00:00Z"
-_ENDPOINTS: Final = (
-    ("version", re.compile(r"(?:/v[\d.]+)?/version")),
-    ("ping", re.compile(r"(?:/v[\d.]+)?/_ping")),
-    ("list", re.compile(r"(?:/v[\d.]+)?/containers/json")),
-    ("inspect", re.compile(r"(?:/v[\d.]+)?/containers/(?P<id>[^/]+)/json")),
+_PATH: Final = re.compile(
+    r"(?:/v[\d.]+)?/(?:(?P<fixed>version|_ping|containers/json)|containers/(?P<id>[^/]+)/json)"
 )
+_ENDPOINTS: Final = {"version": "version", "_ping": "ping", "containers/json": "list"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,7 @@ class SimulatedContainer:
     health: str | None = None
     failing_streak: int = 0
     image: str = "demo:1"
+    restart_policy: str = "no"
     labels: Mapping[str, str] = field(default_factory=dict)
     created: float = 0
     started: float = 0
@@ -61,27 +60,31 @@ class SimulatedContainer:
         return hashlib.sha256(f"{self.name} {self.generation}".encode()).hexdigest()
 
     @property
-    def _told_health(self) -> str | None:
-        """Return what moby tells: a container with a healthcheck that doesn't run is unhealthy to it."""
+    def image_id(self) -> str:
+        """Return the id of its image."""
+        return f"sha256:{hashlib.sha256(self.image.encode()).hexdigest()}"
+
+    @property
+    def _listed_health(self) -> str | None:
+        """Return what moby says: a container with a healthcheck that doesn't run is unhealthy to it."""
         return self.health if self.health is None or self.state == "running" else "unhealthy"
 
-    def row(self, now: float, *, health_in_status: bool = True, health_in_row: bool = True) -> dict[str, Any]:
-        """Return its row of `/containers/json`, as moby words it; with `Health` as from API 1.52 on."""
-        row: dict[str, Any] = {
+    def row(self, now: float) -> dict[str, Any]:
+        """Return its row of `/containers/json` at the Unix time `now`, as moby words it from API 1.52 on."""
+        return {
             "Id": self.id,
             "Names": [f"/{self.name}"],
             "Image": self.image,
+            "ImageID": self.image_id,
             "Created": int(self.created),
             "Labels": dict(self.labels),
             "State": self.state,
-            "Status": self._status(now, health_in_status=health_in_status),
+            "Status": self._status(now),
+            "Health": {"Status": self._listed_health or "none", "FailingStreak": self.failing_streak},
         }
-        if health_in_row:
-            row["Health"] = {"Status": self._told_health or "none", "FailingStreak": self.failing_streak}
-        return row
 
     def inspect(self) -> dict[str, Any]:
-        """Return the answer of `/containers/{id}/json`, with the environment that must never get out."""
+        """Return the answer of `/containers/{id}/json`."""
         state: dict[str, Any] = {
             "Status": self.state,
             "Running": self.state in ("running", "paused", "restarting"),
@@ -90,31 +93,27 @@ class SimulatedContainer:
             "StartedAt": _rfc3339(self.started),
             "FinishedAt": _rfc3339(self.finished),
         }
-        if self._told_health is not None:
-            state["Health"] = {
-                "Status": self._told_health,
-                "FailingStreak": self.failing_streak,
-                "Log": [{"Output": "SECRET-HEALTH-OUTPUT"}],
-            }
+        if self._listed_health is not None:
+            state["Health"] = {"Status": self._listed_health, "FailingStreak": self.failing_streak}
         return {
             "Id": self.id,
             "Name": f"/{self.name}",
+            "Image": self.image_id,
+            "Driver": "overlay2",
             "Created": _rfc3339(self.created),
             "RestartCount": self.restarts,
             "State": state,
-            "Config": {
-                "Image": self.image,
-                "Labels": dict(self.labels),
-                "Env": ["PASSWORD=SECRET-ENVIRONMENT"],
-            },
+            "Config": {"Image": self.image, "Labels": dict(self.labels)},
+            "HostConfig": {"RestartPolicy": {"Name": self.restart_policy}},
         }
 
-    def _status(self, now: float, *, health_in_status: bool) -> str:
+    def _status(self, now: float) -> str:
         """Word it as moby's `State.String` does, container/state.go."""
         if self.state in ("running", "paused"):
             health = {"starting": " (health: starting)", None: ""}.get(self.health, f" ({self.health})")
-            suffix = " (Paused)" if self.state == "paused" else health if health_in_status else ""
-            return f"Up {human_duration(now - self.started)}{suffix}"
+            return (
+                f"Up {human_duration(now - self.started)}{' (Paused)' if self.state == 'paused' else health}"
+            )
         ago = human_duration(now - self.finished)
         return {
             "created": "Created",
@@ -128,26 +127,15 @@ class SimulatedContainer:
 class SimulatedEngine:
     """Answers as a Docker engine does, from `containers()` at each request; listens while it is a context.
 
-    `requests` grows by the method and path of each request. `faults` replaces an endpoint's answer by a
-    function that gets the connection, on which it may send what it likes. Another `api_version` before 1.52
-    leaves `Health` out of the list; `podman` makes it answer as Podman does, which never lists health.
+    Tests add what only they need in a subclass: `respond` gets each request, `answer` what is said to it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        containers: Callable[[], Iterable[SimulatedContainer]],
-        *,
-        api_version: str = "1.52",
-        podman: bool = False,
-    ) -> None:
+    api_version = "1.52"
+    server_name = f"Docker/{VERSION} (linux)"
+
+    def __init__(self, path: Path, containers: Callable[[], Iterable[SimulatedContainer]]) -> None:
         self.path = path
         self.containers = containers
-        self.api_version = api_version
-        self.podman = podman
-        self.requests: list[str] = []
-        self.faults: dict[str, Callable[[socket.socket], object]] = {}
-        self.rows: Callable[[list[dict[str, Any]]], Any] = lambda rows: rows
         self._server: _Server | None = None
 
     @property
@@ -168,33 +156,73 @@ class SimulatedEngine:
             self._server.server_close()
             self.path.unlink(missing_ok=True)
 
-    def asked(self, endpoint: str) -> int:
-        """Count the requests so far for `version`, `ping`, `list` or `inspect`."""
-        pattern = dict(_ENDPOINTS)[endpoint]
-        return sum(bool(pattern.fullmatch(urlsplit(request.split(" ")[1]).path)) for request in self.requests)
+    def respond(self, request: Request) -> None:
+        """Answer one request; anything but the four endpoints is refused, as a socket proxy would."""
+        url = urlsplit(request.path)
+        endpoint, container_id = endpoint_of(url.path)
+        if endpoint == "ping":
+            request.send(200, "text/plain; charset=utf-8", b"OK")
+            return
+        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        status, answer = self.answer(endpoint, container_id, query)
+        request.send(status, "application/json", json.dumps(answer).encode())
 
-    def answer(self, endpoint: str, container_id: str | None) -> tuple[int, Any]:
+    def answer(self, endpoint: str, container_id: str, query: Mapping[str, str]) -> tuple[int, Any]:
         """Return the status and the JSON of an answer."""
         if endpoint == "version":
-            name = "Podman Engine" if self.podman else "Engine"
             return 200, {
                 "Version": VERSION,
                 "ApiVersion": self.api_version,
                 "Os": "linux",
                 "Arch": "amd64",
-                "Components": [{"Name": name, "Version": VERSION}],
+                "Components": [{"Name": "Engine", "Version": VERSION}],
             }
         if endpoint == "list":
-            new = tuple(map(int, self.api_version.split("."))) >= (1, 52) and not self.podman
-            now = time.time()
-            rows = [
-                c.row(now, health_in_status=not self.podman, health_in_row=new) for c in self.containers()
-            ]
-            return 200, self.rows(rows)
-        found = next((c for c in self.containers() if c.id == container_id), None)
-        if found is None:
-            return 404, {"message": f"No such container: {container_id}"}
-        return 200, found.inspect()
+            return self.listed(query)
+        if endpoint == "inspect":
+            found = next((c for c in self.containers() if c.id == container_id), None)
+            return (404, _no_such(container_id)) if found is None else (200, found.inspect())
+        return 403, {"message": "the simulated engine has four endpoints"}
+
+    def listed(self, query: Mapping[str, str]) -> tuple[int, Any]:
+        """Return the rows that the filters let through, the newest first (moby, daemon/list.go)."""
+        filters = {name: [*values] for name, values in json.loads(query.get("filters") or "{}").items()}
+        containers = sorted(self.containers(), key=lambda container: container.created, reverse=True)
+        ids = [container.id for container in containers]
+        for anchor in (*filters.get("since", ()), *filters.get("before", ())):
+            if anchor not in ids:
+                return 404, _no_such(anchor)
+        first = max((ids.index(anchor) + 1 for anchor in filters.get("before", ())), default=0)
+        last = min((ids.index(anchor) for anchor in filters.get("since", ())), default=len(ids))
+        wanted = [container for container in containers[first:last] if _passes(container, filters)]
+        limit = int(query.get("limit", -1))
+        return 200, self.rows(wanted[:limit] if limit > 0 else wanted)
+
+    def rows(self, containers: list[SimulatedContainer]) -> Any:
+        """Return what the list says of these containers."""
+        now = self.now()
+        return [container.row(now) for container in containers]
+
+    def now(self) -> float:
+        """Return the engine's clock, in Unix seconds."""
+        return time.time()
+
+
+def _no_such(container_id: str) -> dict[str, str]:
+    return {"message": f"No such container: {container_id}"}
+
+
+def _passes(container: SimulatedContainer, filters: Mapping[str, list[str]]) -> bool:
+    ids, labels = filters.get("id"), filters.get("label", ())
+    return (ids is None or container.id in ids) and all(label in container.labels for label in labels)
+
+
+def endpoint_of(path: str) -> tuple[str, str]:
+    """Return the endpoint a path leads to (`snapshot.ENDPOINTS`, or empty) and the container's id, if any."""
+    match = _PATH.fullmatch(path)
+    if match is None:
+        return "", ""
+    return _ENDPOINTS.get(match["fixed"], "inspect"), match["id"] or ""
 
 
 class _Server(ThreadingUnixStreamServer):
@@ -205,7 +233,7 @@ class _Server(ThreadingUnixStreamServer):
     def __init__(self, engine: SimulatedEngine) -> None:
         self.engine = engine
         self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        super().__init__(str(engine.path), _Handler)
+        super().__init__(str(engine.path), Request)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
@@ -222,31 +250,18 @@ class _Server(ThreadingUnixStreamServer):
         """Say nothing of clients that went away."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Request(BaseHTTPRequestHandler):
+    """One request to a simulated engine."""
+
     protocol_version = "HTTP/1.1"
     server: _Server
 
     def do_GET(self) -> None:
-        """Answer one of the four endpoints; anything else is refused, as a socket proxy would."""
-        engine = self.server.engine
-        engine.requests.append(f"{self.command} {self.path}")
-        path = urlsplit(self.path).path
-        for endpoint, pattern in _ENDPOINTS:
-            match = pattern.fullmatch(path)
-            if match and (fault := engine.faults.get(endpoint)):
-                self.close_connection = True
-                fault(self.connection)
-                return
-            if match and endpoint == "ping":
-                self._send(200, "text/plain; charset=utf-8", b"OK")
-                return
-            if match:
-                status, answer = engine.answer(endpoint, match.groupdict().get("id"))
-                self._send(status, "application/json", json.dumps(answer).encode())
-                return
-        self._send(403, "application/json", b'{"message": "the simulated engine has four endpoints"}')
+        """Have the engine answer."""
+        self.server.engine.respond(self)
 
-    def _send(self, status: int, content_type: str, body: bytes) -> None:
+    def send(self, status: int, content_type: str, body: bytes) -> None:
+        """Send an answer."""
         self.send_response(status)
         self.send_header("Api-Version", self.server.engine.api_version)
         self.send_header("Content-Type", content_type)
@@ -254,9 +269,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Return what goes out as `Date`."""
+        return super().date_time_string(self.server.engine.now() if timestamp is None else timestamp)
+
     def version_string(self) -> str:
         """Return what goes out as `Server`."""
-        return f"{'Libpod' if self.server.engine.podman else 'Docker'}/{VERSION} (linux)"
+        return self.server.engine.server_name
 
     def log_message(self, *_: object) -> None:
         """Log nothing."""

@@ -24,7 +24,13 @@ NONE_WATCHED: Final = (
     f"label containers {LABEL}=true, "
     "or set CONTAINER_HEALTH_FILTER_LABEL=false to watch all but those labelled false"
 )
-"""The two ways out when no container is watched."""
+"""What to do when no container is watched."""
+
+LISTING_IS_EXPENSIVE: Final = (
+    "this engine looks up the image of each container that it lists; with inspects allowed and "
+    "CONTAINER_DETAILS=true no list of all is needed in each poll"
+)
+"""What to do when all containers are listed in each poll although that costs the engine much."""
 
 # The settings of calum4's proxy, then those of tecnativa's and linuxserver's, then wollomatic's expression.
 _DENIED_BY_PROXY: Final = {

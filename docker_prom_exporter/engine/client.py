@@ -1,11 +1,14 @@
-"""Owns docker-py's client: where it asks, what it may ask, how much it reads, and how it is cut short."""
+"""docker-py's client: where it asks, what it may ask, how much it reads, and how it is cut short."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import socket
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -28,11 +31,12 @@ _ALLOWED: Final = re.compile(
 )
 
 # docker-py asks /version by itself unless it is told a version: before HTTP_PROXY can be turned off, and
-# with an error that hides the cause. This one, the least it takes, is never sent.
+# with an error that hides the cause. This one, the lowest it takes, is never sent.
 NO_VERSION: Final = "1.24"
 
-_MOST_BYTES: Final = 64 * 1024 * 1024
+_MAX_BYTES: Final = 64 * 1024 * 1024
 _CHUNK: Final = 64 * 1024
+_MAX_DETAIL: Final = 200
 
 
 class BadTargetError(ValueError):
@@ -40,14 +44,14 @@ class BadTargetError(ValueError):
 
 
 class ForbiddenRequestError(RuntimeError):
-    """Something tried to ask Docker for more than the four questions; nothing was sent."""
+    """Something tried to ask Docker for more than the four endpoints; nothing was sent."""
 
 
 class StatusError(Exception):
     """The answer is another than 200; `status` is which."""
 
-    def __init__(self, status: int, phrase: str) -> None:
-        super().__init__(f"the answer is {status} {phrase}".rstrip())
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
         self.status = status
 
 
@@ -59,14 +63,14 @@ def find_target(docker_host: str | None, environ: Mapping[str, str]) -> dict[str
     """Find the engine as docker-py does: the host given, else the CLI's context, else the local socket.
 
     Returns docker-py's `base_url` and `tls`, each where set. Raises `BadTargetError` where docker-py would
-    raise, or would quietly take the default socket because the context does not exist.
+    raise, or would silently take the default socket because the context does not exist.
     """
     try:
         target: dict[str, Any] = {**kwargs_from_env({**environ, "DOCKER_HOST": docker_host or ""})}
         if docker_host is None:
             target = {**_context(environ.get("DOCKER_CONTEXT") or get_current_context_name()), **target}
     except Exception as error:
-        raise BadTargetError(f"the Docker context or its certificates: {one_line(error)}") from error
+        raise BadTargetError(f"the Docker context or its certificates: {_one_line(error)}") from error
     new_client(target, 1, NO_VERSION, InFlight()).close()
     return target
 
@@ -83,19 +87,26 @@ def new_client(target: Mapping[str, Any], timeout: float, version: str, in_fligh
         return Client(in_flight, **target, timeout=timeout, version=version)
     except (InvalidConfigFile, AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadTargetError(
-            f"the Docker CLI's configuration {find_config_file()!r} is malformed: {one_line(error)}"
+            f"the Docker CLI's configuration {find_config_file()!r} is malformed: {_one_line(error)}"
         ) from error
     except DockerException as error:
-        raise BadTargetError(one_line(error)) from error
+        raise BadTargetError(_one_line(error)) from error
 
 
 class Client(APIClient):
-    """docker-py's low-level client, let out for four `GET`s only, and never through `HTTP_PROXY`."""
+    """docker-py's low-level client, limited to four `GET`s, and never through `HTTP_PROXY`.
+
+    `date` is the engine's clock in Unix seconds and `named_api_version` its API version, by the headers of
+    its last answer; each is `None` where that did not say.
+    """
 
     def __init__(self, in_flight: InFlight, **kwargs: Any) -> None:
+        self.date: float | None = None
+        self.named_api_version: str | None = None
         self._in_flight = in_flight
         self._pinged: tuple[str | None, ...] | None = None
         self._same_engine = True
+        self._listed: tuple[tuple[str, bytes], Any] = (("", b""), None)
         super().__init__(**kwargs)
         self.trust_env = False
 
@@ -110,54 +121,66 @@ class Client(APIClient):
         super().mount(prefix, adapter)
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Refuse all but the four; raise unless the answer is a 200; read it to its end, but for a list."""
-        path = _path(request.url)
+        """Refuse all but the four endpoints; raise unless the answer is a 200; read it within a bound."""
+        path = str(urlsplit(request.url or "").path)
         if request.method != "GET" or not _ALLOWED.fullmatch(path):
             raise ForbiddenRequestError(f"{request.method} {path}")
         response = super().send(request, **{**kwargs, "stream": True, "allow_redirects": False})
+        self._note(response)
         if response.status_code != 200:
             response.close()
-            raise StatusError(response.status_code, response.reason)
-        if not _is_list(response):
-            response._content = b"".join(_pieces(response))  # noqa: SLF001  requests can't read within a bound
-            response.encoding = "utf-8"  # as JSON is, instead of a guess that takes seconds for a large body
+            raise StatusError(response.status_code)
+        _read(response)
         if path.endswith("/_ping"):
-            pinged = tuple(response.headers.get(name) for name in ("Server", "Api-Version"))
-            self._same_engine = self._pinged in (None, pinged)
-            self._pinged = pinged
+            self._note_ping(response)
+        if path.endswith("/containers/json"):
+            setattr(response, "json", partial(self._parsed_list, response))  # noqa: B010  typed as a method
         return response
 
-    def _result(self, response: requests.Response, *args: Any, **kwargs: Any) -> Any:
-        """Leave a list in the pieces it comes in: they tell, unread, whether anything changed."""
-        if _is_list(response):
-            return _pieces(response)
-        return super()._result(response, *args, **kwargs)  # type: ignore[misc]  # the stubs leave it out
+    def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[requests.Response]:
+        """Follow none: requests would read the body of a redirect whole, however large."""
+        return iter(())
+
+    def _note(self, response: requests.Response) -> None:
+        self.date = _unix_time(response.headers.get("Date"))
+        self.named_api_version = response.headers.get("Api-Version")
+
+    def _note_ping(self, response: requests.Response) -> None:
+        pinged = response.headers.get("Server"), response.headers.get("Api-Version")
+        self._same_engine = self._pinged in (None, pinged)
+        self._pinged = pinged
+
+    def _parsed_list(self, response: requests.Response) -> Any:
+        """Parse a list, unless the last one had the same bytes: then return the same object."""
+        key = (response.url, hashlib.sha256(response.content).digest())
+        if key != self._listed[0]:
+            self._listed = key, requests.Response.json(response)
+        return self._listed[1]
 
 
-def _path(url: str | None) -> str:
-    return str(urlsplit(url or "").path)
-
-
-def _is_list(response: requests.Response) -> bool:
-    return _path(response.url).endswith("/containers/json")
-
-
-def _pieces(response: requests.Response) -> list[bytes]:
-    """Read an answer to its end, and close it."""
-    pieces, size = [], 0
+def _read(response: requests.Response) -> None:
+    """Read an answer to its end, within a bound that requests itself does not have."""
+    content = bytearray()
     with response:
-        for piece in response.iter_content(_CHUNK):
-            pieces.append(piece)
-            size += len(piece)
-            if size > _MOST_BYTES:
-                raise TooLargeError(f"the answer is larger than {_MOST_BYTES} bytes")
-    return pieces
+        for chunk in response.iter_content(_CHUNK):
+            content += chunk
+            if len(content) > _MAX_BYTES:
+                raise TooLargeError
+    response._content = bytes(content)  # noqa: SLF001  where requests keeps what it has read
+    response.encoding = "utf-8"  # as JSON is, instead of a guess that takes seconds for a large body
+
+
+def _unix_time(date: str | None) -> float | None:
+    try:
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 class InFlight:
     """The requests under way, one a thread, so that another thread can end them.
 
-    docker-py's timeout is for each read, so that a server which drips outlasts it; shutting the connection
+    docker-py's timeout is for each read, so that a server that drips outlasts it; shutting the connection
     down from outside ends the read whatever it waits for.
     """
 
@@ -167,8 +190,8 @@ class InFlight:
     def watch(self, adapter: requests.adapters.HTTPAdapter) -> None:
         """Note the connection each request through the adapter takes.
 
-        On a unix socket it also gives all paths one pool, where docker-py makes a pool a path and so leaves
-        an idle connection for each inspect.
+        On a unix socket it also gives all paths one pool, where docker-py makes a pool for each path and so
+        leaves an idle connection for each inspect.
         """
         pool_of = adapter.get_connection_with_tls_context
         if isinstance(adapter, UnixHTTPAdapter):
@@ -192,39 +215,22 @@ class InFlight:
 
         return noting
 
-    @contextmanager
-    def bounded(self, seconds: float) -> Iterator[_Bound]:
-        """End the calling thread's request after so many seconds; the bound tells whether it came to that."""
-        bound = _Bound(self, threading.get_ident())
-        timer = threading.Timer(seconds, bound.expire)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield bound
-        finally:
-            timer.cancel()
-            self._connections.pop(bound.thread, None)
+    def forget(self) -> None:
+        """Note that the calling thread's request has ended."""
+        self._connections.pop(threading.get_ident(), None)
 
-    def abort(self, thread: int | None = None) -> None:
-        """Shut down the connection of one thread, or of all."""
-        for ident, connection in list(self._connections.items()):
-            if thread in (None, ident) and connection.sock is not None:
-                with suppress(OSError):
-                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+    def cut(self, thread: int) -> None:
+        """Shut down the connection of one thread's request."""
+        connection = self._connections.get(thread)
+        if connection is not None and connection.sock is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
+    def cut_all(self) -> None:
+        """Shut down the connection of every request."""
+        for thread in list(self._connections):
+            self.cut(thread)
 
 
-class _Bound:
-    def __init__(self, in_flight: InFlight, thread: int) -> None:
-        self.thread = thread
-        self.expired = False
-        self._in_flight = in_flight
-
-    def expire(self) -> None:
-        self.expired = True
-        self._in_flight.abort(self.thread)
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an error says in a line of at most 200 characters; its name if it says nothing."""
-    text = " ".join(str(error).split())
-    return text[:200] or type(error).__name__
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_MAX_DETAIL] or type(error).__name__

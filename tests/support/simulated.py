@@ -3,21 +3,26 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from docker_prom_exporter.demo import WATCH, SimulatedContainer, SimulatedEngine
+from docker_prom_exporter.demo.engine import VERSION, Request, endpoint_of
 from docker_prom_exporter.engine import Engine
 from docker_prom_exporter.engine.client import find_target
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.settings import Settings, read_settings
 
 Fault = Callable[[socket.socket], object]
+
+SECRET_ENVIRONMENT = "PASSWORD=SECRET-ENVIRONMENT"
+SECRET_OUTPUT = "SECRET-HEALTH-OUTPUT"
 
 
 class Stage:
@@ -39,11 +44,95 @@ class Stage:
 
 
 class Simulation(SimulatedEngine):
-    """A simulated engine with its stage."""
+    """A simulated engine with its stage, and with all that a real one should not say or do.
 
-    def __init__(self, path: Path, **options: Any) -> None:
+    `requests` grows by each request. `faults` replaces an endpoint's answer by a function that gets the
+    connection, on which it may send what it likes; `change_rows` changes the rows of a list. Another
+    `api_version` before 1.52 leaves `Health` out of them. `podman` has it answer as Podman 4 does, and
+    `containerd` as Docker with the containerd image store, whose list takes `row_seconds` for each row.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        api_version: str = "1.52",
+        podman: bool = False,
+        containerd: bool = False,
+        row_seconds: float = 0,
+    ) -> None:
         self.stage = Stage()
-        super().__init__(path, lambda: list(self.stage.containers.values()), **options)
+        super().__init__(path, lambda: list(self.stage.containers.values()))
+        self.api_version = api_version
+        self.podman = podman
+        self.containerd = containerd
+        self.row_seconds = row_seconds
+        self.clock_offset = 0.0
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.lines: list[str] = []
+        self.faults: dict[str, Fault] = {}
+        self.inspect_faults: dict[str, Fault] = {}
+        self.change_rows: Callable[[list[dict[str, Any]]], Any] = lambda rows: rows
+        if podman:
+            self.server_name = f"Libpod/{VERSION} (linux)"
+
+    def respond(self, request: Request) -> None:
+        """Note the request, and answer it, or do to it what a fault does."""
+        url = urlsplit(request.path)
+        endpoint, container_id = endpoint_of(url.path)
+        self.lines.append(f"{request.command} {request.path}")
+        self.requests.append((endpoint, _query(url.query)))
+        fault = self.faults.get(endpoint) or self.inspect_faults.get(container_id)
+        if fault:
+            request.close_connection = True
+            fault(request.connection)
+        else:
+            super().respond(request)
+
+    def now(self) -> float:
+        """Return the engine's clock, in Unix seconds, which a test can set."""
+        return time.time() + self.clock_offset
+
+    def asked(self, endpoint: str) -> int:
+        """Count the requests so far for `version`, `ping`, `list` or `inspect`."""
+        return sum(found == endpoint for found, _ in self.requests)
+
+    def lists(self) -> list[dict[str, Any]]:
+        """Return the filters and limits of the lists that were asked for."""
+        return [query for endpoint, query in self.requests if endpoint == "list"]
+
+    def answer(self, endpoint: str, container_id: str, query: Mapping[str, str]) -> tuple[int, Any]:
+        """Return the status and the JSON of an answer."""
+        status, answer = super().answer(endpoint, container_id, query)
+        if endpoint == "version" and self.podman:
+            answer["Components"] = [{"Name": "Podman Engine", "Version": VERSION}]
+        if endpoint == "inspect" and status == 200:
+            answer["Config"]["Env"] = [SECRET_ENVIRONMENT]
+            answer["Driver"] = "overlayfs" if self.containerd else "overlay2"
+            if "Health" in answer["State"]:
+                answer["State"]["Health"]["Log"] = [{"Output": SECRET_OUTPUT}]
+        return status, answer
+
+    def rows(self, containers: list[SimulatedContainer]) -> Any:
+        """Return what the list says of these containers."""
+        time.sleep(self.row_seconds * len(containers))
+        return self.change_rows([self._row(row) for row in super().rows(containers)])
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self.podman or tuple(map(int, self.api_version.split("."))) < (1, 52):
+            del row["Health"]
+        if self.podman and row["Status"].startswith("Up "):
+            row["Status"] = row["Status"].partition(" (")[0]
+        if self.containerd:
+            row["ImageManifestDescriptor"] = {"digest": row["ImageID"]}
+        return row
+
+
+def _query(text: str) -> dict[str, Any]:
+    """Return the filters of a list, and its limit where it has one."""
+    query = {name: values[-1] for name, values in parse_qs(text).items()}
+    limit = {"limit": int(query["limit"])} if int(query.get("limit", -1)) > 0 else {}
+    return {**json.loads(query.get("filters") or "{}"), **limit}
 
 
 @contextmanager
