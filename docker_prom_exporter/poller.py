@@ -55,7 +55,7 @@ class Poller:
         on_poll: Callable[[Snapshot], object] = lambda _: None,
     ) -> None:
         self._engine = engine
-        self._settings = settings
+        self.settings = settings
         self._stop = stop
         self._on_poll = on_poll
         self._info: EngineInfo | None = None
@@ -83,13 +83,13 @@ class Poller:
         due = time.monotonic()
         while not self._stop.is_set():
             self.poll()
-            due = max(due + self._settings.poll_interval, time.monotonic())
+            due = max(due + self.settings.poll_interval, time.monotonic())
             self._stop.wait(due - time.monotonic())
 
     def poll(self) -> Snapshot:
         """Poll once, and publish and return what was found; nothing the engine does makes it raise."""
         began = time.monotonic()
-        deadline = began + self._settings.poll_interval + self._settings.docker_timeout
+        deadline = began + self.settings.poll_interval + self.settings.docker_timeout
         try:
             found = self._found(self._retrying(self._find, deadline))
             self._counts.polls["success"] += 1

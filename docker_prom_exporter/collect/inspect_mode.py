@@ -88,9 +88,10 @@ class InspectMode:
             if row.container.id not in self._watched and row.container.id not in self._others
         }
         inspected = self._questions.inspect(new, deadline, last_seen={}, listed=new)
-        for container in (*inspected.containers.values(), *inspected.instead.values()):
-            watched = container.is_watched(only_labelled=self._only_labelled)
-            (self._watched if watched else self._others)[container.id] = container
+        met = inspected.containers | inspected.instead
+        for container_id in filter(met.__contains__, new):
+            watched = met[container_id].is_watched(only_labelled=self._only_labelled)
+            (self._watched if watched else self._others)[container_id] = met[container_id]
         return inspected
 
     def _hourly_list(self, deadline: float) -> list[Row] | None:

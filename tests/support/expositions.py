@@ -6,7 +6,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from docker_prom_exporter.metrics import Exposition
+from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.metrics import Publications
 from support.simulated import poller_for
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -69,10 +70,10 @@ def parse(exposition: str) -> Scrape:
 def scraper(url: str, **options: Any) -> Callable[[], Scrape]:
     """Return what polls the engine at this address and scrapes what it found, each time it is called."""
     poller = poller_for(url, **options)
-    exposition = Exposition(lambda: poller.snapshot)
+    exposition, publications = Exposition(), Publications(poller.settings.container_labels)
 
     def scrape() -> Scrape:
-        poller.poll()
+        exposition.publish(publications.of(poller.poll()))
         return parse(b"".join(exposition.render().body).decode())
 
     return scrape
