@@ -65,11 +65,15 @@ class Collector:
         self._questions = Questions(engine, settings, counts)
         self._list_mode = ListMode(self._questions, settings)
         self._inspect_mode = InspectMode(self._questions, settings)
+        self._info: EngineInfo | None = None
         self._denied = False
 
     def collect(self, info: EngineInfo, date: float | None, deadline: float) -> Found:
         """Find the containers of an engine whose clock says `date`; raises `EngineError`."""
-        self._questions.health_listed = not info.is_podman
+        if info != self._info:
+            self._info = info
+            self._questions.meet(info)
+            self._inspect_mode.started = False
         if self._inspects(info) and self._inspect_mode.started:
             inspected = self._inspect_mode.refresh(deadline)
             self._denied = inspected.denied

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from docker_prom_exporter.containers import Container, Row
     from docker_prom_exporter.engine import Engine
     from docker_prom_exporter.settings import Settings
-    from docker_prom_exporter.snapshot import Counts
+    from docker_prom_exporter.snapshot import Counts, EngineInfo
 
 _INSPECT_SECONDS: Final = 2
 _PAGE: Final = 50
@@ -57,6 +57,13 @@ class Questions:
         self.health_listed = True
         self.expensive: bool | None = None
         self.unreadable = 0
+
+    def meet(self, info: EngineInfo) -> None:
+        """Begin anew with another engine."""
+        self.health_listed = not info.is_podman
+        self.expensive = None
+        self._stalled.clear()
+        self._read = (), []
 
     def whole_list(self, deadline: float) -> list[Row]:
         """List all containers; where that is expensive in pages, each of which may take the timeout."""
@@ -108,7 +115,7 @@ class Questions:
                 anchors = anchors[:-1]
             else:
                 pages.update((row.container.id, row) for row in page)
-                anchors = page
+                anchors = page if len(page) == _PAGE else []
         return [*pages.values()]
 
     def _relative(self, deadline: float, **options: Any) -> list[Row] | None:

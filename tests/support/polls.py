@@ -1,0 +1,22 @@
+"""What a poll costs, and what it finds."""
+
+from collections.abc import Callable
+from typing import Any
+
+from docker_prom_exporter.snapshot import ENDPOINTS, Snapshot
+from support.simulated import Simulation
+
+STEADY = {"version": 0, "ping": 1, "list": 1, "inspect": 0}
+"""What a poll in list mode asks for when nothing has changed."""
+
+
+def healths(snapshot: Snapshot) -> dict[str, int]:
+    """Return the health of each container by name."""
+    return {container.name: int(container.health) for container in snapshot.containers}
+
+
+def asked(simulated: Simulation, poll: Callable[[], Any]) -> dict[str, int]:
+    """Count what a poll asks of each endpoint."""
+    before = {endpoint: simulated.asked(endpoint) for endpoint in ENDPOINTS}
+    poll()
+    return {endpoint: simulated.asked(endpoint) - count for endpoint, count in before.items()}

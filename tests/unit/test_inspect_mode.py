@@ -1,0 +1,463 @@
+"""Inspect mode: an inspect for each known container, and a list of those created since the anchor."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from docker_prom_exporter.containers import LABEL
+from docker_prom_exporter.demo import WATCH
+from docker_prom_exporter.poller import Poller
+from support.clock import Clock
+from support.polls import STEADY, asked, healths
+from support.simulated import Simulation, answers, hangs, poller_for, simulation
+
+DENIED = answers("403 Forbidden", "")
+FAILED = answers("500 Internal Server Error", '{"message": "no container with ID"}')
+HOUR = 3600
+
+
+@pytest.fixture
+def containerd() -> Iterator[Simulation]:
+    """Yield a Docker with the containerd image store."""
+    with simulation(containerd=True) as engine:
+        yield engine
+
+
+@pytest.fixture
+def podman() -> Iterator[Simulation]:
+    with simulation(api_version="1.41", podman=True) as engine:
+        yield engine
+
+
+@pytest.fixture(params=["containerd", "podman"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Simulation]:
+    """Yield each engine whose list is expensive."""
+    options = {"containerd": {"containerd": True}, "podman": {"podman": True, "api_version": "1.41"}}
+    with simulation(**options[request.param]) as simulated:
+        yield simulated
+
+
+def add_old(simulated: Simulation, name: str, **what: Any) -> str:
+    """Add a container that is an hour old, and so may be an anchor."""
+    began = time.time() - HOUR
+    return simulated.stage.add(name, **{"created": began, "started": began, **what}).id
+
+
+def last_lists(simulated: Simulation, poll: Callable[[], Any]) -> list[dict[str, Any]]:
+    """Return the lists that a poll asks for, without the label."""
+    before = len(simulated.lists())
+    poll()
+    return [{k: v for k, v in query.items() if k != "label"} for query in simulated.lists()[before:]]
+
+
+def untroubled(poller: Poller) -> bool:
+    return not any(poller.snapshot.counts.errors.values())
+
+
+def test_a_steady_poll(engine: Simulation) -> None:
+    """One ping, one inspect for each container, and one list that is empty."""
+    oldest = [add_old(engine, f"c{number}", health="healthy") for number in range(10)]
+    newest = engine.stage.add("newest", created=time.time() - 400).id
+    poller = poller_for(engine.url)
+
+    first = asked(engine, poller.poll)
+    steady = asked(engine, poller.poll)
+
+    assert {"version": 1, "ping": 1, "list": 1, "inspect": 11} == first
+    assert STEADY | {"inspect": 11} == steady
+    assert {"label": [LABEL], "since": [newest]} == engine.lists()[-1]
+    assert ("inspect", 11) == (poller.snapshot.mode, len(oldest) + 1)
+    assert {"newest": 2} | {f"c{n}": 4 for n in range(10)} == healths(poller.snapshot)
+
+
+def test_every_detail_is_of_this_poll(engine: Simulation) -> None:
+    """A change that leaves no trace in a list is seen at once."""
+    add_old(engine, "web")
+    poller = poller_for(engine.url)
+    poller.poll()
+    engine.stage.change("web", oom_killed=True, restart_policy="always", restarts=2)
+    (container,) = poller.poll().containers
+
+    assert container.details is not None
+    assert container.details.oom_killed
+    assert ("always", 2) == (container.details.restart_policy, container.details.restarts)
+
+
+def test_recognized_by_an_inspect_before_api_1_48() -> None:
+    """Rows have no `ImageManifestDescriptor` then; `Driver` is `overlayfs`."""
+    with simulation(containerd=True, api_version="1.45") as old:
+        old.change_rows = lambda rows: [
+            {k: v for k, v in row.items() if k != "ImageManifestDescriptor"} for row in rows
+        ]
+        old.stage.add("web")
+        poller = poller_for(old.url)
+        modes = [poller.poll().mode for _ in range(3)]
+
+    assert ["list", "inspect", "inspect"] == modes
+
+
+def test_new_containers_are_found_in_the_next_poll(engine: Simulation) -> None:
+    """Each is listed until it is five minutes old, inspected, and gone when it is gone."""
+    add_old(engine, "web")
+    poller = poller_for(engine.url)
+    poller.poll()
+    engine.stage.add("new", health="healthy", created=time.time())
+    cost = asked(engine, poller.poll)
+    found = healths(poller.snapshot)
+    again = asked(engine, poller.poll)
+    del engine.stage.containers["new"]
+    poller.poll()
+
+    assert STEADY | {"inspect": 2} == cost == again
+    assert {"web": 2, "new": 4} == found
+    assert {"web": 2} == healths(poller.snapshot)
+    assert untroubled(poller)
+
+
+def test_a_slow_creation_is_found(engine: Simulation) -> None:
+    """Moby dates a container by the begin of its creation: the fast one beside it is no anchor yet."""
+    add_old(engine, "web")
+    poller = poller_for(engine.url)
+    poller.poll()
+    engine.stage.add("fast", created=time.time())
+    poller.poll()
+    engine.stage.add("slow", created=time.time() - 200)
+    poller.poll()
+
+    assert {"web", "fast", "slow"} == healths(poller.snapshot).keys()
+
+
+def test_a_clock_set_back_hides_no_container(engine: Simulation) -> None:
+    """The anchor is chosen by the engine's clock, which is behind what was created before."""
+    engine.stage.add("older", created=time.time() - 2 * HOUR)
+    engine.stage.add("before", created=time.time())
+    poller = poller_for(engine.url)
+    poller.poll()
+    engine.clock_offset = -HOUR
+    engine.stage.add("after", created=engine.now())
+    poller.poll()
+
+    assert {"older", "before", "after"} == healths(poller.snapshot).keys()
+    assert untroubled(poller)
+
+
+def test_the_anchor_is_the_newest_to_the_nanosecond(engine: Simulation) -> None:
+    """Of those created in one second, all but the newest would be listed in every poll."""
+    second = int(time.time()) - HOUR
+    for tenth in (3, 1, 9, 5):
+        engine.stage.add(f"c{tenth}", created=second + tenth / 10)
+    poller = poller_for(engine.url)
+    poller.poll()
+    (asked_since,) = last_lists(engine, poller.poll)
+
+    assert {"since": [engine.stage.containers["c9"].id]} == asked_since
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "500 Internal Server Error"])
+def test_an_anchor_that_is_gone(engine: Simulation, status: str) -> None:
+    """Removed between its inspect and the list: the next older one is used, and that is no error."""
+    older = add_old(engine, "older")
+    anchor = engine.stage.add("anchor", created=time.time() - 400).id
+    poller = poller_for(engine.url)
+    poller.poll()
+    plain = engine.listed
+
+    def listed(query: Any) -> tuple[int, Any]:
+        engine.stage.containers.pop("anchor", None)
+        code, rows = plain(query)
+        return (int(status[:3]), rows) if code == 404 else (code, rows)
+
+    engine.listed = listed  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        lists = last_lists(engine, poller.poll)
+
+    assert [{"since": [anchor]}, {"id": [anchor]}, {"since": [older]}] == lists
+    assert untroubled(poller)
+    assert [] == logs
+    assert {"older": 2} == healths(poller.poll())
+
+
+def test_without_an_anchor_all_are_listed(engine: Simulation) -> None:
+    """As long as all containers are younger than five minutes, or there is none."""
+    poller = poller_for(engine.url)
+    poller.poll()
+    empty = last_lists(engine, poller.poll)
+    engine.stage.add("young", created=time.time() - 200)
+    poller.poll()
+    young = last_lists(engine, poller.poll)
+
+    assert [{"limit": 50}] == empty
+    assert ["since" in query for query in young] == [False]
+    assert {"young": 2} == healths(poller.snapshot)
+
+
+def test_containers_that_come_and_go_all_day(engine: Simulation) -> None:
+    """`docker run --rm`: no error, no warning, no list of all, and nothing is kept of them."""
+    add_old(engine, "web")
+    poller = poller_for(engine.url)
+    poller.poll()
+    with capture_logs() as logs:
+        for number in range(30):
+            engine.stage.add(f"job{number}", created=time.time())
+            assert {"web", f"job{number}"} == healths(poller.poll()).keys()
+            del engine.stage.containers[f"job{number}"]
+        poller.poll()
+
+    assert [] == logs
+    assert untroubled(poller)
+    assert {"web": 2} == healths(poller.snapshot)
+    assert 1 == sum("since" not in query for query in engine.lists())
+
+
+def test_a_new_container_gone_before_its_inspect(engine: Simulation) -> None:
+    """It was listed, its inspect is a 404: it never was."""
+    add_old(engine, "web")
+    poller = poller_for(engine.url)
+    poller.poll()
+    ghost = engine.stage.add("ghost", created=time.time())
+    engine.inspect_faults = {ghost.id: answers("404 Not Found", "{}")}
+
+    assert {"web": 2} == healths(poller.poll())
+    assert untroubled(poller)
+
+
+def test_all_are_listed_once_an_hour(containerd: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds what was created for longer than five minutes; a failure is counted, and the others stand."""
+    clock = Clock(monkeypatch)
+    add_old(containerd, "web")
+    poller = poller_for(containerd.url)
+    poller.poll()
+    containerd.stage.add("very slow", created=time.time() - 2 * HOUR)
+    clock.later += HOUR + 1
+    plain = containerd.listed
+    containerd.listed = lambda query: (  # type: ignore[method-assign]
+        plain(query) if "since" in query.get("filters", "") else (500, {"message": "no"})
+    )
+    failed = healths(poller.poll())
+    containerd.listed = plain  # type: ignore[method-assign]
+    clock.later += 601
+    found = healths(poller.poll())
+
+    assert {"web": 2} == failed
+    assert {"web": 2, "very slow": 2} == found
+    assert 1 == poller.snapshot.counts.errors["list", "error"]
+    assert {"success": 3, "failure": 0} == poller.snapshot.counts.polls
+
+
+def test_containers_labelled_false_are_new_only_once(engine: Simulation) -> None:
+    """With the filter off they are inspected once, for their time of creation, and may be the anchor."""
+    add_old(engine, "web", labels={})
+    refused = engine.stage.add("refused", labels={LABEL: "false"}, created=time.time() - 400).id
+    poller = poller_for(engine.url, container_health_filter_label=False)
+
+    first = asked(engine, poller.poll)
+    steady = asked(engine, poller.poll)
+
+    assert {"version": 1, "ping": 1, "list": 1, "inspect": 2} == first
+    assert STEADY | {"inspect": 1} == steady
+    assert {"since": [refused]} == engine.lists()[-1]
+    assert {"web": 2} == healths(poller.snapshot)
+    assert poller.snapshot.unwatched is None
+
+
+def test_an_unwatched_anchor_that_is_gone(engine: Simulation) -> None:
+    """Nobody inspects it in each poll, so that only the list shows that it is gone."""
+    web = add_old(engine, "web", labels={})
+    engine.stage.add("refused", labels={LABEL: "false"}, created=time.time() - 400)
+    poller = poller_for(engine.url, container_health_filter_label=False)
+    poller.poll()
+    del engine.stage.containers["refused"]
+    poller.poll()
+
+    assert {"since": [web]} == engine.lists()[-1]
+    assert untroubled(poller)
+
+
+def test_a_label_that_is_no_boolean(engine: Simulation) -> None:
+    """It is listed and warned about once, though it is not watched."""
+    engine.stage.add("odd", labels={LABEL: "maybe"}, created=time.time() - HOUR)
+    poller = poller_for(engine.url)
+    with capture_logs() as logs:
+        poller.poll()
+        poller.poll()
+
+    assert ["odd"] == [entry["name"] for entry in logs if entry["event"] == "container.label_ignored"]
+
+
+def test_one_inspect_that_hangs(containerd: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others are answered, that one by the list, and it is inspected again ever more rarely."""
+    clock = Clock(monkeypatch)
+    for number in range(6):
+        add_old(containerd, f"c{number}", health="healthy")
+    stuck = add_old(containerd, "stuck", health="unhealthy")
+    poller = poller_for(containerd.url, docker_timeout=0.3)
+    poller.poll()
+    containerd.inspect_faults = {stuck: hangs()}
+    with capture_logs() as logs:
+        poller.poll()
+        hung = healths(poller.snapshot)
+        lists = last_lists(containerd, poller.poll)
+    clock.later += 61
+    retried = asked(containerd, poller.poll)
+    without_details = [c.name for c in poller.snapshot.containers if c.details is None]
+    containerd.inspect_faults = {}
+    clock.later += 121
+    poller.poll()
+
+    assert {"stuck": 3} | {f"c{n}": 4 for n in range(6)} == hung
+    assert {"id": [stuck]} == lists[0]
+    assert 7 == retried["inspect"]
+    assert ["stuck"] == without_details
+    assert ["containers.details_missing"] == [entry["event"] for entry in logs]
+    assert all(container.details for container in poller.snapshot.containers)
+    assert 2 == poller.snapshot.counts.errors["inspect", "timeout"]
+
+
+def test_a_container_that_neither_inspect_nor_list_answers(podman: Simulation) -> None:
+    """`podman commit` holds up both: its health is unknown, the others' is known."""
+    add_old(podman, "web", health="healthy")
+    stuck = add_old(podman, "stuck", health="healthy")
+    poller = poller_for(podman.url, docker_timeout=0.3)
+    poller.poll()
+    plain = podman.listed
+    podman.inspect_faults = {stuck: hangs()}
+    podman.listed = lambda query: (  # type: ignore[method-assign]
+        (500, {"message": "locked"}) if "id" in query.get("filters", "") else plain(query)
+    )
+    snapshot = poller.poll()
+
+    assert {"web": 4, "stuck": 0} == healths(snapshot)
+    assert 1 == snapshot.counts.errors["inspect", "timeout"]
+    assert 1 == snapshot.counts.errors["list", "error"]
+
+
+def test_a_500_of_a_container_that_is_being_removed(engine: Simulation) -> None:
+    """The list does not name it: it is gone, and that is no error. One that is still there is one."""
+    add_old(engine, "web")
+    going = add_old(engine, "going")
+    staying = add_old(engine, "staying", health="healthy")
+    poller = poller_for(engine.url)
+    poller.poll()
+    engine.inspect_faults = {going: FAILED, staying: FAILED}
+    engine.change_rows = lambda rows: [row for row in rows if row["Id"] != going]
+    snapshot = poller.poll()
+    known = {} if engine.podman else {"staying": 4}
+
+    assert {"web": 2, "staying": 0} | known == healths(snapshot)
+    assert 1 == snapshot.counts.errors["inspect", "error"]
+
+
+def test_inspects_denied_from_one_poll_to_the_next(containerd: Simulation) -> None:
+    """List mode with one warning; inspect mode again at the next list of all after they are allowed."""
+    add_old(containerd, "web", health="healthy")
+    poller = poller_for(containerd.url)
+    modes = [poller.poll().mode]
+    containerd.faults = {"inspect": DENIED}
+    with capture_logs() as logs:
+        modes += [poller.poll().mode for _ in range(3)]
+        denied = healths(poller.snapshot)
+        costs = asked(containerd, poller.poll)
+    containerd.faults = {}
+    modes += [poller.poll().mode for _ in range(3)]
+    events = [entry["event"] for entry in logs]
+
+    assert ["inspect", "list", "list", "list", "list", "inspect", "inspect"] == modes
+    assert {"web": 4} == denied == healths(poller.snapshot)
+    assert STEADY | {"inspect": 1} == costs
+    assert 1 == events.count("containers.details_missing")
+    assert 1 == events.count("containers.listing_is_expensive")
+    assert poller.snapshot.containers[0].details
+
+
+def test_podman_with_inspects_denied(podman: Simulation) -> None:
+    """Its list has no health: health that can't be had is unknown, not what it was."""
+    add_old(podman, "web", health="healthy")
+    add_old(podman, "done", state="exited")
+    poller = poller_for(podman.url)
+    poller.poll()
+    podman.faults = {"inspect": DENIED}
+
+    assert {"web": 0, "done": 1} == healths(poller.poll())
+
+
+def test_450_containers_that_take_20_ms_each() -> None:
+    """The first poll lists all of them in pages, none of which takes the timeout."""
+    with simulation(containerd=True, row_seconds=0.002) as slow:
+        for number in range(450):
+            slow.stage.add(f"c{number}", created=time.time() - HOUR - number)
+        poller = poller_for(slow.url, docker_timeout=0.5)
+        snapshot = poller.poll()
+
+    assert 450 == len(snapshot.containers)
+    assert all(container.details for container in snapshot.containers)
+    assert 9 + 1 == snapshot.counts.requests["list"]
+    assert untroubled(poller)
+
+
+def test_a_page_whose_last_container_is_gone(containerd: Simulation) -> None:
+    """The one before it leads to the next page."""
+    for number in range(120):
+        containerd.stage.add(f"c{number}", created=time.time() - HOUR - number)
+    plain = containerd.listed
+
+    def listed(query: Any) -> tuple[int, Any]:
+        if "before" in query.get("filters", ""):
+            containerd.stage.containers.pop("c49", None)
+        return plain(query)
+
+    containerd.listed = listed  # type: ignore[method-assign]
+    poller = poller_for(containerd.url)
+    names = healths(poller.poll()).keys()
+
+    assert {f"c{n}" for n in range(120)} - {"c49"} == names
+    assert untroubled(poller)
+
+
+def test_another_engine_in_its_place(containerd: Simulation) -> None:
+    """A list of all shows which mode fits."""
+    add_old(containerd, "web")
+    poller = poller_for(containerd.url)
+    poller.poll()
+    containerd.containerd = False
+    containerd.api_version = "1.53"
+    containerd.stage.containers.clear()
+    add_old(containerd, "other")
+    modes = [poller.poll().mode for _ in range(2)]
+
+    assert {"other": 2} == healths(poller.snapshot)
+    assert ["list", "list"] == modes
+    assert untroubled(poller)
+
+
+def test_without_details_podman_still_tells_health(podman: Simulation) -> None:
+    """There is no other way to know, and nothing but health is kept."""
+    add_old(podman, "web", health="healthy")
+    snapshot = poller_for(podman.url, container_details=False).poll()
+
+    assert {"web": 4} == healths(snapshot)
+    assert all(container.details is None for container in snapshot.containers)
+
+
+def test_podman_6_lists_health() -> None:
+    """It is inspected all the same: it inspects each container that it lists."""
+    with simulation(podman=True, api_version="1.44") as podman:
+        podman.change_rows = lambda rows: [row | {"Health": {"Status": "healthy"}} for row in rows]
+        add_old(podman, "web", health="healthy")
+        poller = poller_for(podman.url)
+        poller.poll()
+
+    assert ("inspect", {"web": 4}) == (poller.snapshot.mode, healths(poller.snapshot))
+
+
+def test_the_label_is_asked_for_only_with_the_filter_on(engine: Simulation) -> None:
+    """With it off, all but those labelled false are watched."""
+    engine.stage.add("web", labels=WATCH, created=time.time() - HOUR)
+    for only_labelled in (True, False):
+        poller = poller_for(engine.url, container_health_filter_label=only_labelled)
+        poller.poll()
+        poller.poll()
+
+    assert [True, True, False, False] == ["label" in query for query in engine.lists()]

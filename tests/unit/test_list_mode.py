@@ -1,0 +1,340 @@
+"""List mode: one list a poll, inspects where a row has changed, and a rotation of inspects."""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from docker_prom_exporter.containers import LABEL, Details
+from docker_prom_exporter.demo import SimulatedContainer
+from docker_prom_exporter.snapshot import Snapshot
+from support.clock import Clock
+from support.polls import STEADY, asked, healths
+from support.simulated import Simulation, answers, answers_json, hangs, poller_for, simulation
+
+
+@pytest.fixture
+def before_152() -> Iterator[Simulation]:
+    with simulation(api_version="1.45") as engine:
+        yield engine
+
+
+def details_of(snapshot: Snapshot) -> list[Details]:
+    return [container.details for container in snapshot.containers if container.details]
+
+
+@pytest.mark.parametrize("api_version", ["1.41", "1.45", "1.52"])
+def test_reports_health(api_version: str) -> None:
+    """Whatever the API version, the list says it all."""
+    with simulation(api_version=api_version) as simulated:
+        for health in ("starting", "healthy", "unhealthy"):
+            simulated.stage.add(health, health=health)
+            simulated.stage.add(f"paused {health}", health=health, state="paused")
+            simulated.stage.add(f"exited {health}", health=health, state="exited")
+        simulated.stage.add("plain")
+
+        found = healths(poller_for(simulated.url, container_details=False).poll())
+
+    assert {"starting": 0, "healthy": 4, "unhealthy": 3, "plain": 2} == {
+        k: v for k, v in found.items() if v != 1
+    }
+    assert {name for name, value in found.items() if value == 1} == {
+        f"{state} {health}"
+        for state in ("paused", "exited")
+        for health in ("starting", "healthy", "unhealthy")
+    }
+    assert 0 == simulated.asked("inspect")
+
+
+def test_a_steady_poll_costs_a_ping_and_a_list(simulated: Simulation) -> None:
+    """However many containers there are; the first poll asks the version and inspects each."""
+    for number in range(30):
+        simulated.stage.add(f"c{number}", health="healthy")
+    poller = poller_for(simulated.url)
+
+    first = asked(simulated, poller.poll)
+    ten = asked(simulated, lambda: [poller.poll() for _ in range(10)])
+
+    assert {"version": 1, "ping": 1, "list": 1, "inspect": 30} == first
+    assert {endpoint: 10 * count for endpoint, count in STEADY.items()} == ten
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": "exited", "exit_code": 1},
+        {"state": "paused"},
+        {"health": "unhealthy"},
+        {"health": None},
+        {"labels": {LABEL: "yes"}},
+        {"image": "other:2"},
+    ],
+    ids=str,
+)
+def test_a_change_costs_one_inspect(simulated: Simulation, change: dict[str, Any]) -> None:
+    """Only the container whose row changed is inspected, and only once."""
+    simulated.stage.add("other", health="healthy")
+    simulated.stage.add("web", health="healthy")
+    poller = poller_for(simulated.url)
+    poller.poll()
+
+    simulated.stage.change("web", **change)
+
+    assert STEADY | {"inspect": 1} == asked(simulated, poller.poll)
+    assert STEADY == asked(simulated, poller.poll)
+
+
+def test_a_failing_streak_costs_no_inspect(simulated: Simulation) -> None:
+    """From API 1.52 on the row has it."""
+    simulated.stage.add("web", health="healthy")
+    poller = poller_for(simulated.url)
+    poller.poll()
+
+    simulated.stage.change("web", failing_streak=2)
+
+    assert STEADY == asked(simulated, poller.poll)
+    assert [2] == [details.failing_streak for details in details_of(poller.snapshot)]
+
+
+def test_a_restart_between_two_polls_is_noticed(simulated: Simulation) -> None:
+    """State and health are as before, but it has been up for less time than since the last poll."""
+    simulated.stage.add("web", health="healthy")
+    poller = poller_for(simulated.url)
+    poller.poll()
+    assert STEADY == asked(simulated, poller.poll)
+
+    simulated.stage.change("web", started=time.time(), restarts=1)
+
+    assert STEADY | {"inspect": 1} == asked(simulated, poller.poll)
+    (container,) = poller.snapshot.containers
+    assert container.details is not None
+    assert 1 == container.details.restarts
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return a clock that a test takes on, and no rotation of inspects with it."""
+    monkeypatch.setattr("docker_prom_exporter.collect.list_mode._MAX_AGE", math.inf)
+    return Clock(monkeypatch)
+
+
+def test_the_age_alone_costs_no_inspect(simulated: Simulation, clock: Clock) -> None:
+    """Months of polls, each of which finds the containers older: not one inspect, at no change of wording."""
+    simulated.stage.add("up", started=time.time() - 2)
+    simulated.stage.add("ended", state="exited", finished=time.time() - 3)
+    poller = poller_for(simulated.url)
+    poller.poll()
+
+    for step in [1.0] * 65 + [31.0] * 60 + [3599.0] * 60 + [86400.0] * 40:
+        clock.later += step
+        poller.poll()
+
+    assert 2 == simulated.asked("inspect")
+
+
+@pytest.mark.parametrize("age", [0.0, 0.5, 1.5, 59.0, 100.0, 5400.0])
+@pytest.mark.parametrize("interval", [0.5, 5.0, 60.0, 3600.0])
+@pytest.mark.parametrize("after", [0.1, 0.9])
+def test_no_restart_is_missed(
+    simulated: Simulation, clock: Clock, age: float, interval: float, after: float
+) -> None:
+    """Whatever the age, the interval, and when in it the restart comes, the next polls show it."""
+    simulated.stage.add("web", started=time.time() - age)
+    poller = poller_for(simulated.url)
+    poller.poll()
+    restarted = time.time() + after * interval
+    simulated.stage.change("web", started=restarted, restarts=1)
+
+    for _ in range(2):
+        clock.later += interval
+        poller.poll()
+        (container,) = poller.snapshot.containers
+        assert container.details is not None
+        assert 1 == container.details.restarts
+        assert pytest.approx(restarted) == container.details.started
+
+
+def test_an_inspect_of_a_later_state_is_not_kept(before_152: Simulation) -> None:
+    """The container changed between list and inspect: it is asked again even if its row stays the same."""
+    web = before_152.stage.add("web")
+    before_152.faults = {
+        "inspect": answers_json(web.inspect() | {"State": {"Status": "exited", "ExitCode": 0}})
+    }
+    poller = poller_for(before_152.url)
+    poller.poll()
+
+    before_152.faults = {}
+
+    assert STEADY | {"inspect": 1} == asked(before_152, poller.poll)
+    assert web.id == poller.snapshot.containers[0].id
+
+
+def test_a_container_gone_between_list_and_inspect(simulated: Simulation) -> None:
+    """It is left out, and that is no error."""
+    simulated.stage.add("web")
+    ghost = SimulatedContainer("ghost", labels={LABEL: "true"})
+    simulated.change_rows = lambda rows: [*rows, ghost.row(time.time())]
+
+    snapshot = poller_for(simulated.url).poll()
+
+    assert {"web": 2} == healths(snapshot)
+    assert not any(snapshot.counts.errors.values())
+
+
+def test_inspects_that_are_denied(before_152: Simulation) -> None:
+    """What the list says stands, one warning names the setting, and no request a container is wasted."""
+    for number in range(50):
+        before_152.stage.add(f"c{number}", health="healthy")
+    before_152.faults = {"inspect": answers("403 Forbidden", "")}
+    poller = poller_for(before_152.url)
+
+    with capture_logs() as logs:
+        first = asked(before_152, poller.poll)
+        second = asked(before_152, poller.poll)
+
+    assert first["inspect"] <= 8
+    assert second["inspect"] <= 8
+    assert {4} == set(healths(poller.snapshot).values())
+    assert all(container.details is None for container in poller.snapshot.containers)
+    warnings = [entry for entry in logs if entry["event"] == "containers.details_missing"]
+    assert 1 == len(warnings)
+    assert "CONTAINER_INSPECT=1" in warnings[0]["advice"]
+    before_152.faults = {}
+    poller.poll()
+    assert all(container.details is not None for container in poller.snapshot.containers)
+
+
+def test_the_engine_filters(simulated: Simulation) -> None:
+    """With the filter on only containers that have the label are listed; with it off, all."""
+    for number in range(20):
+        simulated.stage.add(f"c{number}", labels={})
+    simulated.stage.add("web")
+    poller_for(simulated.url).poll()
+    poller_for(simulated.url, container_health_filter_label=False).poll()
+
+    assert [{"label": [LABEL], "limit": 50}, {"limit": 50}] == simulated.lists()
+
+
+def test_more_than_a_page_on_a_cheap_engine(simulated: Simulation) -> None:
+    """The first page shows that listing is cheap; from then on there is one list of all a poll."""
+    for number in range(51):
+        simulated.stage.add(f"c{number}")
+    poller = poller_for(simulated.url)
+
+    first = asked(simulated, poller.poll)
+    steady = asked(simulated, poller.poll)
+
+    assert {"version": 1, "ping": 1, "list": 2, "inspect": 51} == first
+    assert STEADY == steady
+    assert 51 == len(poller.snapshot.containers)
+    assert "limit" not in simulated.lists()[-1]
+
+
+def test_unwatched_containers_are_counted_where_all_are_listed(simulated: Simulation) -> None:
+    """With the filter on, nobody knows how many there are."""
+    simulated.stage.add("web")
+    simulated.stage.add("no", labels={LABEL: "false"})
+
+    assert poller_for(simulated.url).poll().unwatched is None
+    assert 1 == poller_for(simulated.url, container_health_filter_label=False).poll().unwatched
+
+
+def test_no_detail_is_older_than_ten_minutes(simulated: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inspects rotate, spread evenly over the polls: moby notes some changes without a trace in the row."""
+    clock = Clock(monkeypatch)
+    for number in range(30):
+        simulated.stage.add(f"c{number}", health="healthy", started=time.time() - 86400)
+    poller = poller_for(simulated.url, poll_interval=15)
+    poller.poll()
+    for number in range(30):
+        simulated.stage.change(f"c{number}", oom_killed=True, restart_policy="always")
+    costs = []
+    for _ in range(41):
+        clock.later += 15
+        costs.append(asked(simulated, poller.poll)["inspect"])
+
+    assert {0, 1} == set(costs)
+    assert 30 == sum(costs)
+    assert {(True, "always")} == {(d.oom_killed, d.restart_policy) for d in details_of(poller.snapshot)}
+
+
+def test_with_a_long_interval_each_poll_inspects_each(
+    simulated: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No detail is older than one poll then, and none is asked for twice."""
+    clock = Clock(monkeypatch)
+    simulated.stage.add("a")
+    simulated.stage.add("b")
+    poller = poller_for(simulated.url, poll_interval=3600)
+    poller.poll()
+    clock.later += 3600
+
+    assert STEADY | {"inspect": 2} == asked(simulated, poller.poll)
+
+
+def test_a_clock_set_back_costs_no_inspects(simulated: Simulation, clock: Clock) -> None:
+    """Every age reads `Less than a second` then, which shows no restart."""
+    for number in range(5):
+        simulated.stage.add(f"c{number}", health="healthy")
+        simulated.stage.add(f"done{number}", state="exited", finished=time.time() - 30)
+    poller = poller_for(simulated.url)
+    poller.poll()
+    simulated.clock_offset = -3600
+    clock.later += 15
+
+    assert STEADY == asked(simulated, poller.poll)
+
+
+def test_a_restart_after_the_clock_was_set_back(simulated: Simulation, clock: Clock) -> None:
+    """The rotation shows it at the latest; an age that is true again shows it at once."""
+    simulated.stage.add("web", health="healthy")
+    poller = poller_for(simulated.url)
+    poller.poll()
+    simulated.clock_offset = -20
+    clock.later += 15
+    simulated.stage.change("web", started=time.time() - 20, restarts=1)
+    poller.poll()
+
+    assert [1] == [details.restarts for details in details_of(poller.snapshot)]
+
+
+def test_one_stuck_container_costs_only_its_details(simulated: Simulation, clock: Clock) -> None:
+    """An inspect that hangs (moby#46782) takes a worker, not the poll; it is tried again ever more rarely."""
+    for number in range(8):
+        simulated.stage.add(f"c{number}", health="healthy")
+    stuck = simulated.stage.add("stuck", health="unhealthy")
+    simulated.inspect_faults = {stuck.id: hangs()}
+    poller = poller_for(simulated.url, docker_timeout=0.3)
+    snapshot = poller.poll()
+    tries = []
+    for _ in range(40):
+        clock.later += 15
+        tries.append(asked(simulated, poller.poll)["inspect"])
+    simulated.inspect_faults = {}
+    clock.later += 600
+    poller.poll()
+
+    assert {"stuck": 3} | {f"c{n}": 4 for n in range(8)} == healths(snapshot)
+    assert ["stuck"] == [container.name for container in snapshot.containers if container.details is None]
+    assert 1 == snapshot.counts.errors["inspect", "timeout"]
+    assert [3, 11, 27] == [number for number, count in enumerate(tries) if count]
+    assert 9 == len(details_of(poller.snapshot))
+
+
+def test_expensive_without_details() -> None:
+    """The list is asked in pages, inspects never; one line says what it costs and what would help."""
+    with simulation(containerd=True) as expensive, capture_logs() as logs:
+        for number in range(120):
+            expensive.stage.add(f"c{number}", health="healthy", created=time.time() - number)
+        poller = poller_for(expensive.url, container_details=False)
+        poller.poll()
+        cost = asked(expensive, poller.poll)
+
+    assert {"version": 0, "ping": 1, "list": 3, "inspect": 0} == cost
+    assert {4} == set(healths(poller.snapshot).values())
+    assert 120 == len(poller.snapshot.containers)
+    assert "list" == poller.snapshot.mode
+    assert 1 == [entry["event"] for entry in logs].count("containers.listing_is_expensive")
