@@ -1,9 +1,12 @@
 """The engines the other tests here rely on do what they are asked, and leave nothing behind."""
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import pytest
+from docker import APIClient
 
 from support.processes import CommandError
 from support.real import DOCKER_20, DOCKER_26, GREEDY, Engine, EngineUnavailableError
@@ -72,6 +75,19 @@ def test_image_stores_differ(docker_28: Engine, docker_28_containerd: Engine) ->
     stores = [each.cli("info", "--format", "{{.DriverStatus}}") for each in (docker_28, docker_28_containerd)]
 
     assert [False, True] == ["io.containerd.snapshotter.v1" in store for store in stores]
+
+
+def test_listing_is_expensive_where_containerd_keeps_images(docker_28_containerd: Engine) -> None:
+    """Each container of an image for many platforms costs the engine time in a list, most of it CPU."""
+    docker_28_containerd.load_platforms("eight:tests")
+    docker_28_containerd.crowd(running=0, created=20, labels={}, image="eight:tests")
+    with closing(APIClient(base_url=docker_28_containerd.url, version="1.48")) as api:
+        begin = perf_counter()
+        rows = api.containers(all=True)
+        took = perf_counter() - begin
+
+    assert all("ImageManifestDescriptor" in row for row in rows)
+    assert took > 20 * 0.003
 
 
 def test_a_paused_engine_is_silent(engine: Engine) -> None:

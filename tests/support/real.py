@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 from docker import APIClient
 from docker.types import Ulimit
 
+from support.layouts import oci_layout
 from support.processes import Command, CommandError, Daemon, Sandbox
 from support.waiting import wait_for
 
@@ -174,7 +175,14 @@ class Engine:
         """Create a container without starting it, and return its full id."""
         return self.cli("create", *self._options(name, labels or {}), IMAGE, *FOREVER)
 
-    def crowd(self, *, running: int, created: int, labels: Mapping[str, str]) -> list[str]:
+    def load_platforms(self, name: str) -> None:
+        """Load an image for eight platforms, which makes listing expensive where containerd keeps images."""
+        if not self.cli("images", "--quiet", name):
+            self.cli("load", stdin=oci_layout(name, toolbox()))
+
+    def crowd(
+        self, *, running: int, created: int, labels: Mapping[str, str], image: str = IMAGE
+    ) -> list[str]:
         """Create many containers, the first of them running, and return their ids.
 
         That goes through the API, several at a time: the client takes its time for each.
@@ -187,7 +195,7 @@ class Engine:
 
             def create(number: int) -> str:
                 container: str = api.create_container(
-                    IMAGE,
+                    image,
                     list(FOREVER),
                     name=f"crowd-{number}",
                     labels=dict(labels),
@@ -330,9 +338,7 @@ class Docker:
         """Raise EngineUnavailableError unless this very release line is there, with all it needs."""
         source = f"tests/run, as root on Debian, unpacks it in {self.folder}"
         _require_programs(("dockerd", "docker", "containerd"), self._own_path, source)
-        _require_programs(
-            ("runc", "iptables", "busybox"), self.path, "tests/run, as root on Debian, installs it"
-        )
+        _require_programs(("runc", "iptables", "busybox"), self.path, _INSTALLED)
         found = self._program("dockerd").run("--version")
         if f" {self.version}." not in found:
             raise EngineUnavailableError(f"found {found!r} instead of Docker {self.version}: {source}")
