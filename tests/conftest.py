@@ -11,7 +11,16 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.missing import give_up
-from support.real import DOCKER_20, DOCKER_26, PODMAN, Engine, EngineUnavailableError, Kind
+from support.real import (
+    DOCKER_20,
+    DOCKER_26,
+    DOCKER_28,
+    DOCKER_28_CONTAINERD,
+    PODMAN,
+    Engine,
+    EngineUnavailableError,
+    Kind,
+)
 
 # A busy machine is no failure: nothing here depends on how long an example takes.
 settings.register_profile(
@@ -22,7 +31,12 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-DOCKERS = [pytest.param("docker_20", id="docker-20.10"), pytest.param("docker_26", id="docker-26.1")]
+DOCKERS = [
+    pytest.param("docker_20", id="docker-20.10"),
+    pytest.param("docker_26", id="docker-26.1"),
+    pytest.param("docker_28", id="docker-28.5"),
+    pytest.param("docker_28_containerd", id="docker-28.5-containerd"),
+]
 ENGINES = [*DOCKERS, pytest.param("podman", id="podman")]
 
 
@@ -76,6 +90,18 @@ def docker_20(pool: Pool) -> Iterator[Engine]:
 def docker_26(pool: Pool) -> Iterator[Engine]:
     """Docker 26.1, of another API generation."""
     yield from pool.lend(DOCKER_26)
+
+
+@pytest.fixture
+def docker_28(pool: Pool) -> Iterator[Engine]:
+    """Docker 28.5 with a graph driver, as an upgraded host has it."""
+    yield from pool.lend(DOCKER_28)
+
+
+@pytest.fixture
+def docker_28_containerd(pool: Pool) -> Iterator[Engine]:
+    """Docker 28.5 with the containerd image store, the default of new installations from 29 on."""
+    yield from pool.lend(DOCKER_28_CONTAINERD)
 
 
 @pytest.fixture

@@ -41,32 +41,20 @@ class _Isolated(Docker):
             raise EngineUnavailableError(
                 f"{', '.join(missing)} not found: tests/run, as root on Debian, installs it"
             )
-        if not _plugin(self.path).exists():
-            raise EngineUnavailableError(f"docker compose not found: {self.source}")
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
         inner = super().daemon(sandbox, listen)
         return Command(["unshare", "--net", "--mount", "sh", "-c", _ENTER, "sh", *inner.argv], inner.env)
 
 
-def _plugin(path: str) -> Path:
-    return Path(path.partition(":")[0]).parents[1] / "usr/libexec/docker/cli-plugins/docker-compose"
-
-
 class Machine(Engine):
     """An engine with networks and Compose; `get` asks what is published on its localhost."""
 
     def __init__(self) -> None:
-        kind = _Isolated(DOCKER_26.version, DOCKER_26.path, DOCKER_26.source, options=(), run_options=())
-        super().__init__(kind)
-        self._path = kind.path
+        super().__init__(_Isolated(DOCKER_26.version, options=(), run_options=()))
 
     def compose(self, *args: str, files: tuple[Path, ...]) -> str:
         """Run `docker compose` on the files and return what it prints."""
-        plugins = self.sandbox.state / "client/cli-plugins"
-        plugins.mkdir(parents=True, exist_ok=True)
-        if not (plugins / "docker-compose").exists():
-            (plugins / "docker-compose").symlink_to(_plugin(self._path))
         return self.cli("compose", *(f"--file={file}" for file in files), *args)
 
     def get(self, url: str, post: Any = None) -> tuple[int, str]:

@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 from docker import APIClient
 from docker.types import Ulimit
 
+from support.layouts import oci_layout
 from support.processes import Command, CommandError, Daemon, Sandbox
 from support.waiting import wait_for
 
@@ -31,6 +32,7 @@ HEALTHY = "/healthy"  # the file whose presence in a container is its health
 FOREVER = ("sleep", "86400")
 GREEDY = "sleep 1; x=a; while true; do x=$x$x; done"
 """A script that takes all memory, but not before containerd listens for that: shortly after the start."""
+_INSTALLED = "tests/run, as root on Debian, installs it"
 NO_NETWORK = ("--bridge", "none", "--iptables=false")
 
 
@@ -173,7 +175,14 @@ class Engine:
         """Create a container without starting it, and return its full id."""
         return self.cli("create", *self._options(name, labels or {}), IMAGE, *FOREVER)
 
-    def crowd(self, *, running: int, created: int, labels: Mapping[str, str]) -> list[str]:
+    def load_platforms(self, name: str) -> None:
+        """Load an image for eight platforms, which makes listing expensive where containerd keeps images."""
+        if not self.cli("images", "--quiet", name):
+            self.cli("load", stdin=oci_layout(name, toolbox()))
+
+    def crowd(
+        self, *, running: int, created: int, labels: Mapping[str, str], image: str = IMAGE
+    ) -> list[str]:
         """Create many containers, the first of them running, and return their ids.
 
         That goes through the API, several at a time: the client takes its time for each.
@@ -186,7 +195,7 @@ class Engine:
 
             def create(number: int) -> str:
                 container: str = api.create_container(
-                    IMAGE,
+                    image,
                     list(FOREVER),
                     name=f"crowd-{number}",
                     labels=dict(labels),
@@ -298,35 +307,50 @@ class Engine:
 
 @dataclass(frozen=True)
 class Docker:
-    """One release line of Docker: its programs are in `path`, and `source` says how they get there."""
+    """One release line of Docker, unpacked by `tests/run`, with one of its two image stores."""
 
     version: str
-    path: str
-    source: str
+    containerd_store: bool = False
     options: Sequence[str] = NO_NETWORK
     run_options: Sequence[str] = ("--network=none",)
     health_interval: str = "500ms"
 
     @property
     def name(self) -> str:
-        """Return `docker-` and the release line."""
-        return f"docker-{self.version}"
+        """Return `docker-` and the release line, and the image store if it isn't the graph driver."""
+        return f"docker-{self.version}{'-containerd' if self.containerd_store else ''}"
+
+    @property
+    def folder(self) -> Path:
+        """Return where this Docker is unpacked."""
+        return cache() / f"docker-{self.version}"
+
+    @property
+    def path(self) -> str:
+        """Return the PATH of its programs and of those they start."""
+        return f"{self._own_path}:{cache()}/runc/usr/sbin:{SYSTEM_PATH}"
+
+    @property
+    def _own_path(self) -> str:
+        return f"{self.folder}/usr/sbin:{self.folder}/usr/bin"
 
     def require(self) -> None:
         """Raise EngineUnavailableError unless this very release line is there, with all it needs."""
-        _require_programs(("dockerd", "docker", "containerd", "runc", "iptables"), self.path, self.source)
+        source = f"tests/run, as root on Debian, unpacks it in {self.folder}"
+        _require_programs(("dockerd", "docker", "containerd"), self._own_path, source)
+        _require_programs(("runc", "iptables", "busybox"), self.path, _INSTALLED)
         found = self._program("dockerd").run("--version")
         if f" {self.version}." not in found:
-            raise EngineUnavailableError(f"found {found!r} instead of Docker {self.version}: {self.source}")
+            raise EngineUnavailableError(f"found {found!r} instead of Docker {self.version}: {source}")
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return dockerd; an empty configuration file keeps the machine's own out of it.
+        """Return dockerd; a configuration file of its own keeps the machine's out of it.
 
         A killed containerd stays a zombie where process 1 buries no orphans. By its pid file a new dockerd
         would take it for alive and wait for it in vain.
         """
         settings = sandbox.state / "daemon.json"
-        settings.write_text("{}")
+        settings.write_text(json.dumps({"features": {"containerd-snapshotter": self.containerd_store}}))
         (sandbox.state / "exec/containerd/containerd.pid").unlink(missing_ok=True)
         return self._program(
             "dockerd",
@@ -346,7 +370,7 @@ class Docker:
         """Return the docker command with the plugins beside it, and nothing of the user's configuration."""
         folder = sandbox.state / "client"
         folder.mkdir(exist_ok=True)
-        plugins = Path(_find("docker", self.path)).parents[1] / "libexec/docker/cli-plugins"
+        plugins = self.folder / "usr/libexec/docker/cli-plugins"
         (folder / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": [str(plugins)]}))
         return self._program("docker", f"--config={folder}", f"--host=unix://{listen}")
 
@@ -375,8 +399,7 @@ class Podman:
 
     def require(self) -> None:
         """Raise EngineUnavailableError where a program is missing."""
-        source = "tests/run, as root on Debian, installs podman and runc"
-        _require_programs(("podman", "conmon", "runc"), SYSTEM_PATH, source)
+        _require_programs(("podman", "conmon", "runc", "busybox"), SYSTEM_PATH, _INSTALLED)
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
         """Return the service; its locks are files, for those in shared memory are every Podman's."""
@@ -416,14 +439,10 @@ def cache() -> Path:
     return Path(base) / "docker-prom-exporter"
 
 
-_SUPPORTED = cache() / "supported-engine"
-
-DOCKER_20 = Docker("20.10", SYSTEM_PATH, "tests/run, as root on Debian bookworm, installs docker.io")
-DOCKER_26 = Docker(
-    "26.1",
-    f"{_SUPPORTED}/usr/sbin:{_SUPPORTED}/usr/bin:{SYSTEM_PATH}",
-    f"tests/run, as root on Debian, unpacks it in {_SUPPORTED}",
-)
+DOCKER_20 = Docker("20.10")
+DOCKER_26 = Docker("26.1")
+DOCKER_28 = Docker("28.5")
+DOCKER_28_CONTAINERD = Docker("28.5", containerd_store=True)
 PODMAN = Podman()
 
 
@@ -446,7 +465,7 @@ def _link(name: str, target: str) -> tarfile.TarInfo:
 
 
 def _require_programs(names: Sequence[str], path: str, source: str) -> None:
-    missing = [name for name in (*names, "busybox") if shutil.which(name, path=path) is None]
+    missing = [name for name in names if shutil.which(name, path=path) is None]
     if missing:
         raise EngineUnavailableError(f"{', '.join(missing)} not found: {source}")
 
