@@ -1,5 +1,6 @@
 """Whatever a container goes through on a real engine, the exposition tells, in health, state and details."""
 
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ CHECKED_IMAGE = "checked:tests"
 RUNNING = {"container_health": 2, "state": "running", "health_status": "none"}
 HEALTHY_NOW = {"container_health": 4, "state": "running", "health_status": "healthy"}
 EXITED = {"container_health": 1, "state": "exited", "health_status": None}
-UNTROUBLED = {"restarts_total": 0, "oom_killed": 0}
+UNTROUBLED = {"restarts_total": 0, "oom_killed": 0, "restart_policy": "no"}
 
 
 def build_checked(engine: Engine) -> None:
@@ -164,7 +165,7 @@ def test_out_of_memory(engine: Engine) -> None:
     engine.await_state("web", "exited")
     told = engine.cli("inspect", "--format", "{{.State.OOMKilled}}", "web") == "true"
 
-    assert EXITED | {"restarts_total": 0, "exit_code": 137, "oom_killed": told} == (
+    assert EXITED | UNTROUBLED | {"exit_code": 137, "oom_killed": told} == (
         scraper(engine.url)().container("web")
     )
     assert told or engine.name.startswith("podman")
@@ -189,8 +190,10 @@ def test_restarts_are_counted(engine: Engine, tmp_path: Path) -> None:
     engine.cli("start", "web")
 
     assert sorted(counts) == counts
-    assert EXITED | {"restarts_total": 3, "exit_code": 1, "oom_killed": 0} == given_up
-    assert RUNNING | UNTROUBLED == scrape().container("web")
+    policy = {"restart_policy": "on-failure"}
+
+    assert EXITED | UNTROUBLED | policy | {"restarts_total": 3, "exit_code": 1} == given_up
+    assert RUNNING | UNTROUBLED | policy == scrape().container("web")
 
 
 def test_restarting(docker: Engine) -> None:
@@ -205,7 +208,9 @@ def test_restarting(docker: Engine) -> None:
     found = wait_for(between, what="a poll between two restarts")
     del found["restarts_total"]
 
-    assert {"container_health": 1, "state": "restarting", "health_status": None, "oom_killed": 0} == found
+    state = {"container_health": 1, "state": "restarting", "health_status": None}
+
+    assert state | {"oom_killed": 0, "restart_policy": "always"} == found
 
 
 def test_a_quick_restart_is_noticed(docker: Engine) -> None:
@@ -226,7 +231,9 @@ def test_a_quick_restart_is_noticed(docker: Engine) -> None:
 def undeletable(engine: Engine, name: str) -> Iterator[None]:
     """Have the removal of a running Docker container fail, by a file in it that nobody can delete."""
     engine.exec(name, "touch", "/stone")
-    stone = engine.cli("inspect", "--format={{.GraphDriver.Data.UpperDir}}/stone", name)
+    mounts = Path(f"/proc/{engine.cli('inspect', '--format={{.State.Pid}}', name)}/mounts").read_text()
+    upper = re.search(r"upperdir=([^,]+)", mounts)
+    stone = f"{upper[1] if upper else ''}/stone"
     made = subprocess.run(["chattr", "+i", stone], check=False, capture_output=True, text=True)
     if made.returncode:
         pytest.skip(f"this file system has no undeletable files: {made.stderr}")
@@ -236,37 +243,39 @@ def undeletable(engine: Engine, name: str) -> Iterator[None]:
         subprocess.run(["chattr", "-i", stone], check=True)
 
 
-def test_dead(docker: Engine) -> None:
+@pytest.fixture(params=["docker_20", "docker_26", "docker_28"])
+def graph_driver(request: pytest.FixtureRequest) -> Engine:
+    """Return each Docker that removes a container's files itself: containerd does it later, out of sight."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine
+
+
+def test_dead(graph_driver: Engine) -> None:
     """After a failed removal and the engine's next start a container is dead: stopped, with an exit code."""
-    docker.run("web", labels=WATCH)
-    with undeletable(docker, "web"):
+    graph_driver.run("web", labels=WATCH)
+    with undeletable(graph_driver, "web"):
         with pytest.raises(CommandError, match="operation not permitted"):
-            docker.cli("rm", "--force", "web")
-        docker.kill()
-        docker.start()
-        found = scraper(docker.url)().container("web")
+            graph_driver.cli("rm", "--force", "web")
+        graph_driver.kill()
+        graph_driver.start()
+        found = scraper(graph_driver.url)().container("web")
 
     dead = {"container_health": 1, "state": "dead", "health_status": None, "exit_code": 137}
     assert dead | UNTROUBLED == found
 
 
-def test_half_removed(docker: Engine) -> None:
-    """When a removal has just failed, the list says `removing` and inspect `dead`: no inspect each poll."""
-    docker.run("web", labels=WATCH)
-    scrape = scraper(docker.url)
-    with undeletable(docker, "web"):
+def test_half_removed(graph_driver: Engine) -> None:
+    """When a removal has just failed, the list says `removing` and inspect `dead`, which counts."""
+    graph_driver.run("web", labels=WATCH)
+    scrape = scraper(graph_driver.url)
+    with undeletable(graph_driver, "web"):
         with pytest.raises(CommandError, match="operation not permitted"):
-            docker.cli("rm", "--force", "web")
+            graph_driver.cli("rm", "--force", "web")
         scrape()
         found = scrape()
-        before = found.value("docker_exporter_api_requests_total", endpoint="inspect")
-        scrape()
-        after = scrape().value("docker_exporter_api_requests_total", endpoint="inspect")
 
-    assert {"container_health": 1, "state": "removing", "health_status": None} | UNTROUBLED == (
-        found.container("web")
-    )
-    assert before == after
+    dead = {"container_health": 1, "state": "dead", "health_status": None, "exit_code": 137}
+    assert dead | UNTROUBLED == found.container("web")
 
 
 def test_removed(engine: Engine) -> None:

@@ -13,7 +13,11 @@ from support.simulated import poller_for
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
 # Families with one sample for each value that a label can have, one of which is 1.
-_ONE_OF_SEVERAL = {"docker_container_state": "state", "docker_container_health_status": "status"}
+_ONE_OF_SEVERAL = {
+    "docker_container_state": "state",
+    "docker_container_health_status": "status",
+    "docker_container_restart_policy": "policy",
+}
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -208,6 +209,21 @@ class Engine:
 
             with ThreadPoolExecutor(4) as pool:
                 return list(pool.map(create, range(running + created)))
+
+    @property
+    def pid(self) -> int:
+        """Return the daemon's process id."""
+        return self._daemon.pid
+
+    @contextmanager
+    def client(self, *args: str) -> Iterator[None]:
+        """Run the engine's own client in the background, and read nothing of what it prints."""
+        command = [*self._client.argv, *args]
+        with subprocess.Popen(command, env=dict(self._client.env), stdout=subprocess.PIPE) as process:
+            try:
+                yield
+            finally:
+                process.kill()
 
     def exec(self, name: str, *command: str) -> str:
         """Run a command in a container and return what it prints."""

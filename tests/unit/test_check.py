@@ -61,7 +61,9 @@ def test_all_is_well(simulated: Simulation) -> None:
     code, lines = checked(simulated.url)
 
     assert (0, ANSWERED) == (code, words(lines))
-    assert ["engine", "version", "ping", "list", "inspect", "watched", "left out", "result"] == list(lines)
+    assert ["engine", "version", "ping", "list", "inspect", "watched", "left out", "mode", "result"] == list(
+        lines
+    )
     assert simulated.url == lines["engine"]
     assert "Docker 29.0.0-simulated, API 1.52, linux/amd64, in " in lines["version"]
     assert "2 containers, in " in lines["list"]
@@ -250,3 +252,56 @@ def test_nobody_at_the_address() -> None:
 
     assert f"nobody listens at 127.0.0.1:{port}" in told(f"tcp://127.0.0.1:{port}")
     assert "no name server knows 'nowhere.invalid'" in told("tcp://nowhere.invalid:2375")
+
+
+def test_version_denied_on_an_engine_that_refuses_old_versions(simulated: Simulation) -> None:
+    """Engine 29.0 to 29.2 takes none below 1.44: the ping names a version, even in its refusal."""
+    simulated.stage.add("web")
+    plain = simulated.respond
+
+    def respond(request: Any) -> None:
+        if request.path.startswith("/v1.41/"):
+            request.send(400, "application/json", b'{"message": "client version 1.41 is too old"}')
+        else:
+            plain(request)
+
+    simulated.respond = respond  # type: ignore[method-assign]
+    simulated.faults = {"version": DENIED}
+
+    assert ["denied", "answered", "answered", "answered"] == words(checked(simulated.url)[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "details", "denied", "says"),
+    [
+        ({}, True, False, "list      one list in each poll"),
+        ({"containerd": True}, True, False, "inspect   each watched container is inspected"),
+        (
+            {"containerd": True, "api_version": "1.45"},
+            True,
+            False,
+            "inspect   each watched container is inspected",
+        ),
+        ({"containerd": True}, False, False, "list      this engine looks up the image of each container"),
+        ({"containerd": True}, True, True, "list      this engine looks up the image of each container"),
+        ({"podman": True}, True, False, "inspect   each watched container is inspected"),
+        ({"podman": True}, False, False, "inspect   each watched container is inspected"),
+    ],
+)
+def test_the_mode(options: dict[str, Any], *, details: bool, denied: bool, says: str) -> None:
+    """How the exporter will find the containers; where that is expensive, what would help."""
+    with simulation(**options) as engine:
+        engine.stage.add("web")
+        if denied:
+            engine.faults = {"inspect": DENIED}
+        lines = checked(engine.url, container_details=details)[1]
+
+    assert lines["mode"].startswith(says)
+
+
+def test_labels_that_are_exported(simulated: Simulation) -> None:
+    """They are named, as each is a time series' label."""
+    assert (
+        "exported  com.example.team"
+        == checked(simulated.url, container_labels="com.example.team")[1]["labels"]
+    )
