@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +16,10 @@ from support.waiting import wait_for
 
 _UP = 2 * 86400 + 3600
 
-# What Docker 26.1 said of a service that Compose 2.26 had brought up, with a port, a volume, a network and a
-# healthcheck. The simulated engine says only what the exporter reads; here, who asks has to read all of it.
-_TOLD = json.loads(Path(__file__).with_name("compose_container.json").read_text("utf-8"))
-_LABELS = _TOLD["row"]["Labels"]
+# What Docker 26.1 answers about a service of Compose 2.26 with a port, a volume, a network and a healthcheck.
+# The simulated engine answers only what the exporter reads; docker-py and the exporter have to read all of it.
+_ANSWERS = json.loads(Path(__file__).with_name("compose_container.json").read_text("utf-8"))
+_LABELS = _ANSWERS["row"]["Labels"]
 
 
 class Crowd(SimulatedEngine):
@@ -40,27 +40,32 @@ class Crowd(SimulatedEngine):
             for n in range(size)
         ]
         self._by_id = {each.id: each for each in self._crowd}
-        self._told = [self._row(each) for each in self._crowd]
+        self._rows = [self._row(each) for each in self._crowd]
         self._changes = changes
         self._churn = churn
         self._seconds = seconds
         self._next = 0
         self._listed = False
+        self.requests = 0
 
-    def answer(self, endpoint: str, container_id: str | None) -> tuple[int, Any]:
+    def answer(self, endpoint: str, container_id: str, query: Mapping[str, str]) -> tuple[int, Any]:
         """Return the status and the JSON of an answer."""
         if endpoint == "inspect" and container_id in self._by_id:
-            return 200, _TOLD["inspect"] | self._by_id[container_id].inspect()
-        if endpoint != "list":
-            return super().answer(endpoint, container_id)
+            return 200, _ANSWERS["inspect"] | self._by_id[container_id].inspect()
+        self.requests += 1
+        return super().answer(endpoint, container_id, query)
+
+    def listed(self, query: Mapping[str, str]) -> tuple[int, Any]:
+        """Return all rows, or the first so many."""
         time.sleep(self._seconds)
         if self._listed:
             self._move_on()
         self._listed = True
-        return 200, self._told
+        limit = int(query.get("limit", -1))
+        return 200, self._rows[:limit] if limit > 0 else self._rows
 
     def _row(self, container: SimulatedContainer) -> dict[str, Any]:
-        return {**_TOLD["row"], **container.row(self._now)}
+        return {**_ANSWERS["row"], **container.row(self._now)}
 
     def _move_on(self) -> None:
         for _ in range(self._changes):
@@ -76,7 +81,7 @@ class Crowd(SimulatedEngine):
         after = self._crowd[turn] = replace(before, **what)
         del self._by_id[before.id]
         self._by_id[after.id] = after
-        self._told[turn] = self._row(after)
+        self._rows[turn] = self._row(after)
 
 
 @contextmanager

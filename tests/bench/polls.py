@@ -1,80 +1,168 @@
-"""What a poll costs, beside docker-py's own list and beside inspecting each container."""
+"""What a poll costs the engine and the exporter, beside bare lists and inspects by docker-py."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+import pytest
 from docker import APIClient
 
-from bench.crowd import Crowd
 from bench.measuring import Row, at_most, cost, medians
+from docker_prom_exporter.containers import LABEL
 from docker_prom_exporter.demo import WATCH
-from docker_prom_exporter.metrics import Exposition
-from docker_prom_exporter.poller import Poller
-from support.real import DOCKER_26, Engine
+from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.metrics import Publications
+from support.clock import Clock
+from support.real import DOCKER_28, DOCKER_28_CONTAINERD, IMAGE, Engine
 from support.simulated import poller_for
 from support.waiting import wait_for
 
+_PLATFORMS = "platforms:bench"
+_INTERVAL = 15
+_FEW = 5
 
-def rows(*, size: int, settle: bool, rounds: int, sizes: tuple[int, ...]) -> Iterator[Row]:
-    """Measure polls of a real engine with so many containers; count the requests of polls at other sizes."""
-    yield _requests(sizes)
-    with (
-        _engine(size, settle=settle) as engine,
-        closing(APIClient(base_url=engine.url, version="auto")) as docker_py,
-    ):
-        poller = poller_for(engine.url)
-        exposition = Exposition(lambda: poller.snapshot)
-        dockerd = engine._daemon.pid
-        cost_of_both = partial(cost, partial(_poll_and_publish, poller, exposition), times=5)
-        measured = medians(
+
+def rows(*, size: int, inspected: tuple[int, ...], settle: bool, rounds: int) -> Iterator[Row]:
+    """Measure polls of real engines, the seconds between two polls included."""
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock(patch)
+        # The anchor of inspect mode is five minutes old; the containers here are seconds old.
+        patch.setattr("docker_prom_exporter.collect.inspect_mode._SLOWEST_CREATION", 1)
+        yield from _list_mode(size, clock, settle=settle, rounds=rounds)
+        yield from _inspect_mode(inspected, clock, rounds)
+
+
+def _list_mode(size: int, clock: Clock, *, settle: bool, rounds: int) -> Iterator[Row]:
+    with _engine(Engine(DOCKER_28), {size: {}}, settle=settle) as engine, _docker_py(engine) as docker_py:
+        measured = _measured(
+            engine,
             rounds,
             {
-                "dockerd": lambda: cost_of_both(dockerd),
-                "exporter": cost_of_both,
-                "dockerd, each inspected": lambda: cost(partial(_inspect_each, docker_py), dockerd),
-                "docker-py, each inspected": lambda: cost(partial(_inspect_each, docker_py)),
-                "docker-py": lambda: cost(partial(docker_py.containers, all=True), times=5),
+                "poll": _poll(engine, clock, only_labelled=False),
+                "inspecting": partial(_inspect_each, docker_py),
+                "list": partial(docker_py.containers, all=True),
             },
         )
-    both = measured["dockerd"] + measured["exporter"]
-    inspecting = measured["dockerd, each inspected"] + measured["docker-py, each inspected"]
-    poll = f"steady poll of {size} on {engine.name}"
-    yield at_most(1 / 12, f"{poll}: engine and exporter, beside inspecting each", both, inspecting, unit="ms")
+    poll, what = measured["poll"], f"graph driver, {size} watched"
     yield at_most(
-        2,
-        f"{poll}: exporter, published and rendered, beside containers()",
-        measured["exporter"],
-        measured["docker-py"],
+        1 / 10,
+        f"{what}: steady poll, beside inspecting each",
+        sum(poll),
+        sum(measured["inspecting"]),
         unit="ms",
     )
-    yield Row("the same, of one core, every 5 s", f"{both / 50:.2g} %", f"{inspecting / 50:.2g} %")
+    yield at_most(2, f"{what}: exporter alone, beside containers()", poll[1], measured["list"][1], unit="ms")
+    yield _share_of_a_core(sum(poll), sum(measured["inspecting"]))
+    crowd = {size - _FEW: {}, _FEW: WATCH}
+    with _engine(Engine(DOCKER_28), crowd, settle=settle) as engine, _docker_py(engine) as docker_py:
+        measured = _measured(
+            engine,
+            rounds,
+            {"poll": _poll(engine, clock), "list": partial(docker_py.containers, all=True)},
+        )
+    yield at_most(
+        1 / 3,
+        f"graph driver, {_FEW} watched among {size}: steady poll, beside a bare list of all",
+        sum(measured["poll"]),
+        sum(measured["list"]),
+        unit="ms",
+    )
+
+
+def _inspect_mode(sizes: tuple[int, ...], clock: Clock, rounds: int) -> Iterator[Row]:
+    polls = []
+    for size in sizes:
+        crowd = {size: WATCH}
+        engine = Engine(DOCKER_28_CONTAINERD)
+        with _engine(engine, crowd, image=_PLATFORMS) as engine, _docker_py(engine) as docker_py:
+            subjects: dict[str, Callable[[], object]] = {"poll": _poll(engine, clock)}
+            if size == sizes[len(sizes) // 2]:
+                subjects |= {
+                    "list": partial(docker_py.containers, all=True),
+                    "docker-py": _same_requests(docker_py),
+                }
+            measured = _measured(engine, rounds, subjects)
+        polls.append(sum(measured["poll"]))
+        if "list" in measured:
+            what = f"containerd store, eight platforms, {size} watched"
+            yield at_most(
+                1 / 15,
+                f"{what}: steady poll, beside one bare list of them",
+                sum(measured["poll"]),
+                sum(measured["list"]),
+                unit="ms",
+            )
+            yield at_most(
+                1.5,
+                f"{what}: exporter alone, beside the same requests by docker-py",
+                measured["poll"][1],
+                measured["docker-py"][1],
+                unit="ms",
+            )
+            yield _share_of_a_core(sum(measured["poll"]), sum(measured["list"]))
+    slope = (polls[-1] - polls[0]) / (sizes[-1] - sizes[0])
+    yield Row(
+        f"the same at {', '.join(map(str, sizes))}: a poll, and what a container adds",
+        " → ".join(f"{poll:.3g} ms" for poll in polls),
+        ratio=f"{slope:.2g} ms",
+        goal="≤ 1.5 ms",
+        met=slope <= 1.5,
+    )
+
+
+def _share_of_a_core(poll: float, reference: float) -> Row:
+    percent = 100 / (1e3 * _INTERVAL)
+    return Row(
+        f"the same, of one core, every {_INTERVAL} s",
+        f"{poll * percent:.2g} %",
+        f"{reference * percent:.2g} %",
+    )
 
 
 @contextmanager
-def _engine(size: int, *, settle: bool) -> Iterator[Engine]:
+def _engine(
+    engine: Engine, crowd: Mapping[int, Mapping[str, str]], *, image: str = IMAGE, settle: bool = False
+) -> Iterator[Engine]:
     """Yield an engine with so many running containers; settled, none counts its age in seconds any more."""
-    engine = Engine(DOCKER_26)
     engine.start()
     try:
-        engine.crowd(running=size, created=0, labels=WATCH)
-        if settle:
-            wait_for(partial(_settled, engine), what="containers a minute old", seconds=120, every=1)
+        if image == _PLATFORMS:
+            engine.load_platforms(image)
+        for number, (size, labels) in enumerate(crowd.items()):
+            engine.crowd(running=size, created=0, labels=labels, image=image, name=f"crowd{number}")
+        wait_for(partial(_settled, engine, "second" if settle else "Less"), what="age", seconds=120, every=1)
         yield engine
     finally:
         engine.stop()
 
 
-def _settled(engine: Engine) -> bool:
-    return "second" not in engine.cli("ps", "--format={{.Status}}")
+def _settled(engine: Engine, unit: str) -> bool:
+    return unit not in engine.cli("ps", "--format={{.Status}}")
 
 
-def _poll_and_publish(poller: Poller, exposition: Exposition) -> None:
-    if not poller.poll().listed:
-        raise RuntimeError("the engine did not answer")
+@contextmanager
+def _docker_py(engine: Engine) -> Iterator[APIClient]:
+    with closing(APIClient(base_url=engine.url, version="auto")) as client:
+        yield client
+
+
+def _poll(engine: Engine, clock: Clock, *, only_labelled: bool = True) -> Callable[[], object]:
+    """Return a poll, as it is once an interval: published, encoded and zipped."""
+    poller = poller_for(engine.url, container_health_filter_label=only_labelled, docker_timeout=60)
+    exposition, publications = Exposition(), Publications()
     exposition.render("", "gzip")
+
+    def poll() -> None:
+        clock.later += _INTERVAL
+        snapshot = poller.poll()
+        if not snapshot.listed:
+            raise RuntimeError("the engine did not answer")
+        exposition.publish(publications.of(snapshot))
+
+    poll()
+    return poll
 
 
 def _inspect_each(docker_py: APIClient) -> None:
@@ -82,20 +170,32 @@ def _inspect_each(docker_py: APIClient) -> None:
         docker_py.inspect_container(row["Id"])
 
 
-def _requests(sizes: tuple[int, ...]) -> Row:
-    counted = [_requests_of_a_poll(size) for size in sizes]
-    return Row(
-        f"requests of a steady poll at {', '.join(map(str, sizes))} containers",
-        ", ".join(map(str, counted)),
-        goal=", ".join("2" for _ in sizes),
-        met=set(counted) == {2},
-    )
+def _same_requests(docker_py: APIClient) -> Callable[[], object]:
+    ids = [row["Id"] for row in docker_py.containers(all=True)]
+    filters = {"since": [ids[0]], "label": [LABEL]}
+
+    def ask() -> None:
+        docker_py.ping()
+        docker_py.containers(all=True, filters=filters)
+        for container_id in ids:
+            docker_py.inspect_container(container_id)
+
+    return ask
 
 
-def _requests_of_a_poll(size: int) -> int:
-    with TemporaryDirectory() as folder, Crowd(Path(folder, "docker.sock"), size) as engine:
-        poller = poller_for(engine.url, docker_timeout=30)
-        poller.poll()
-        engine.requests.clear()
-        poller.poll()
-        return len(engine.requests)
+def _measured(
+    engine: Engine, rounds: int, subjects: Mapping[str, Callable[[], object]]
+) -> dict[str, tuple[float, float]]:
+    """Return the milliseconds of CPU that each costs the engine (dockerd and containerd) and this process."""
+    daemons = [engine.pid, *_children(engine.pid)]
+    measures = {
+        (name, who): partial(cost, subject, *pids, times=3)
+        for name, subject in subjects.items()
+        for who, pids in (("engine", daemons), ("client", []))
+    }
+    costs = medians(rounds, measures)
+    return {name: (costs[name, "engine"], costs[name, "client"]) for name in subjects}
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -182,7 +182,13 @@ class Engine:
             self.cli("load", stdin=oci_layout(name, toolbox()))
 
     def crowd(
-        self, *, running: int, created: int, labels: Mapping[str, str], image: str = IMAGE
+        self,
+        *,
+        running: int,
+        created: int,
+        labels: Mapping[str, str],
+        image: str = IMAGE,
+        name: str = "crowd",
     ) -> list[str]:
         """Create many containers, the first of them running, and return their ids.
 
@@ -198,7 +204,7 @@ class Engine:
                 container: str = api.create_container(
                     image,
                     list(FOREVER),
-                    name=f"crowd-{number}",
+                    name=f"{name}-{number}",
                     labels=dict(labels),
                     host_config=host,
                     stop_signal="KILL",
