@@ -90,7 +90,7 @@ def await_health(machine: Machine) -> dict[str, int]:
         wait_for(
             lambda: (found := reported_health(machine)).items() >= HEALTH.items() and found,
             what=f"container_health of {HEALTH}",
-            seconds=30,
+            seconds=45,
         )
         or {}
     )
@@ -202,7 +202,7 @@ def test_an_exporter_stops_at_once(machine: Machine) -> None:
     file = COMPOSE / "socket-proxy.calum4.yml"
     provide(machine, EXPORTER, PROXIES["calum4"])
     with deployed(machine, file):
-        wait_for(lambda: reported_health(machine), what="the exporter", seconds=30)
+        wait_for(lambda: reported_health(machine), what="the exporter", seconds=45)
         began = time.monotonic()
         machine.compose("stop", EXPORTER_SERVICE, files=(file,))
         took = time.monotonic() - began
@@ -231,6 +231,7 @@ def test_a_missing_permission_is_named(machine: Machine, tmp_path: Path, variabl
                 if "reason=denied" in line
             ],
             what="the exporter to say what it is denied",
+            seconds=45,
         )
 
     assert 1 == len(log)
@@ -265,7 +266,7 @@ def test_wollomatics_rule_fits_what_is_asked(machine: Machine) -> None:
     file = COMPOSE / "socket-proxy.calum4.yml"
     provide(machine, EXPORTER, PROXIES["calum4"])
     with deployed(machine, file):
-        wait_for(lambda: reported_health(machine), what="the exporter", seconds=30)
+        wait_for(lambda: reported_health(machine), what="the exporter", seconds=45)
         seen = re.findall(r'"GET ([^ ?"]+)', machine.compose("logs", PROXY_SERVICE, files=(file,)))
     container = "/v1.45/containers/" + 64 * "a"
     others = [

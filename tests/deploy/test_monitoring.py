@@ -221,7 +221,7 @@ def test_an_exporter_that_is_down_is_told_of(stack: Stack) -> None:
 
 
 def test_docker_that_is_down_inhibits_the_rest(stack: Stack) -> None:
-    """Alertmanager suppresses the alerts of an engine that is down, not of another; a failure is told once."""
+    """Alertmanager suppresses the alerts of an engine that is down, not of another; a failure once."""
 
     def alert(name: str, instance: str) -> dict[str, Any]:
         return {"labels": {"alertname": name, "job": "docker", "instance": instance, "id": "a1"}}
