@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import pytest
 
 from docker_prom_exporter.containers import LABEL
+from support.dashboard import panel_queries
 from support.images import EXPORTER, SAMPLE, provide
 from support.machine import COMPOSE, Machine
 from support.waiting import wait_for
@@ -28,6 +29,7 @@ PROXIES = {
     "wollomatic": "wollomatic/socket-proxy:1",
 }
 PUSH_IMAGES = ("prom/pushgateway:v1.11.1", "prom/prometheus:v3.5.0")
+PUSHED = next(expr for name, expr in panel_queries() if name == "Pushed hosts: age of the data A")
 HEALTH = {"healthy": 4, "unhealthy": 3, "plain": 2, "stopped": 1}
 CHECK = ["--health-interval=500ms", "--health-retries=1"]
 
@@ -88,7 +90,7 @@ def await_health(machine: Machine) -> dict[str, int]:
         wait_for(
             lambda: (found := reported_health(machine)).items() >= HEALTH.items() and found,
             what=f"container_health of {HEALTH}",
-            seconds=30,
+            seconds=45,
         )
         or {}
     )
@@ -117,7 +119,7 @@ def test_an_exporter_has_no_more_than_it_needs(machine: Machine, file: Path) -> 
     assert "true" == exporter["labels"][LABEL]
     assert swarm or ["no-new-privileges:true"] == exporter["security_opt"]
     assert int(limits.get("memory", exporter.get("mem_limit", 0))) == 128 * 1024 * 1024
-    assert limits.get("pids", exporter.get("pids_limit")) == 32
+    assert limits.get("pids", exporter.get("pids_limit")) == 96
     assert {"127.0.0.1"} >= {port["host_ip"] for port in exporter.get("ports", [])}
 
 
@@ -147,11 +149,13 @@ def test_health_comes_through_a_proxy(machine: Machine, proxy: str) -> None:
             for path in ("/images/json", "/v1.45/info", "/events", "/networks", "/secrets")
         }
         archive = status_through_proxy(machine, "/containers/plain/archive?path=/bin/busybox")
+        stats = status_through_proxy(machine, "/containers/plain/stats?stream=false")
 
     assert 2 == found[f"{EXPORTER_SERVICE}-{PROXY_SERVICE}-1"]
     assert f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1" in found
     assert {403} == {*denied.values()}
-    assert (200 if proxy in ("linuxserver", "tecnativa") else 403) == archive, "as the file's comment says"
+    assert (200 if proxy == "tecnativa" else 403) == archive, "as the file's comment says"
+    assert (200 if proxy in ("linuxserver", "tecnativa") else 403) == stats, "as the file's comment says"
 
 
 def test_health_comes_through_a_mounted_socket(machine: Machine) -> None:
@@ -172,19 +176,25 @@ def test_health_comes_through_a_pushgateway(machine: Machine) -> None:
             what="Prometheus to know what was pushed",
             seconds=60,
         )
+        age = wait_for(lambda: query(machine, PUSHED), what="the dashboard's panel to show the push")
 
     assert found
+    assert [True] == [0 <= float(series["value"][1]) < 60 for series in age]
 
 
 def pushed_health(machine: Machine) -> dict[str, int]:
     """Return `container_health` by name as Prometheus has it of the pushing host."""
-    query = urlencode({"query": 'container_health{instance="docker-host"}'})
+    found = query(machine, 'container_health{instance="docker-host"}')
+    return {series["metric"]["name"]: int(series["value"][1]) for series in found}
+
+
+def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
+    """Return what Prometheus answers; nothing while it does not."""
     try:
-        _, text = machine.get(f"http://127.0.0.1:9090/api/v1/query?{query}")
+        _, text = machine.get(f"http://127.0.0.1:9090/api/v1/query?{urlencode({'query': expr})}")
     except OSError:
-        return {}
-    result = json.loads(text)["data"]["result"]
-    return {series["metric"]["name"]: int(series["value"][1]) for series in result}
+        return []
+    return list(json.loads(text)["data"]["result"])
 
 
 def test_an_exporter_stops_at_once(machine: Machine) -> None:
@@ -192,7 +202,7 @@ def test_an_exporter_stops_at_once(machine: Machine) -> None:
     file = COMPOSE / "socket-proxy.calum4.yml"
     provide(machine, EXPORTER, PROXIES["calum4"])
     with deployed(machine, file):
-        wait_for(lambda: reported_health(machine), what="the exporter", seconds=30)
+        wait_for(lambda: reported_health(machine), what="the exporter", seconds=45)
         began = time.monotonic()
         machine.compose("stop", EXPORTER_SERVICE, files=(file,))
         took = time.monotonic() - began
@@ -221,6 +231,7 @@ def test_a_missing_permission_is_named(machine: Machine, tmp_path: Path, variabl
                 if "reason=denied" in line
             ],
             what="the exporter to say what it is denied",
+            seconds=45,
         )
 
     assert 1 == len(log)
@@ -255,7 +266,7 @@ def test_wollomatics_rule_fits_what_is_asked(machine: Machine) -> None:
     file = COMPOSE / "socket-proxy.calum4.yml"
     provide(machine, EXPORTER, PROXIES["calum4"])
     with deployed(machine, file):
-        wait_for(lambda: reported_health(machine), what="the exporter", seconds=30)
+        wait_for(lambda: reported_health(machine), what="the exporter", seconds=45)
         seen = re.findall(r'"GET ([^ ?"]+)', machine.compose("logs", PROXY_SERVICE, files=(file,)))
     container = "/v1.45/containers/" + 64 * "a"
     others = [

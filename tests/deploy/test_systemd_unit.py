@@ -1,28 +1,26 @@
-"""The systemd unit in the README, as systemd itself judges it."""
+"""The systemd unit and its drop-in, as systemd itself judges them."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from support.machine import REPOSITORY
+from support.machine import COMPOSE
 from support.missing import require_program
 from support.processes import Command
 from support.real import SYSTEM_PATH
 
-README = (REPOSITORY / "README.md").read_text()
-UNITS = re.findall(r"^```ini\n(\[(?:Unit|Service)\].*?)^```", README, re.MULTILINE | re.DOTALL)
-
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """Return the README's unit, with its drop-in for the docker group, as files."""
+    """Return a copy of the unit, with its drop-in for the docker group."""
     require_program("systemd-analyze", SYSTEM_PATH)
-    service, drop_in = UNITS
     file = tmp_path / "docker-prom-exporter.service"
-    file.write_text(service)
-    (tmp_path / f"{file.name}.d").mkdir()
-    (tmp_path / f"{file.name}.d" / "docker-group.conf").write_text(drop_in)
+    shutil.copy(COMPOSE / file.name, file)
+    folder = tmp_path / f"{file.name}.d"
+    folder.mkdir()
+    shutil.copy(COMPOSE / "docker-group.conf", folder)
     return file
 
 
@@ -45,3 +43,4 @@ def test_the_unit_is_understood(unit: Path) -> None:
     analyze = Command(["sh", "-c", 'systemd-analyze verify "$1" 2>&1', "sh"], {"PATH": SYSTEM_PATH})
 
     assert "" == analyze.run(str(unit))
+    assert "\nTasksMax=96\n" in unit.read_text()

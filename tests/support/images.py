@@ -43,6 +43,7 @@ _RULES_OF_ALL = {
     "SERVICES": "/services",
     "TASKS": "/tasks",
 }
+_CLOSED_BY_LINUXSERVER = "/containers/[^/]+/(archive|changes|export|logs|top)$"
 _RULES_OF_CALUM4 = {
     **_RULES_OF_ALL,
     "CONTAINER_LIST": "/containers/json$",
@@ -64,16 +65,16 @@ class Image:
     data: Sequence[str] = ()
 
 
-def _proxy(rules: Mapping[str, str]) -> Image:
+def _proxy(rules: Mapping[str, str], closed: str = "") -> Image:
     defaults = " ".join(f"{name}={int(name in ('PING', 'VERSION', 'EVENTS'))}" for name in rules)
     return Image(
         ("haproxy",),
         (f"ENV LOG_LEVEL=info {defaults}", 'ENTRYPOINT ["haproxy", "-W", "-db", "-f", "/etc/haproxy.cfg"]'),
-        {"/etc/haproxy.cfg": _haproxy_settings(rules)},
+        {"/etc/haproxy.cfg": _haproxy_settings(rules, closed)},
     )
 
 
-def _haproxy_settings(rules: Mapping[str, str]) -> str:
+def _haproxy_settings(rules: Mapping[str, str], closed: str) -> str:
     allowed = [
         f"http-request allow if {{ path,url_dec -m reg -i ^(/v[\\d\\.]+)?{path} }} {{ env({name}) -m bool }}"
         for name, path in rules.items()
@@ -85,6 +86,7 @@ def _haproxy_settings(rules: Mapping[str, str]) -> str:
             "timeout connect 10s\n    timeout client 10m\n    timeout server 10m",
             "\nbackend docker\n    server socket /var/run/docker.sock",
             "\nfrontend proxy\n    bind :2375\n    http-request deny unless METH_GET",
+            *([f"http-request deny if {{ path,url_dec -m reg -i {closed} }}"] if closed else []),
             *allowed,
             "http-request deny\n    default_backend docker\n",
         )
@@ -123,7 +125,7 @@ exec haproxy -W -db -f /dev/shm/haproxy.cfg
 
 _IMAGES = {
     "ghcr.io/calum4/docker-socket-proxy:latest": _proxy(_RULES_OF_CALUM4),
-    "lscr.io/linuxserver/socket-proxy:latest": _proxy(_RULES_OF_ALL),
+    "lscr.io/linuxserver/socket-proxy:latest": _proxy(_RULES_OF_ALL, _CLOSED_BY_LINUXSERVER),
     "tecnativa/docker-socket-proxy:latest": _proxy(_RULES_OF_ALL),
     "wollomatic/socket-proxy:1": Image(
         ("haproxy",), ('ENTRYPOINT ["sh", "/entry.sh"]',), {"/entry.sh": _FLAGS_TO_SETTINGS}

@@ -1,0 +1,179 @@
+"""The Markdown documents: their links lead somewhere, their configurations are valid, their commands work."""
+
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from docker_prom_exporter import __version__
+from support.bases import package_index
+from support.documents import DOCUMENTS, anchors, blocks, links
+from support.images import EXPORTER, SAMPLE, provide
+from support.machine import COMPOSE, REPOSITORY, Machine
+from support.missing import require_program
+from support.processes import Command
+from support.real import DOCKER_26, SYSTEM_PATH
+
+IMAGES = (
+    EXPORTER,
+    SAMPLE,
+    "ghcr.io/calum4/docker-socket-proxy:latest",
+    "prom/prometheus:v3.5.0",
+    "prom/pushgateway:v1.11.1",
+    "prom/alertmanager:v0.28.1",
+    "grafana/grafana:12.1.1",
+)
+
+DEPLOYING = "compose/README.md"
+
+# What the commands of a section print together. A new section with commands needs a line here.
+PRINTED = {
+    (DEPLOYING, "Compose files"): r"^docker_up [01]\.0$",
+    (DEPLOYING, "When the proxy denies"): r"^result +good",
+    (DEPLOYING, "All of it on one machine"): r"^$",
+    (DEPLOYING, "Alerts"): r"SUCCESS",
+    (DEPLOYING, "A container that is stopped on purpose"): r"^docker-monitoring-\S+\n[0-9a-f-]{36}$",
+    (DEPLOYING, "Routing by team"): r"SUCCESS(.|\n)*^shop-on-call$",
+    (DEPLOYING, "Pushgateway"): r"^docker_up\{.*\} 1$",
+    (DEPLOYING, "Text file"): r"^docker_up 1",
+}
+ON_A_HOST = (DEPLOYING, "On a host, without a container")
+
+# Sections on the image, whose commands test_image.py runs.
+ON_THE_IMAGE = {"The image", "Bases and platforms", "Publish, verify, look inside", "Dependencies"}
+
+each_document = pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda document: str(document.relative_to(REPOSITORY))
+)
+
+
+@each_document
+def test_a_link_leads_somewhere(document: Path) -> None:
+    """Each link to a file or a heading of the repository has that file and that heading."""
+    broken = [link for link in links(document) if "://" not in link and not leads_somewhere(document, link)]
+
+    assert [] == broken
+
+
+def leads_somewhere(document: Path, link: str) -> bool:
+    """Return whether a relative link's file is there, with the heading where one is named."""
+    path, _, fragment = link.partition("#")
+    target = (document.parent / path) if path else document
+    return target.exists() and (not fragment or fragment in anchors(target))
+
+
+@each_document
+def test_prometheus_takes_the_configurations(document: Path, tmp_path: Path) -> None:
+    """Each piece of a Prometheus configuration is one by itself."""
+    promtool = Command([require_program("promtool"), "check", "config", "--syntax-only"], {})
+    file = tmp_path / "prometheus.yml"
+    for block in blocks(document, "yaml"):
+        file.write_text(block.text)
+
+        assert "is valid" in promtool.run(str(file)), block.section
+
+
+@each_document
+def test_prometheus_takes_the_queries(document: Path, tmp_path: Path) -> None:
+    """Each query is PromQL."""
+    queries = blocks(document, "promql")
+    rules = [{"record": f"query:{n}", "expr": query.text} for n, query in enumerate(queries)]
+    file = tmp_path / "queries.yml"
+    file.write_text(json.dumps({"groups": [{"name": "document", "rules": rules}]}))
+    checked = Command([require_program("promtool"), "check", "rules", str(file)], {}).run()
+
+    assert f"SUCCESS: {len(rules)} rules found" in checked
+
+
+def commands(document: str, section: str) -> str:
+    """Return all commands of a section as one script."""
+    found = blocks(REPOSITORY / document, "sh")
+    return "".join(block.text for block in found if block.section == section)
+
+
+def test_all_commands_are_run() -> None:
+    """No section of a document whose commands are run here is forgotten."""
+    documents = {document for document, _ in PRINTED}
+    there = {(name, block.section) for name in documents for block in blocks(REPOSITORY / name, "sh")}
+
+    assert {*PRINTED, ON_A_HOST} == {each for each in there if each[1] not in ON_THE_IMAGE}
+
+
+PRELUDE = """
+set -euo pipefail
+docker-prom-exporter() {
+    if [[ $1 == once ]]; then command docker-prom-exporter "$@"; return; fi
+    command docker-prom-exporter "$@" >&2 & exporter=$!
+    trap 'kill "$exporter"; wait "$exporter"' EXIT
+    case $1 in
+        --push-url) until curl --silent "$2/metrics" | grep "^docker_up.*$4.* 1$"; do sleep 0.1; done ;;
+        --textfile) until grep "^docker_up 1" "$2"; do sleep 0.1; done ;;
+    esac
+}
+"""
+STACK_IS_UP = """
+docker compose -f compose/monitoring.yml up --detach
+until curl --silent --fail --output /dev/null http://127.0.0.1:9093/-/ready; do sleep 0.1; done
+"""
+
+
+@pytest.fixture
+def shell(machine: Machine, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Return a function that runs a script on the machine, in a checkout, and returns its output."""
+    provide(machine, *IMAGES)
+    machine.compose("version", files=())  # makes Compose known to the client
+    pid = (machine.sandbox.state / "pid").read_text()
+    env = {
+        "PATH": f"{Path(sys.executable).parent}:{DOCKER_26.path}",
+        "HOME": str(tmp_path),
+        "DOCKER_HOST": machine.url,
+        "DOCKER_CONFIG": f"{machine.sandbox.state}/client",
+    }
+    bash = Command(["nsenter", f"--net=/proc/{pid}/ns/net", "bash", "-c"], env, cwd=REPOSITORY)
+    yield functools.partial(bash.run, seconds=120)
+    for name in ("socket-proxy.calum4", "monitoring", "pushgateway"):
+        machine.compose("down", "--volumes", "--timeout=1", files=(COMPOSE / f"{name}.yml",))
+
+
+@pytest.mark.parametrize(("document", "section"), PRINTED)
+def test_the_commands_work(shell: Callable[[str], str], tmp_path: Path, document: str, section: str) -> None:
+    """Each section's commands end well, one after the other, and print what they should."""
+    script = commands(document, section).replace("/var/lib/prometheus/node-exporter", str(tmp_path))
+    before = STACK_IS_UP if "docker-monitoring-" in script else ""
+    printed = shell(PRELUDE + before + script)
+
+    assert re.search(PRINTED[document, section], printed, re.MULTILINE), printed
+
+
+# Without systemd and a route to the package index; what is installed stays in this process' own mounts.
+WITHOUT_SYSTEMD = """
+set -euo pipefail
+mount -t tmpfs tmpfs /opt
+mount -t tmpfs tmpfs /etc/systemd/system
+systemctl() { echo "systemctl $*"; }
+"""
+
+
+def test_the_commands_for_a_host_work() -> None:
+    """They install a program that runs, and the unit that names it, with its drop-in."""
+    after = """
+        cd /etc/systemd/system
+        program=$(sed -n 's/^ExecStart=//p' docker-prom-exporter.service)
+        echo "$program"
+        cat docker-prom-exporter.service.d/docker-group.conf
+        "$program" --version
+    """
+    with package_index() as index:
+        env = {"PATH": SYSTEM_PATH, "PIP_INDEX_URL": index, "PIP_NO_CACHE_DIR": "1"}
+        bash = Command(["unshare", "--mount", "bash", "-c"], env, cwd=REPOSITORY)
+        printed = bash.run(WITHOUT_SYSTEMD + commands(*ON_A_HOST) + after, seconds=240)
+
+    assert printed.endswith(
+        "systemctl daemon-reload\nsystemctl enable --now docker-prom-exporter\n"
+        "/opt/docker-prom-exporter/bin/docker-prom-exporter\n[Service]\nSupplementaryGroups=docker\n"
+        f"docker-prom-exporter {__version__}"
+    )

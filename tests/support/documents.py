@@ -1,0 +1,50 @@
+"""The Markdown documents of the repository, and the code blocks in them."""
+
+import re
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+from support.machine import REPOSITORY
+
+DOCUMENTS = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("*/README.md"))]
+
+_FENCE = re.compile(r"^ *```(\w*)")
+_HEADING = re.compile(r"^#+ (.+)$")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+class Block(NamedTuple):
+    """A code block: the heading above it, the language after its fence, and its text without indentation."""
+
+    section: str
+    language: str
+    text: str
+
+
+def blocks(document: Path, language: str) -> list[Block]:
+    """Return the code blocks of a document in one language, in their order."""
+    found, section, fence, lines = [], "", "", list[str]()
+    for line in document.read_text().splitlines():
+        if opened := _FENCE.match(line):
+            if fence:
+                found.append(Block(section, fence, textwrap.dedent("\n".join(lines)) + "\n"))
+            fence, lines = ("" if fence else opened[1] or "text"), []
+        elif fence:
+            lines.append(line)
+        elif heading := _HEADING.match(line):
+            section = heading[1]
+    return [block for block in found if block.language == language]
+
+
+def links(document: Path) -> list[str]:
+    """Return the targets of a document's links, code left out."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", document.read_text(), flags=re.DOTALL)
+    return _LINK.findall(prose)
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the fragments by which GitHub links to a document's headings."""
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
