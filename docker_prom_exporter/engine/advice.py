@@ -1,4 +1,4 @@
-"""Owns what to do about it, in words: a question to the engine that failed, no container that is watched."""
+"""Remedies for failed engine requests, and for polls that find nothing or cost much."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _DENIED_BY_PROXY: Final = {
 _BY_STATUS: Final = {
     400: "the engine refused the API version, which a proxy in between may hide or an upgrade have changed; "
     "or it speaks HTTPS: then use tcp://HOST:2376 with DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH",
-    401: "what is in front of the engine wants credentials, which the exporter lacks: use a socket proxy",
+    401: "a proxy in front of the engine asks for credentials, which are never sent: use a socket proxy",
     404: "nothing there speaks Docker's API: check the address in DOCKER_HOST",
     502: "the socket proxy answers, the engine behind it does not: is the socket mounted into the proxy, and "
     "may the proxy use it?",
@@ -54,11 +54,15 @@ _BY_STATUS[503] = _BY_STATUS[504] = _BY_STATUS[502]
 
 _STUCK: Final = "the engine is stuck or slow: look at its log, or give it longer with DOCKER_TIMEOUT"
 _START: Final = "start the engine (systemctl start docker)"
+_OLD_SOCKET: Final = (
+    "in a container that mounts the socket's file, it may be the socket of before the engine's last start: "
+    "restart the container, or mount the socket's folder instead"
+)
 _OTHER_SOCKETS: Final = ("/var/run/docker.sock", "/run/podman/podman.sock")
 
 
 def advise(error: EngineError, url: str) -> str:
-    """Say in one line what to do about a question that failed; empty where nobody can tell.
+    """Return in one line what to do about a failed request; empty where nothing is known to help.
 
     `url` is the engine's address as `Engine.url` gives it.
     """
@@ -74,7 +78,7 @@ def advise(error: EngineError, url: str) -> str:
 
 
 def _of_socket(path: Path, error: EngineError) -> str:
-    """Look at the socket's file for what the system's error leaves open."""
+    """Look at the socket's file for what the system's error does not say."""
     number = next((c.errno for c in causes(error) if isinstance(c, OSError) and c.errno), None)
     if number == errno.ENOENT:
         return _of_missing(path)
@@ -83,7 +87,7 @@ def _of_socket(path: Path, error: EngineError) -> str:
     if number == errno.ECONNREFUSED and path.is_dir():
         return f"{path} is a folder: Docker makes one where the source of a mount is missing"
     if number == errno.ECONNREFUSED:
-        return f"the socket is there, but nobody listens on it: {_START}"
+        return f"nobody listens on {path}: {_START}; {_OLD_SOCKET}"
     return ""
 
 
@@ -105,7 +109,7 @@ def _is_socket(path: Path) -> bool:
 
 
 def _of_forbidden(path: Path) -> str:
-    """Name the group that may use the socket, and the command that puts this user into it."""
+    """Name the group that may use the socket, and the command that adds this user to it."""
     try:
         status = path.stat()
     except OSError:
@@ -123,7 +127,7 @@ def _of_forbidden(path: Path) -> str:
 
 
 def _is_member(gid: int) -> bool:
-    """Tell whether the group's entry lists this user, whatever the groups of the process."""
+    """Return whether the group's entry lists this user, whatever the groups of the process are."""
     with suppress(KeyError):
         return _user_name(os.getuid()) in grp.getgrgid(gid).gr_mem
     return False
@@ -146,7 +150,7 @@ def _group_name(gid: int) -> str:
 
 
 def _of_network(url: str, error: EngineError) -> str:
-    """Tell apart by what was raised: the name, the certificate, the protocol, the port."""
+    """Choose by what was raised: the name, the certificate, the protocol, the port."""
     where = urlsplit(url)
     if _is(error, socket.gaierror):
         return (

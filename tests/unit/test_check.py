@@ -242,7 +242,10 @@ def test_a_socket_without_engine(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "docker.sock"))
 
-    assert "nobody listens on it: start the engine" in told(f"unix://{tmp_path}/docker.sock")
+    assert f"nobody listens on {tmp_path}/docker.sock: start the engine" in told(
+        f"unix://{tmp_path}/docker.sock"
+    )
+    assert "mount the socket's folder" in told(f"unix://{tmp_path}/docker.sock")
 
 
 def test_nobody_at_the_address() -> None:

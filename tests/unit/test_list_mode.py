@@ -301,6 +301,26 @@ def test_a_restart_after_the_clock_was_set_back(simulated: Simulation, clock: Cl
     assert [1] == [details.restarts for details in details_of(poller.snapshot)]
 
 
+def test_a_restart_hidden_by_a_clock_that_jumps(
+    simulated: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set forward by hours within one interval, it makes the restart look old; the rotation shows it."""
+    clock = Clock(monkeypatch)
+    simulated.stage.add("web", started=time.time() - 7 * 3600)
+    poller = poller_for(simulated.url, poll_interval=15)
+    poller.poll()
+    simulated.stage.change("web", started=time.time(), restarts=1)
+    simulated.clock_offset = 3 * 3600
+    clock.later += 15
+    poller.poll()
+    hidden = [details.restarts for details in details_of(poller.snapshot)]
+    clock.later += 600
+    poller.poll()
+
+    assert [0] == hidden
+    assert [1] == [details.restarts for details in details_of(poller.snapshot)]
+
+
 def test_one_stuck_container_costs_only_its_details(simulated: Simulation, clock: Clock) -> None:
     """An inspect that hangs (moby#46782) takes a worker, not the poll; it is tried again ever more rarely."""
     for number in range(8):
