@@ -17,7 +17,7 @@ from support.waiting import wait_for
 _UP = 2 * 86400 + 3600
 
 # What Docker 26.1 answers about a service of Compose 2.26 with a port, a volume, a network and a healthcheck.
-# The simulated engine answers only what the exporter reads; docker-py and the exporter have to read all of it.
+# The simulated engine answers only what the exporter reads; here, all of it has to be read.
 _ANSWERS = json.loads(Path(__file__).with_name("compose_container.json").read_text("utf-8"))
 _LABELS = _ANSWERS["row"]["Labels"]
 

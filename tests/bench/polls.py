@@ -1,6 +1,5 @@
 """What a poll costs the engine and the exporter, beside bare lists and inspects by docker-py."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
