@@ -148,3 +148,10 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine in turn."""
     engine: Engine = request.getfixturevalue(request.param)
     return engine
+
+
+@pytest.fixture(params=[*DOCKERS, *PODMANS[:2]])
+def engine_limiting_memory(request: pytest.FixtureRequest) -> Engine:
+    """Each engine in turn that can limit memory here: Podman 6 can't where control groups are of version 1."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine

@@ -157,8 +157,9 @@ def test_killed(engine: Engine) -> None:
     assert (EXITED | UNTROUBLED | {"exit_code": 137}).items() <= after.items()
 
 
-def test_out_of_memory(engine: Engine) -> None:
+def test_out_of_memory(engine_limiting_memory: Engine) -> None:
     """The kernel's SIGKILL is in the exit code; that it was for want of memory, only Docker tells."""
+    engine = engine_limiting_memory
     greedy = ["sh", "-c", GREEDY]
     engine.run("web", command=greedy, options=["--memory=6m"], labels=WATCH)
     engine.await_state("web", "exited")

@@ -1,9 +1,9 @@
 #!/bin/sh
-# new_root.sh ROOT STATE FOLDER...: make a mount namespace whose root is a copy of the folder ROOT.
+# new_root.sh ROOT STATE SHARED CGROUPS: make a mount namespace whose root is a copy of the folder ROOT.
 #
-# The file STATE/mounts/namespace keeps it, for nsenter. FOLDERs are the same inside as outside; what else is mounted
+# The file STATE/mounts/namespace keeps it, for nsenter. The folder SHARED is the same inside as outside; what is mounted
 # inside can't be seen outside. A chroot would not do: runc leads its containers out of it, to the machine's root.
-# The control groups are a tree of version 2, which newer Podmans want, whatever the machine's are.
+# CGROUPS is `machine` for the machine's control groups, `v2` for a tree of version 2 whatever the machine has.
 set -eu
 
 state=$2
@@ -20,9 +20,11 @@ fi
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$state/upper,workdir=$state/work" "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
-mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-shift 2
-for folder in /dev "$@"; do
+case $4 in
+    machine) mount --rbind /sys/fs/cgroup "$root/sys/fs/cgroup" ;;
+    v2) mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup" ;;
+esac
+for folder in /dev "$3"; do
     mkdir -p "$root$folder"
     mount --bind "$folder" "$root$folder"
 done

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -391,6 +392,7 @@ class Podman:
     """
 
     version: str
+    cgroups: Literal["machine", "v2"] = "machine"
     run_options: Sequence[str] = ("--network=none", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
     health_interval: str = "disable"  # its own probes need systemd's timers
 
@@ -410,11 +412,11 @@ class Podman:
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
         """Return the service; its locks are files, for those in shared memory are every Podman's.
 
-        A limit of processes needs a controller that the control groups may not have.
+        A limit on processes needs a controller that a tree of version 2 may not have.
         """
         if not (sandbox.state / "mounts").exists():
-            folders = [self._root, sandbox.state, sandbox.directory, listen.parent]
-            Command([str(Path(__file__).with_name("new_root.sh"))], _ENVIRONMENT).run(*map(str, folders))
+            new_root = Command([str(Path(__file__).with_name("new_root.sh"))], _ENVIRONMENT)
+            new_root.run(str(self._root), str(sandbox.state), tempfile.gettempdir(), self.cgroups)
         (sandbox.state / "containers.conf").write_text(
             '[engine]\nlock_type = "file"\n[containers]\npids_limit = 0\n'
         )
@@ -431,12 +433,13 @@ class Podman:
             f"--root={sandbox.state}/storage",
             f"--runroot={sandbox.state}/run",
             f"--tmpdir={sandbox.state}/tmp",
-            "--storage-driver=vfs",
+            "--storage-driver=overlay",
             "--cgroup-manager=cgroupfs",
             "--events-backend=file",
             "--runtime=runc",
         ]
-        return Command(podman, {**_ENVIRONMENT, "CONTAINERS_CONF": f"{sandbox.state}/containers.conf"})
+        files = {"CONTAINERS_CONF": f"{sandbox.state}/containers.conf", "TMPDIR": str(sandbox.state)}
+        return Command(podman, {**_ENVIRONMENT, **files})
 
     def probe(self, client: Command, container: str) -> None:
         """Run the healthcheck; that it fails is an answer too."""
@@ -459,7 +462,7 @@ DOCKER_28 = Docker("28")
 DOCKER_28_CONTAINERD = Docker("28", containerd_store=True)
 PODMAN_4 = Podman("4.3")
 PODMAN_5 = Podman("5")
-PODMAN_6 = Podman("6")
+PODMAN_6 = Podman("6", cgroups="v2")  # it knows no others
 
 
 @functools.cache
