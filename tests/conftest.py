@@ -136,6 +136,13 @@ def docker(request: pytest.FixtureRequest) -> Engine:
     return engine
 
 
+@pytest.fixture(params=DOCKERS[:3])
+def docker_with_graph_driver(request: pytest.FixtureRequest) -> Engine:
+    """Each Docker in turn whose removal of a container fails where a file of it can't be deleted."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine
+
+
 @pytest.fixture(params=PODMANS)
 def podman(request: pytest.FixtureRequest) -> Engine:
     """Each Podman in turn."""
@@ -152,6 +159,6 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 @pytest.fixture(params=[*DOCKERS, *PODMANS[:2]])
 def engine_limiting_memory(request: pytest.FixtureRequest) -> Engine:
-    """Each engine in turn that can limit memory here: Podman 6 can't where control groups are of version 1."""
+    """Each engine that can limit memory here: Podman 6 can't where control groups are of version 1."""
     engine: Engine = request.getfixturevalue(request.param)
     return engine

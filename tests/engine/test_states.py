@@ -237,8 +237,9 @@ def undeletable(engine: Engine, name: str) -> Iterator[None]:
         subprocess.run(["chattr", "-i", stone], check=True)
 
 
-def test_dead(docker: Engine) -> None:
+def test_dead(docker_with_graph_driver: Engine) -> None:
     """After a failed removal and the engine's next start a container is dead: stopped, with an exit code."""
+    docker = docker_with_graph_driver
     docker.run("web", labels=WATCH)
     with undeletable(docker, "web"):
         with pytest.raises(CommandError, match="operation not permitted"):
@@ -251,8 +252,9 @@ def test_dead(docker: Engine) -> None:
     assert dead | UNTROUBLED == found
 
 
-def test_half_removed(docker: Engine) -> None:
+def test_half_removed(docker_with_graph_driver: Engine) -> None:
     """When a removal has just failed, the list says `removing` and inspect `dead`: no inspect each poll."""
+    docker = docker_with_graph_driver
     docker.run("web", labels=WATCH)
     scrape = scraper(docker.url)
     with undeletable(docker, "web"):
