@@ -16,7 +16,9 @@ from support.real import (
     DOCKER_26,
     DOCKER_28,
     DOCKER_28_CONTAINERD,
-    PODMAN,
+    PODMAN_4,
+    PODMAN_5,
+    PODMAN_6,
     Engine,
     EngineUnavailableError,
     Kind,
@@ -34,10 +36,15 @@ settings.load_profile("default")
 DOCKERS = [
     pytest.param("docker_20", id="docker-20.10"),
     pytest.param("docker_26", id="docker-26.1"),
-    pytest.param("docker_28", id="docker-28.5"),
-    pytest.param("docker_28_containerd", id="docker-28.5-containerd"),
+    pytest.param("docker_28", id="docker-28"),
+    pytest.param("docker_28_containerd", id="docker-28-containerd"),
 ]
-ENGINES = [*DOCKERS, pytest.param("podman", id="podman")]
+PODMANS = [
+    pytest.param("podman_4", id="podman-4.3"),
+    pytest.param("podman_5", id="podman-5"),
+    pytest.param("podman_6", id="podman-6"),
+]
+ENGINES = [*DOCKERS, *PODMANS]
 
 
 class Pool:
@@ -94,20 +101,32 @@ def docker_26(pool: Pool) -> Iterator[Engine]:
 
 @pytest.fixture
 def docker_28(pool: Pool) -> Iterator[Engine]:
-    """Docker 28.5 with a graph driver, as an upgraded host has it."""
+    """Docker 28 with a graph driver, as an upgraded host has it."""
     yield from pool.lend(DOCKER_28)
 
 
 @pytest.fixture
 def docker_28_containerd(pool: Pool) -> Iterator[Engine]:
-    """Docker 28.5 with the containerd image store, the default of new installations from 29 on."""
+    """Docker 28 with the containerd image store, the default of new installations from 29 on."""
     yield from pool.lend(DOCKER_28_CONTAINERD)
 
 
 @pytest.fixture
-def podman(pool: Pool) -> Iterator[Engine]:
-    """Podman, through its Docker-compatible service."""
-    yield from pool.lend(PODMAN)
+def podman_4(pool: Pool) -> Iterator[Engine]:
+    """Podman 4.3, the oldest in use."""
+    yield from pool.lend(PODMAN_4)
+
+
+@pytest.fixture
+def podman_5(pool: Pool) -> Iterator[Engine]:
+    """Podman 5, of Debian's testing."""
+    yield from pool.lend(PODMAN_5)
+
+
+@pytest.fixture
+def podman_6(pool: Pool) -> Iterator[Engine]:
+    """Podman 6, whose list says health."""
+    yield from pool.lend(PODMAN_6)
 
 
 @pytest.fixture(params=DOCKERS)
@@ -117,8 +136,29 @@ def docker(request: pytest.FixtureRequest) -> Engine:
     return engine
 
 
+@pytest.fixture(params=DOCKERS[:3])
+def docker_with_graph_driver(request: pytest.FixtureRequest) -> Engine:
+    """Each Docker in turn whose removal of a container fails where a file of it can't be deleted."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine
+
+
+@pytest.fixture(params=PODMANS)
+def podman(request: pytest.FixtureRequest) -> Engine:
+    """Each Podman in turn."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine
+
+
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine in turn."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine
+
+
+@pytest.fixture(params=[*DOCKERS, *PODMANS[:2]])
+def engine_limiting_memory(request: pytest.FixtureRequest) -> Engine:
+    """Each engine that can limit memory here: Podman 6 can't where control groups are of version 1."""
     engine: Engine = request.getfixturevalue(request.param)
     return engine

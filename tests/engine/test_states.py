@@ -158,8 +158,9 @@ def test_killed(engine: Engine) -> None:
     assert (EXITED | UNTROUBLED | {"exit_code": 137}).items() <= after.items()
 
 
-def test_out_of_memory(engine: Engine) -> None:
+def test_out_of_memory(engine_limiting_memory: Engine) -> None:
     """The kernel's SIGKILL is in the exit code; that it was for want of memory, only Docker tells."""
+    engine = engine_limiting_memory
     greedy = ["sh", "-c", GREEDY]
     engine.run("web", command=greedy, options=["--memory=6m"], labels=WATCH)
     engine.await_state("web", "exited")
@@ -243,34 +244,29 @@ def undeletable(engine: Engine, name: str) -> Iterator[None]:
         subprocess.run(["chattr", "-i", stone], check=True)
 
 
-@pytest.fixture(params=["docker_20", "docker_26", "docker_28"])
-def graph_driver(request: pytest.FixtureRequest) -> Engine:
-    """Return each Docker that removes a container's files itself: containerd does it later, out of sight."""
-    engine: Engine = request.getfixturevalue(request.param)
-    return engine
-
-
-def test_dead(graph_driver: Engine) -> None:
+def test_dead(docker_with_graph_driver: Engine) -> None:
     """After a failed removal and the engine's next start a container is dead: stopped, with an exit code."""
-    graph_driver.run("web", labels=WATCH)
-    with undeletable(graph_driver, "web"):
+    docker = docker_with_graph_driver
+    docker.run("web", labels=WATCH)
+    with undeletable(docker, "web"):
         with pytest.raises(CommandError, match="operation not permitted"):
-            graph_driver.cli("rm", "--force", "web")
-        graph_driver.kill()
-        graph_driver.start()
-        found = scraper(graph_driver.url)().container("web")
+            docker.cli("rm", "--force", "web")
+        docker.kill()
+        docker.start()
+        found = scraper(docker.url)().container("web")
 
     dead = {"container_health": 1, "state": "dead", "health_status": None, "exit_code": 137}
     assert dead | UNTROUBLED == found
 
 
-def test_half_removed(graph_driver: Engine) -> None:
-    """When a removal has just failed, the list says `removing` and inspect `dead`, which counts."""
-    graph_driver.run("web", labels=WATCH)
-    scrape = scraper(graph_driver.url)
-    with undeletable(graph_driver, "web"):
+def test_half_removed(docker_with_graph_driver: Engine) -> None:
+    """When a removal has just failed, inspect says `dead`, the list so from 28 on only: the inspect counts."""
+    docker = docker_with_graph_driver
+    docker.run("web", labels=WATCH)
+    scrape = scraper(docker.url)
+    with undeletable(docker, "web"):
         with pytest.raises(CommandError, match="operation not permitted"):
-            graph_driver.cli("rm", "--force", "web")
+            docker.cli("rm", "--force", "web")
         scrape()
         found = scrape()
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -29,6 +30,7 @@ Health = Literal["starting", "unhealthy", "healthy"]
 
 IMAGE = "toolbox:tests"
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_ENVIRONMENT = {"PATH": SYSTEM_PATH, "HOME": "/root"}
 HEALTHY = "/healthy"  # the file whose presence in a container is its health
 FOREVER = ("sleep", "86400")
 GREEDY = "sleep 1; x=a; while true; do x=$x$x; done"
@@ -46,7 +48,7 @@ class Kind(Protocol):
 
     @property
     def name(self) -> str:
-        """The engine with the first two parts of its version."""
+        """The engine and its release line."""
 
     @property
     def run_options(self) -> Sequence[str]:
@@ -84,7 +86,7 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """The engine with the first two parts of its version, like `docker-20.10`."""
+        """The engine and its release line, like `docker-20.10`."""
         return self.kind.name
 
     @property
@@ -358,12 +360,10 @@ class Docker:
 
     def require(self) -> None:
         """Raise EngineUnavailableError unless this very release line is there, with all it needs."""
-        source = f"tests/run, as root on Debian, unpacks it in {self.folder}"
+        source = _unpacked_in(self.folder)
         _require_programs(("dockerd", "docker", "containerd"), self._own_path, source)
         _require_programs(("runc", "iptables", "busybox"), self.path, _INSTALLED)
-        found = self._program("dockerd").run("--version")
-        if f" {self.version}." not in found:
-            raise EngineUnavailableError(f"found {found!r} instead of Docker {self.version}: {source}")
+        _require_version(self.version, self._program("dockerd").run("--version"), source)
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
         """Return dockerd; a configuration file of its own keeps the machine's out of it.
@@ -408,51 +408,68 @@ class Docker:
 
 @dataclass(frozen=True)
 class Podman:
-    """The system's Podman and its Docker-compatible service."""
+    """One release line of Podman and its Docker-compatible service, with a root file system of its own.
 
+    `tests/run` unpacks it with all libraries it needs, for the system's may be too old or too new.
+    """
+
+    version: str
+    cgroups: Literal["machine", "v2"] = "machine"
     run_options: Sequence[str] = ("--network=none", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
     health_interval: str = "disable"  # its own probes need systemd's timers
 
-    @functools.cached_property
+    @property
     def name(self) -> str:
-        """Return `podman-` and the first two parts of what `podman --version` says."""
-        version = self._program().run("--version").split()[-1]
-        return "podman-" + ".".join(version.split(".")[:2])
+        """Return `podman-` and the release line."""
+        return f"podman-{self.version}"
 
     def require(self) -> None:
-        """Raise EngineUnavailableError where a program is missing."""
-        _require_programs(("podman", "conmon", "runc", "busybox"), SYSTEM_PATH, _INSTALLED)
+        """Raise EngineUnavailableError unless this very release line is there, with all it needs."""
+        _require_programs(("podman",), f"{self._root}/usr/bin", _unpacked_in(self._root))
+        _require_programs(("busybox", "nsenter", "pivot_root", "unshare"), SYSTEM_PATH, _INSTALLED)
+        script = 'mount -t proc proc "$1/proc" && exec chroot "$1" podman --version'
+        found = Command(["unshare", "--mount", "sh", "-c", script, "sh", str(self._root)], _ENVIRONMENT).run()
+        _require_version(self.version, found, _unpacked_in(self._root))
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return the service; its locks are files, for those in shared memory are every Podman's."""
-        (sandbox.state / "containers.conf").write_text('[engine]\nlock_type = "file"\n')
+        """Return the service; its locks are files, for those in shared memory are every Podman's.
+
+        A limit on processes needs a controller that a tree of version 2 may not have.
+        """
+        if not (sandbox.state / "mounts").exists():
+            new_root = Command([str(Path(__file__).with_name("new_root.sh"))], _ENVIRONMENT)
+            new_root.run(str(self._root), str(sandbox.state), tempfile.gettempdir(), self.cgroups)
+        (sandbox.state / "containers.conf").write_text(
+            '[engine]\nlock_type = "file"\n[containers]\npids_limit = 0\n'
+        )
         client = self.client(sandbox, listen)
         return replace(client, argv=[*client.argv, "system", "service", "--time=0", f"unix://{listen}"])
 
     def client(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return the podman command on the service's folders; it works without the service.
-
-        Its conmon leaves a file `oom` in the folder it runs in when memory runs out.
-        """
+        """Return the podman command on the service's folders; it works without the service."""
         del listen
-        podman = self._program(
-            f"--root={sandbox.state}/root",
+        podman = [
+            "nsenter",
+            f"--mount={sandbox.state}/mounts/namespace",
+            "podman",
+            f"--root={sandbox.state}/storage",
             f"--runroot={sandbox.state}/run",
             f"--tmpdir={sandbox.state}/tmp",
-            "--storage-driver=vfs",
+            "--storage-driver=overlay",
             "--cgroup-manager=cgroupfs",
             "--events-backend=file",
             "--runtime=runc",
-        )
-        env = {**podman.env, "CONTAINERS_CONF": f"{sandbox.state}/containers.conf"}
-        return Command(podman.argv, env, cwd=sandbox.state)
+        ]
+        files = {"CONTAINERS_CONF": f"{sandbox.state}/containers.conf", "TMPDIR": str(sandbox.state)}
+        return Command(podman, {**_ENVIRONMENT, **files})
 
     def probe(self, client: Command, container: str) -> None:
         """Run the healthcheck; that it fails is an answer too."""
         client.run("healthcheck", "run", container, check=False)
 
-    def _program(self, *args: str) -> Command:
-        return Command([_find("podman", SYSTEM_PATH), *args], {"PATH": SYSTEM_PATH})
+    @property
+    def _root(self) -> Path:
+        return cache() / self.name
 
 
 def cache() -> Path:
@@ -463,9 +480,11 @@ def cache() -> Path:
 
 DOCKER_20 = Docker("20.10")
 DOCKER_26 = Docker("26.1")
-DOCKER_28 = Docker("28.5")
-DOCKER_28_CONTAINERD = Docker("28.5", containerd_store=True)
-PODMAN = Podman()
+DOCKER_28 = Docker("28")
+DOCKER_28_CONTAINERD = Docker("28", containerd_store=True)
+PODMAN_4 = Podman("4.3")
+PODMAN_5 = Podman("5")
+PODMAN_6 = Podman("6", cgroups="v2")  # it knows no others
 
 
 @functools.cache
@@ -490,6 +509,15 @@ def _require_programs(names: Sequence[str], path: str, source: str) -> None:
     missing = [name for name in names if shutil.which(name, path=path) is None]
     if missing:
         raise EngineUnavailableError(f"{', '.join(missing)} not found: {source}")
+
+
+def _require_version(wanted: str, found: str, source: str) -> None:
+    if f" {wanted}." not in found:
+        raise EngineUnavailableError(f"found {found!r} instead of {wanted}: {source}")
+
+
+def _unpacked_in(folder: Path) -> str:
+    return f"tests/run, as root on Debian, unpacks it in {folder}"
 
 
 def _find(name: str, path: str) -> str:
