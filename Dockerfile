@@ -1,10 +1,12 @@
-# The exporter on a base that holds Python 3.13 and that nothing is run in: "The image" in README.md tells of
-# the bases and arguments. BuildKit, the classic builder and buildah all take this file.
+# The exporter on a base that has Python and that nothing is run in: "The image" in README.md tells of the
+# bases and arguments. BuildKit, the classic builder and buildah all take this file.
 
-ARG BASE=python:3.13-alpine
+# Byte code is for one version of Python: the same in the base and in the builder.
+ARG PYTHON=3.13
+ARG BASE=python:${PYTHON}-alpine
 
 # The parts are put together here, with a shell and pip; they are the same bits on every architecture.
-ARG BUILDER=python:3.13-alpine
+ARG BUILDER=python:${PYTHON}-alpine
 
 # The classic builder does not know its own platform, and takes that for `linux`.
 FROM --platform=${BUILDPLATFORM:-linux} ${BUILDER} AS builder
@@ -14,22 +16,24 @@ WORKDIR /build
 ARG PIP_INDEX_URL
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 
-# Only wheels without compiled parts, as every architecture gets these.
+# Only wheels without compiled parts, as every architecture gets these. The tools among them go into an
+# environment of their own: pip can't replace a package that the builder's distribution installed.
 COPY requirements.lock ./
 RUN python3 -m pip download --require-hashes --no-deps --requirement requirements.lock --dest wheels \
         --only-binary :all: --platform any --implementation py --abi none \
-    && python3 -m pip install --no-index --no-deps wheels/*.whl
+    && python3 -m venv --without-pip tools \
+    && python3 -m pip --python tools/bin/python install --no-index --no-deps wheels/*.whl
 
 COPY pyproject.toml README.md LICENSE-APACHE LICENSE-MIT ./
 COPY docker_prom_exporter docker_prom_exporter
 
 # The lock holds the tools used here too; what the exporter itself needs of it, pip knows.
-RUN python3 -m hatchling build --target wheel --directory wheels \
+RUN tools/bin/python -m hatchling build --target wheel --directory wheels \
     && python3 -m pip install --no-index --find-links wheels --no-compile --target packages docker-prom-exporter \
     && rm -r packages/bin packages/*/tests
 
 # The tool's own check of what it wrote takes compiled packages; the tests make that check.
-RUN PYTHONPATH=packages python3 -m cyclonedx_py environment -S --output-reproducible --no-validate \
+RUN PYTHONPATH=packages tools/bin/python -m cyclonedx_py environment -S --output-reproducible --no-validate \
         --output-file sbom.cdx.json "$(command -v python3)"
 
 # Modes and times are not those of the context or the day, nor SOURCE_DATE_EPOCH, as BuildKit's cache is blind to
@@ -40,7 +44,9 @@ RUN mkdir -p image/opt/docker-prom-exporter \
     && chmod -R u=rwX,go=rX image \
     && find image -exec touch -d @0 {} +
 
-FROM ${BASE}
+# Without a platform here, buildah before 1.43 would take the builder's for this stage, too. The classic builder
+# knows neither: it builds for its own.
+FROM --platform=${TARGETPLATFORM:-${BUILDPLATFORM:-linux}} ${BASE}
 COPY --from=builder /build/image /
 
 # PYTHONSAFEPATH: no module comes from the working directory, which may be any mount.

@@ -8,11 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -21,9 +20,12 @@ from cyclonedx.validation.json import JsonStrictValidator
 from docker_prom_exporter import __version__
 from docker_prom_exporter.demo import WATCH
 from support.bases import (
+    BUILDAH,
+    EPOCH,
     LOCK,
     ROOT,
     Image,
+    Workshop,
     bare_base,
     checkout,
     first_difference,
@@ -31,6 +33,7 @@ from support.bases import (
     normalized,
     package_index,
     python_base,
+    strange_checkout,
 )
 from support.missing import give_up, require_program
 from support.processes import CommandError
@@ -39,9 +42,9 @@ from support.waiting import wait_for
 
 PACKAGES = "opt/docker-prom-exporter/packages"
 SBOM = "opt/docker-prom-exporter/sbom.cdx.json"
+DISTRIBUTION = "distribution:python3.13"
 WITHOUT_SHELL = "gcr.io/distroless/python3-debian13:nonroot"
 HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
-EPOCH = 1700000000
 GROUP = 4242
 NOBODY = 65534
 
@@ -60,13 +63,6 @@ docker() {
     esac
     command docker "$1" "${options[@]}" "${@:2}"
 }
-buildah() {
-    local options=() storage=(--root "$STORE/root" --runroot "$STORE/run" --storage-driver vfs)
-    if [[ $1 == build ]]; then
-        options=(--isolation chroot --network host --build-arg PIP_INDEX_URL="$INDEX")
-    fi
-    command buildah "${storage[@]}" "$1" "${options[@]}" "${@:2}"
-}
 buildah pull docker-archive:"$STORE/base.tar"
 """
 EPILOGUE = r"""
@@ -74,56 +70,6 @@ buildah push docker-prom-exporter:buildah docker-archive:"$STORE/buildah.tar":do
 docker load --input "$STORE/buildah.tar"
 docker image inspect --format '{{.Id}}' docker-prom-exporter:rebuilt
 """
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """An engine that has the bases, and the index its builds take packages from."""
-
-    engine: Engine
-    index: str
-
-    def build(self, tag: str, *arguments: str, folder: Path = ROOT, **options: Any) -> str:
-        """Build what is in the folder with BuildKit and return the image's id.
-
-        `options` are those of `subprocess.run`.
-        """
-        return self.docker(
-            *("build", "--quiet", "--network=host", "--provenance=false", f"--tag={tag}"),
-            *(f"--build-arg=PIP_INDEX_URL={self.index}", f"--build-arg=SOURCE_DATE_EPOCH={EPOCH}"),
-            *(*arguments, str(folder)),
-            **options,
-        ).decode()
-
-    def docker(self, *arguments: str, **options: Any) -> bytes:
-        """Run the engine's client, which may take minutes, and return what it prints."""
-        everything = {"env": self.environment(), "capture_output": True, **options}
-        done = subprocess.run(["docker", *arguments], check=False, **everything)
-        assert 0 == done.returncode, done.stderr.decode()
-        output: bytes = done.stdout
-        return output.strip()
-
-    def image(self, tag: str) -> Image:
-        """Return what is exported of an image; by its id, as a name without a tag stands for all its tags."""
-        return Image.read(self.docker("save", self.engine.cli("image", "inspect", "--format={{.Id}}", tag)))
-
-    def inspect(self, tag: str, what: str) -> Any:
-        """Return one thing the engine knows of an image or a container."""
-        return json.loads(self.engine.cli("inspect", "--format", f"{{{{json {what}}}}}", tag))
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment in which `docker` is this engine's client."""
-        config = f"{self.engine.sandbox.state}/client"
-        return {"PATH": DOCKER_26.path, "DOCKER_HOST": self.engine.url, "DOCKER_CONFIG": config}
-
-    def wheel(self, name: str) -> bytes:
-        """Return the one wheel of a package in the index."""
-        with urlopen(f"{self.index}/{name}/") as page:
-            found = re.search(r'href="([^"]+\.whl)"', page.read().decode())
-        assert found
-        with urlopen(f"{self.index}/{name}/{found[1]}") as wheel:
-            content: bytes = wheel.read()
-        return content
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +87,12 @@ def workshop(pool: Any) -> Iterator[Workshop]:
 
 def import_bases(workshop: Workshop) -> None:
     engine = workshop.engine
-    with_shell = python_base(workshop.wheel("pip"))
+    pip = workshop.wheel("pip")
+    with_shell = python_base(pip)
     for name in ("python:3.13-alpine", "python:3.13-slim"):
         engine.cli("import", "-", name, stdin=with_shell)
+    engine.cli("import", "-", "python:3.14-alpine", stdin=python_base(pip, version="3.14"))
+    engine.cli("import", "-", DISTRIBUTION, stdin=python_base(pip, distribution=True))
     engine.cli("import", "-", WITHOUT_SHELL, stdin=python_base())
     for platform, name in PLATFORMS.items():
         engine.cli("import", f"--platform={platform}", "-", name, stdin=bare_base())
@@ -194,6 +143,25 @@ def test_holds_the_whole_exporter(image: Image) -> None:
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert [] == [name for name in listed.split() if f"{PACKAGES}/{name}" not in image.files]
+
+
+def test_takes_another_python(workshop: Workshop, engine: Engine) -> None:
+    """One argument changes base and builder; the byte code is that version's."""
+    workshop.build("exporter:next", "--build-arg=PYTHON=3.14")
+    codes = [name for name in workshop.image("exporter:next").files if name.endswith(".pyc")]
+    versions = {name.split(".")[-2] for name in codes}
+
+    assert {"cpython-314"} == versions
+    assert "\ndocker_up 1.0\n" in engine.cli(
+        "run", "--rm", *HARDENED, *socket_options(engine), "exporter:next", "once"
+    )
+
+
+def test_takes_a_distributions_python_as_builder(workshop: Workshop, image: Image) -> None:
+    """It keeps pip out of its own packages, and has some beside pip that pip can't replace."""
+    workshop.build("exporter:distribution", f"--build-arg=BUILDER={DISTRIBUTION}")
+
+    assert image.layers == workshop.image("exporter:distribution").layers
 
 
 def test_belongs_to_root(image: Image) -> None:
@@ -326,18 +294,11 @@ def tag_for(platform: str, name: str) -> str:
 def lend_to_nobody(workshop: Workshop, folder: Path) -> dict[str, Any]:
     """Make a strange checkout, and return the options by which `nobody` builds it."""
     context = folder / "elsewhere"
-    checkout(context)
-    (context / ".env").write_text("SECRET=1")
-    (context / "docker_prom_exporter/cli.py~").write_text("an editor's")
-    (context / "docker_prom_exporter/__pycache__").mkdir()
-    (context / "docker_prom_exporter/__pycache__/cli.cpython-313.pyc").write_bytes(b"stale")
+    strange_checkout(context)
     env = workshop.environment()
-    shutil.copytree(env["DOCKER_CONFIG"], folder / "client")
+    lend_programs(env, folder)
     for path in [folder, *folder.rglob("*")]:
         os.chown(path, NOBODY, NOBODY)
-        path.chmod(0o700 if path.is_dir() else 0o600)
-        os.utime(path, (1, 1))
-    lend_programs(env, folder)
     env |= {"DOCKER_CONFIG": f"{folder}/client", "PATH": f"{folder}/client:{env['PATH']}"}
     who = {"user": NOBODY, "group": GROUP, "extra_groups": [], "umask": 0o077}
     return {"folder": context, "cwd": folder, "env": env, **who}
@@ -345,13 +306,12 @@ def lend_to_nobody(workshop: Workshop, folder: Path) -> dict[str, Any]:
 
 def lend_programs(env: Mapping[str, str], folder: Path) -> None:
     """Put docker and its plugins where `nobody` may reach them, which root's own cache is not."""
+    shutil.copytree(env["DOCKER_CONFIG"], folder / "client")
     config = folder / "client/config.json"
     (plugins,) = json.loads(config.read_text())["cliPluginsExtraDirs"]
     config.write_text("{}")
     shutil.copytree(plugins, folder / "client/cli-plugins")
     shutil.copy(str(shutil.which("docker", path=env["PATH"])), folder / "client/docker")
-    for path in (folder / "client").rglob("*"):
-        os.chown(path, NOBODY, NOBODY)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
@@ -443,7 +403,7 @@ def readme(workshop: Workshop) -> list[str]:
         env = {**os.environ, **workshop.environment(), "PATH": path, "INDEX": workshop.index, "STORE": folder}
         script = commands().replace("/var/run/docker.sock:/", f"{workshop.engine.listen}:/")
         script = script.replace("%g /var/run/docker.sock", f"%g {workshop.engine.listen}")
-        command = ["bash", "-xc", PRELUDE + script + EPILOGUE]
+        command = ["bash", "-xc", BUILDAH + PRELUDE + script + EPILOGUE]
         done = subprocess.run(
             command, cwd=f"{folder}/checkout", env=env, capture_output=True, text=True, check=False
         )

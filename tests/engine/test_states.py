@@ -260,7 +260,7 @@ def test_dead(docker_with_graph_driver: Engine) -> None:
 
 
 def test_half_removed(docker_with_graph_driver: Engine) -> None:
-    """When a removal has just failed, inspect says `dead`, the list so from 28 on only: the inspect counts."""
+    """When a removal has just failed, inspect says `dead`, the list only from 28 on: the inspect counts."""
     docker = docker_with_graph_driver
     docker.run("web", labels=WATCH)
     scrape = scraper(docker.url)

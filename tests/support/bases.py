@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,14 +18,30 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
+from urllib.request import urlopen
 
 from support.processes import Command
-from support.real import EngineUnavailableError, cache, toolbox
+from support.real import DOCKER_26, Engine, EngineUnavailableError, cache, toolbox
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements.lock"
 
-_PYTHON = cache() / "python"
+EPOCH = 1700000000
+"""When images are said to be made, in seconds since 1970, and when the commit of a `checkout`."""
+
+BUILDAH = r"""
+buildah() {
+    local options=() storage=(--root "$STORE/root" --runroot "$STORE/run" --storage-driver vfs)
+    if [[ $1 == build ]]; then
+        options=(--isolation chroot --network host --build-arg PIP_INDEX_URL="$INDEX")
+    fi
+    command buildah "${storage[@]}" "$1" "${options[@]}" "${@:2}"
+}
+"""
+"""For bash: buildah that keeps images in the folder STORE and builds with the package index INDEX."""
+
+_PYTHONS = {"3.13": cache() / "python", "3.14": cache() / "python-3.14"}
+_PACKAGES = "usr/lib/python3/dist-packages"
 _PIP_OPTIONS = ("--disable-pip-version-check", "--no-deps", "--only-binary=:all:")
 _PURE = ("--platform=any", "--implementation=py", "--abi=none", "--python-version=3.13")
 
@@ -78,24 +95,33 @@ def _serving(folder: str) -> Iterator[str]:
         server.shutdown()
 
 
-def python_base(pip: bytes | None = None) -> bytes:
-    """Return a tar archive of a root file system with Python 3.13 and, given pip's wheel, a shell and pip.
+def python_base(pip: bytes | None = None, *, version: str = "3.13", distribution: bool = False) -> bytes:
+    """Return a tar archive of a root file system with Python and, given pip's wheel, a shell and pip.
 
-    It has the folder `/opt`, as every base has, and like official images no wish to keep pip out.
+    It has the folder `/opt`, as every base has, and like official images no wish to keep pip out. A
+    distribution's has that wish, and `packaging` beside pip, without the list of files pip would remove.
     Raises EngineUnavailableError where Debian's packages are not there.
     """
-    if not (_PYTHON / "usr").exists():
+    python = _PYTHONS[version]
+    if not (python / "usr").exists():
         raise EngineUnavailableError(
-            f"no Python for images: tests/run, as root on Debian, unpacks it in {_PYTHON}"
+            f"no Python for images: tests/run, as root on Debian, unpacks it in {python}"
         )
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(_PYTHON / "usr", "usr", filter=_welcoming)
-        for name, target in (("lib", "usr/lib"), ("lib64", "usr/lib64"), ("usr/bin/python3", "python3.13")):
+        tar.add(python / "usr", "usr", filter=None if distribution else _welcoming)
+        for name, target in (
+            ("lib", "usr/lib"),
+            ("lib64", "usr/lib64"),
+            ("usr/bin/python3", f"python{version}"),
+        ):
             _add(tar, name, kind=tarfile.SYMTYPE, target=target)
         _add(tar, "opt", kind=tarfile.DIRTYPE)
         if pip:
             _add_tools(tar, pip)
+        if distribution:
+            metadata = b"Metadata-Version: 2.1\nName: packaging\nVersion: 20.9\n"
+            _add(tar, f"{_PACKAGES}/packaging-20.9.dist-info/METADATA", content=metadata)
     return archive.getvalue()
 
 
@@ -117,7 +143,7 @@ def _add_tools(tar: tarfile.TarFile, pip: bytes) -> None:
             tar.addfile(member, tools.extractfile(member) if member.isfile() else None)
     with zipfile.ZipFile(io.BytesIO(pip)) as wheel:
         for name in wheel.namelist():
-            _add(tar, f"usr/lib/python3/dist-packages/{name}", content=wheel.read(name))
+            _add(tar, f"{_PACKAGES}/{name}", content=wheel.read(name))
 
 
 def _add(
@@ -168,6 +194,56 @@ class Image:
         return {normalized(match[1]): match[2] for match in found if match}
 
 
+@dataclass(frozen=True)
+class Workshop:
+    """An engine that has the bases, and the index its builds take packages from."""
+
+    engine: Engine
+    index: str
+
+    def build(self, tag: str, *arguments: str, folder: Path = ROOT, **options: Any) -> str:
+        """Build what is in the folder with BuildKit and return the image's id.
+
+        `options` are those of `subprocess.run`.
+        """
+        return self.docker(
+            *("build", "--quiet", "--network=host", "--provenance=false", f"--tag={tag}"),
+            *(f"--build-arg=PIP_INDEX_URL={self.index}", f"--build-arg=SOURCE_DATE_EPOCH={EPOCH}"),
+            *(*arguments, str(folder)),
+            **options,
+        ).decode()
+
+    def docker(self, *arguments: str, **options: Any) -> bytes:
+        """Run the engine's client, which may take minutes, and return what it prints."""
+        everything = {"env": self.environment(), "capture_output": True, **options}
+        done = subprocess.run(["docker", *arguments], check=False, **everything)
+        assert 0 == done.returncode, done.stderr.decode()
+        output: bytes = done.stdout
+        return output.strip()
+
+    def image(self, tag: str) -> Image:
+        """Return what is exported of an image; by its id, as a name without a tag stands for all its tags."""
+        return Image.read(self.docker("save", self.engine.cli("image", "inspect", "--format={{.Id}}", tag)))
+
+    def inspect(self, tag: str, what: str) -> Any:
+        """Return one thing the engine knows of an image or a container."""
+        return json.loads(self.engine.cli("inspect", "--format", f"{{{{json {what}}}}}", tag))
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which `docker` is this engine's client."""
+        config = f"{self.engine.sandbox.state}/client"
+        return {"PATH": DOCKER_26.path, "DOCKER_HOST": self.engine.url, "DOCKER_CONFIG": config}
+
+    def wheel(self, name: str) -> bytes:
+        """Return the one wheel of a package in the index."""
+        with urlopen(f"{self.index}/{name}/") as page:
+            found = re.search(r'href="([^"]+\.whl)"', page.read().decode())
+        assert found
+        with urlopen(f"{self.index}/{name}/{found[1]}") as wheel:
+            content: bytes = wheel.read()
+        return content
+
+
 def _content(tar: tarfile.TarFile, name: str) -> bytes:
     file = tar.extractfile(name) if tar.getmember(name).isfile() else None
     return file.read() if file else b""
@@ -206,8 +282,21 @@ def checkout(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
     who = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    when = {f"GIT_{role}_DATE": "1700000000 +0000" for role in ("AUTHOR", "COMMITTER")}
+    when = {f"GIT_{role}_DATE": f"{EPOCH} +0000" for role in ("AUTHOR", "COMMITTER")}
     git = Command(["git", "-C", str(folder)], {"PATH": "/usr/bin:/bin", **who, **when})
     git.run("init", "--quiet")
     git.run("add", "--all")
     git.run("commit", "--quiet", "--message=All there is")
+
+
+def strange_checkout(folder: Path) -> None:
+    """Make a checkout of files with other times and modes, among files that are nobody's business."""
+    checkout(folder)
+    package = folder / "docker_prom_exporter"
+    (folder / ".env").write_text("SECRET=1")
+    (package / "cli.py~").write_text("an editor's")
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__/cli.cpython-313.pyc").write_bytes(b"stale")
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        os.utime(path, (1, 1))

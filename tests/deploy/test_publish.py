@@ -1,0 +1,262 @@
+"""One image for every platform: the same index each time, and what a registry gives back of it."""
+
+import json
+import os
+import socket
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from docker_prom_exporter import __version__
+from support.bases import (
+    BUILDAH,
+    EPOCH,
+    Workshop,
+    bare_base,
+    checkout,
+    package_index,
+    python_base,
+    strange_checkout,
+)
+from support.missing import give_up, require_program
+from support.processes import Command, Daemon, Sandbox
+from support.real import DOCKER_26, Docker, EngineUnavailableError
+from support.waiting import wait_for
+
+PLATFORMS = ["linux/amd64", "linux/arm64", "linux/arm/v7"]
+
+# The commands of the README, as they stand there.
+COMMIT = r"""
+export SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)"
+arguments=(--build-arg REVISION="$(git rev-parse HEAD)"
+    --build-arg CREATED="$(date --utc --date="@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)")
+"""
+BUILDERS = {
+    "buildx": r"""
+docker buildx build --platform linux/amd64,linux/arm64,linux/arm/v7 --provenance=false "${arguments[@]}" \
+    --output type=oci,tar=false,dest=index .
+""",
+    "buildah": r"""
+native="$(buildah info --format '{{.host.os}}/{{.host.arch}}')"
+for platform in linux/amd64 linux/arm64 linux/arm/v7; do
+    buildah build --platform "$platform" --build-arg BUILDPLATFORM="$native" "${arguments[@]}" \
+        --timestamp "$SOURCE_DATE_EPOCH" --manifest docker-prom-exporter:index .
+done
+buildah manifest push --all docker-prom-exporter:index oci:index
+""",
+}
+PUSH = r"""
+skopeo copy --all --preserve-digests oci:index docker://"$IMAGE"
+"""
+
+# What the README's reader has and this machine has not: a registry with TLS, a route to the package index.
+PRELUDE = r"""
+set -euo pipefail
+docker() { command docker "$@" --network host --build-arg PIP_INDEX_URL="$INDEX"; }
+skopeo() { command skopeo "$1" --dest-tls-verify=false "${@:2}"; }
+"""
+MIRROR = """
+[[registry]]
+location = "docker.io"
+[[registry.mirror]]
+location = "{}"
+insecure = true
+"""
+
+
+@dataclass(frozen=True)
+class MirroredDocker(Docker):
+    """A Docker that keeps images in containerd, as builds for several platforms need, and has a mirror."""
+
+    mirror: str = ""
+
+    def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
+        """Return dockerd, with its settings written."""
+        command = super().daemon(sandbox, listen)
+        settings = {
+            "features": {"containerd-snapshotter": True},
+            "registry-mirrors": [f"http://{self.mirror}"],
+        }
+        (sandbox.state / "daemon.json").write_text(json.dumps(settings))
+        return command
+
+
+@dataclass(frozen=True)
+class Press:
+    """A workshop, and the registry that it takes its bases from and publishes to."""
+
+    workshop: Workshop
+    registry: str
+
+    @property
+    def image(self) -> str:
+        """The name under which the image is published."""
+        return f"{self.registry}/docker-prom-exporter"
+
+    def publish(self, builder: str, folder: Path, umask: int) -> "Layout":
+        """Run the README's commands in a checkout, with nothing left of earlier builds."""
+        self.workshop.engine.cli("builder", "prune", "--all", "--force")
+        with TemporaryDirectory() as storage:
+            mirror = Path(storage, "registries.conf")
+            mirror.write_text(MIRROR.format(self.registry))
+            env = {
+                **self.workshop.environment(),
+                "CONTAINERS_REGISTRIES_CONF": str(mirror),
+                "IMAGE": self.image,
+                "HOME": storage,
+                "INDEX": self.workshop.index,
+                "STORE": storage,
+            }
+            script = BUILDAH + PRELUDE + COMMIT + BUILDERS[builder] + PUSH
+            options: dict[str, Any] = {"cwd": folder, "env": env, "umask": umask}
+            done = subprocess.run(
+                ["bash", "-xc", script], capture_output=True, text=True, check=False, **options
+            )
+        assert 0 == done.returncode, done.stdout + done.stderr
+        return Layout(folder / "index")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An OCI image layout in a folder, with one index."""
+
+    folder: Path
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the index."""
+        (index,) = json.loads((self.folder / "index.json").read_text())["manifests"]
+        digest: str = index["digest"]
+        return digest
+
+    def blob(self, digest: str) -> Path:
+        """Return where a blob is."""
+        return self.folder / "blobs" / digest.replace(":", "/")
+
+    def json(self, digest: str) -> Any:
+        """Return a blob of JSON."""
+        return json.loads(self.blob(digest).read_bytes())
+
+    def manifests(self) -> list[Any]:
+        """Return the manifest of each platform, in the order of the index."""
+        return [self.json(each["digest"]) for each in self.json(self.digest)["manifests"]]
+
+    def times(self) -> set[str | float]:
+        """Return every time in what is on top of the bases."""
+        times: set[str | float] = set()
+        for manifest in self.manifests():
+            config = self.json(manifest["config"]["digest"])
+            times |= {config["created"], *(each["created"] for each in config["history"][1:])}
+            with tarfile.open(self.blob(manifest["layers"][-1]["digest"])) as layer:
+                times |= {member.mtime for member in layer}
+        return times
+
+
+@pytest.fixture(scope="module")
+def press(pool: Any) -> Iterator[Press]:
+    """Put a base for all platforms into a registry, under the name by which the Dockerfile knows it."""
+    for program in ("buildah", "skopeo"):
+        require_program(program)
+    with registry() as address:
+        for engine in pool.lend(MirroredDocker(**vars(DOCKER_26), mirror=address)):
+            try:
+                with package_index() as index:
+                    workshop = Workshop(engine, index)
+                    push_bases(workshop, f"{address}/library/python")
+                    yield Press(workshop, address)
+            except EngineUnavailableError as error:
+                give_up(str(error))
+
+
+@contextmanager
+def registry() -> Iterator[str]:
+    """Yield host and port of an empty registry."""
+    program = require_program("docker-registry")
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    with TemporaryDirectory() as folder:
+        settings = {"version": "0.1", "http": {"addr": address}}
+        settings["storage"] = {"filesystem": {"rootdirectory": f"{folder}/storage"}}
+        (Path(folder) / "config.yml").write_text(json.dumps(settings))
+        daemon = Daemon(Path(folder, "log"))
+        daemon.start(Command([program, "serve", f"{folder}/config.yml"], {}))
+        try:
+            wait_for(lambda: accepts(address), what="the registry to listen")
+            yield address
+        finally:
+            daemon.terminate()
+
+
+def accepts(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with socket.socket() as connection:
+        return connection.connect_ex((host, int(port))) == 0
+
+
+def push_bases(workshop: Workshop, repository: str) -> None:
+    """Push Python for one platform, and for the others what nothing can be run in."""
+    cli = workshop.engine.cli
+    names = [f"{repository}:{platform.replace('/', '-')}" for platform in PLATFORMS]
+    bases = [python_base(workshop.wheel("pip")), bare_base(), bare_base()]
+    for platform, name, base in zip(PLATFORMS, names, bases, strict=True):
+        cli("import", f"--platform={platform}", "-", name, stdin=base)
+        cli("push", name)
+    cli("manifest", "create", "--insecure", f"{repository}:3.13-alpine", *names)
+    cli("manifest", "push", "--insecure", f"{repository}:3.13-alpine")
+
+
+@pytest.fixture(scope="module", params=[*BUILDERS])
+def published(press: Press, request: pytest.FixtureRequest) -> Iterator[tuple[Layout, Layout]]:
+    """Publish twice, the second time from another folder, with another umask and files of other times."""
+    with TemporaryDirectory() as folder:
+        first, second = Path(folder, "first"), Path(folder, "second/elsewhere")
+        checkout(first)
+        strange_checkout(second)
+        yield press.publish(request.param, first, 0o022), press.publish(request.param, second, 0o077)
+
+
+def test_is_the_same_each_time(published: tuple[Layout, Layout]) -> None:
+    """The digest of the index is that of all that is in it."""
+    first, second = published
+
+    assert first.digest == second.digest
+
+
+def test_is_of_no_day(published: tuple[Layout, Layout]) -> None:
+    """No time in it is that of the build: those of another day would not differ."""
+    assert published[0].times() <= {0, EPOCH, "2023-11-14T22:13:20Z"}
+
+
+def test_has_each_platforms_base(published: tuple[Layout, Layout]) -> None:
+    """Under the same layer of ours; a builder may mistake its own platform's for it."""
+    layers = [[layer["digest"] for layer in manifest["layers"]] for manifest in published[0].manifests()]
+    (amd64, ours), (arm64, *same), (armv7, *other) = layers
+
+    assert [ours] == same == other
+    assert amd64 != arm64 == armv7
+
+
+def test_comes_back_from_a_registry(press: Press, published: tuple[Layout, Layout]) -> None:
+    """By its digest, as an OCI index of all platforms; an engine runs its own."""
+    layout = published[0]
+    name = f"{press.image}@{layout.digest}"
+    skopeo = Command(["skopeo", "inspect", "--raw", "--tls-verify=false"], dict(os.environ))
+    index = json.loads(skopeo.run(f"docker://{name}"))
+    platforms = [
+        "/".join(each["platform"].get(key, "") for key in ("os", "architecture", "variant")).rstrip("/")
+        for each in index["manifests"]
+    ]
+
+    assert layout.json(layout.digest) == index
+    assert "application/vnd.oci.image.index.v1+json" == index["mediaType"]
+    assert PLATFORMS == platforms
+    assert f"docker-prom-exporter {__version__}" == press.workshop.engine.cli(
+        "run", "--rm", "--network=none", name, "--version"
+    )
