@@ -12,7 +12,6 @@ from structlog.testing import capture_logs
 
 from docker_prom_exporter.demo import Play, SimulatedEngine
 from docker_prom_exporter.snapshot import Failure, Snapshot
-from docker_prom_exporter.web.status_page import StatusPage
 from support.browser import Browser, chromium
 from support.simulated import poller_for
 from support.snapshots import container, serving, snapshot
@@ -224,11 +223,10 @@ def test_the_demo_is_a_picture(browser: Browser) -> None:
     """What demo shows after a minute; with STATUS_PAGE_PICTURE set, it is kept for the README."""
     clock = iter([time.time() - 76])
     play = Play(seed=1, clock=lambda: next(clock, time.time()))
-    page = StatusPage(poll_interval=5, only_labelled=True, details=True)
     with (
         TemporaryDirectory() as folder,
         SimulatedEngine(Path(folder, "docker.sock"), play.containers) as engine,
-        serving(poller_for(engine.url).poll, page) as url,
+        serving(poller_for(engine.url).poll) as url,
     ):
         browser.command("Emulation.setScrollbarsHidden", hidden=True)
         browser.resize(1200, 960, scale=0.75)
