@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _MAX_CONNECTIONS: Final = 48
 _OTHER_DESCRIPTORS: Final = 32  # what the rest of the exporter may have open
-_BACKLOG: Final = 1024
+_BACKLOG: Final = 4096
 _MAX_LINE: Final = 8 * 1024
 _MAX_HEADERS: Final = 100
 _BUFFER: Final = 64 * 1024
@@ -127,6 +127,7 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         self.app = app
         self.tls = tls
         self._listener = listener
+        self._descriptor = listener.fileno()
         self._slots: dict[socket.socket, _Slot] = {}  # the longest-quiet first
         self._changed = threading.Condition()
         self._most = _max_connections()
@@ -136,7 +137,7 @@ class BoundedServer(ThreadingMixIn, BaseServer):
 
     def fileno(self) -> int:
         """Return the listener's descriptor, for `serve_forever`."""
-        return self._listener.fileno()
+        return self._descriptor
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """Accept a connection; return it and its client's address and port."""
@@ -203,7 +204,10 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         """
         if sys.platform != "linux":
             return False
-        return _polls(connection, select.POLLRDHUP) and _polls(self._listener, select.POLLIN)
+        poll = select.poll()
+        poll.register(connection, select.POLLRDHUP)
+        poll.register(self._descriptor, select.POLLIN)
+        return len(poll.poll(0)) == 2
 
     def stop(self) -> None:
         """Accept no more. Returns before `serve_forever` does."""
@@ -248,12 +252,6 @@ def _max_connections() -> int:
     """Return how many connections there may be: fewer where the process may open few descriptors."""
     limit = -1 if sys.platform == "win32" else os.sysconf("SC_OPEN_MAX")
     return _MAX_CONNECTIONS if limit < 0 else max(1, min(_MAX_CONNECTIONS, limit - _OTHER_DESCRIPTORS))
-
-
-def _polls(descriptor: socket.socket, event: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, event)
-    return bool(poll.poll(0))
 
 
 class _Conversation(BaseHTTPRequestHandler):

@@ -368,9 +368,7 @@ def at_once(counted: Counted) -> None:
     counted.now += 0.5
 
 
-@pytest.mark.parametrize(
-    ("change", "rendered"), [(at_once, 1), (later, 2), (newer, 2)], ids=str
-)
+@pytest.mark.parametrize(("change", "rendered"), [(at_once, 1), (later, 2), (newer, 2)], ids=str)
 def test_it_is_rendered_once_a_snapshot_and_second(change: Callable[[Counted], None], rendered: int) -> None:
     """However many clients ask, plain or gzipped."""
     counted = Counted()

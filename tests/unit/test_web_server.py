@@ -267,9 +267,7 @@ def test_without_descriptors_a_connection_is_dropped(served: Served, monkeypatch
     assert ["http.no_descriptors"] == [entry["event"] for entry in logs if entry["log_level"] == "warning"]
 
 
-@pytest.mark.parametrize(
-    ("limit", "most"), [(1024, 48), (80, 48), (64, 32), (20, 1), (-1, 48)], ids=str
-)
+@pytest.mark.parametrize(("limit", "most"), [(1024, 48), (80, 48), (64, 32), (20, 1), (-1, 48)], ids=str)
 def test_descriptors_bound_the_slots(monkeypatch: pytest.MonkeyPatch, limit: int, most: int) -> None:
     """The rest of the exporter has some to itself; -1 is no limit."""
     monkeypatch.setattr(os, "sysconf", lambda _: limit)
