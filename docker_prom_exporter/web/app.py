@@ -11,7 +11,7 @@ import structlog
 from prometheus_client.exposition import gzip_accepted
 
 from docker_prom_exporter.web.client_ip import client_address
-from docker_prom_exporter.web.server import Request, Response, refusal, text
+from docker_prom_exporter.web.server import Request, Response, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +122,9 @@ def _joined(request: Request, name: str) -> str:
 
 
 def _state(good_text: str, bad_text: str, *, good: bool) -> Response:
-    return text(good_text) if good else refusal(HTTPStatus.SERVICE_UNAVAILABLE, bad_text)
+    if good:
+        return Response(HTTPStatus.OK, (f"{good_text}\n".encode(),))
+    return refusal(HTTPStatus.SERVICE_UNAVAILABLE, bad_text)
 
 
 def prefers_html(accept: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import math
 import os
 import re
 import select
@@ -26,7 +25,7 @@ import structlog
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from docker_prom_exporter.web.credentials import ServerTls
 
@@ -44,8 +43,8 @@ _ANSWER_TIMEOUT: Final = 30
 _LINGER_TIMEOUT: Final = 1
 _DROP_TIMEOUT: Final = 0.1
 
-_DROPPED: Final = -math.inf
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_TOO_LARGE: Final = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 _REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) ([!-~]+) HTTP/1\.([01])\r?\n")
 
 
@@ -69,14 +68,10 @@ class Response(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def text(content: str, status: HTTPStatus = HTTPStatus.OK, *headers: tuple[str, str]) -> Response:
-    """Return a response of one line."""
-    return Response(status, (f"{content}\n".encode(),), headers=headers)
-
-
 def refusal(status: HTTPStatus, explanation: str, *headers: tuple[str, str]) -> Response:
-    """Return a response that says why there is no other."""
-    return text(f"{status.value} {status.phrase}: {explanation}", status, *headers)
+    """Return a response that says in a line why there is no other."""
+    line = f"{status.value} {status.phrase}: {explanation}\n"
+    return Response(status, (line.encode(),), headers=headers)
 
 
 class _RefusedError(Exception):
@@ -113,8 +108,8 @@ class _Slot(NamedTuple):
 class BoundedServer(ThreadingMixIn, BaseServer):
     """Answers requests by `app`, each connection in a thread of its own.
 
-    When all slots are taken, the longest-quiet connection of the host that has most of them is dropped: a
-    scrape always gets a connection.
+    When there are as many threads as there may be, the longest-quiet connection of the host that has most of
+    them is dropped: a scrape always gets a connection.
     """
 
     daemon_threads = True
@@ -128,11 +123,12 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         self.tls = tls
         self._listener = listener
         self._descriptor = listener.fileno()
-        self._slots: dict[socket.socket, _Slot] = {}  # the longest-quiet first
+        self._slots: dict[socket.socket, _Slot] = {}  # without those dropped, the longest-quiet first
+        self._thread_count = 0
+        self._max_threads = _max_threads()
         self._changed = threading.Condition()
-        self._most = _max_connections()
         self._log = structlog.get_logger()
-        self._said = False
+        self._warned = False
         listener.listen(_BACKLOG)
 
     def fileno(self) -> int:
@@ -147,23 +143,26 @@ class BoundedServer(ThreadingMixIn, BaseServer):
             if error.errno in _OUT_OF_DESCRIPTORS:
                 self._free_descriptor(error)
             raise
+        if self.is_abandoned(connection):
+            connection.close()
+            raise ConnectionAbortedError
         if self.tls is not None:
             connection = self.tls.wrap(connection, same_host=host == connection.getsockname()[0])
         return connection, (host.removeprefix("::ffff:"), port)
 
     def verify_request(self, request: socket.socket, client_address: tuple[str, int]) -> bool:  # type: ignore[override]
-        """Take a slot for a connection, as soon as one is free."""
-        if self.is_abandoned(request):
-            return False
+        """Take a slot for a connection, as soon as there may be another thread."""
         with self._changed:
-            while len(self._slots) >= self._most:
-                self._drop_quietest()
+            while self._thread_count >= self._max_threads:
+                self._make_room()
+            self._thread_count += 1
             self._slots[request] = _Slot(client_address[0], time.monotonic() + _REQUEST_TIMEOUT)
         return True
 
     def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
-        """Close a connection, and free its slot."""
+        """Close a connection, at the end of its thread."""
         with self._changed:
+            self._thread_count -= 1
             self._slots.pop(request, None)
             request.close()
             self._changed.notify()
@@ -172,8 +171,7 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         """Drop the connections whose time is over; `serve_forever` calls this at least twice a second."""
         now = time.monotonic()
         with self._changed:
-            for connection in [c for c, slot in self._slots.items() if slot.deadline < now]:
-                self._drop(connection)
+            self._drop([connection for connection, slot in self._slots.items() if slot.deadline < now])
 
     def handle_error(self, request: object, client_address: tuple[str, int]) -> None:  # noqa: ARG002  inherited
         """Log why a connection ended early."""
@@ -189,12 +187,10 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         Raises `ConnectionAbortedError` where it has been dropped.
         """
         with self._changed:
-            slot = self._slots.pop(connection)
-            if slot.deadline != _DROPPED:
-                slot = slot._replace(deadline=time.monotonic() + seconds)
-            self._slots[connection] = slot
-        if slot.deadline == _DROPPED:
-            raise ConnectionAbortedError("dropped")
+            slot = self._slots.pop(connection, None)
+            if slot is None:
+                raise ConnectionAbortedError("dropped")
+            self._slots[connection] = slot._replace(deadline=time.monotonic() + seconds)
 
     def is_abandoned(self, connection: socket.socket) -> bool:
         """Tell whether the client has hung up while others wait to be accepted.
@@ -219,38 +215,39 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         """Close the listener, and drop every connection."""
         self._listener.close()
         with self._changed:
-            for connection in self._slots:
-                self._drop(connection)
+            self._drop([*self._slots])
 
-    def _drop_quietest(self) -> None:
-        """Drop a connection of the host that has most of them; wait for the end of one, for a moment."""
-        hosts = {c: slot.host for c, slot in self._slots.items() if slot.deadline != _DROPPED}
-        if hosts:
-            ((greediest, _),) = Counter(hosts.values()).most_common(1)
-            self._drop(next(connection for connection, host in hosts.items() if host == greediest))
+    def _make_room(self) -> None:
+        """Drop the longest-quiet connection of the host that has most; wait a moment for the end of any."""
+        most_common = Counter(slot.host for slot in self._slots.values()).most_common(1)
+        connections = [c for c, slot in self._slots.items() for host, _ in most_common if slot.host == host]
+        self._drop(connections[:1])
         self._changed.wait(_DROP_TIMEOUT)
 
-    def _drop(self, connection: socket.socket) -> None:
-        """Have the connection's thread end, wherever it waits for the client."""
-        self._slots[connection] = self._slots[connection]._replace(deadline=_DROPPED)
-        with suppress(OSError):
-            # That of SSLSocket would take away the TLS that the thread is using.
-            socket.socket.shutdown(connection, socket.SHUT_RDWR)
+    def _drop(self, connections: Iterable[socket.socket]) -> None:
+        """Make the threads of connections end, wherever they wait for their clients."""
+        for connection in connections:
+            del self._slots[connection]
+            with suppress(OSError):
+                # That of SSLSocket would take away the TLS that the thread is using.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def _free_descriptor(self, error: OSError) -> None:
         """Drop a connection, and wait: without a free descriptor `accept` fails at once, again and again."""
-        if not self._said:
-            self._said = True
+        if not self._warned:
+            self._warned = True
             self._log.warning(
                 "http.no_descriptors", cause=error.strerror, advice="raise the limit: ulimit -n"
             )
         with self._changed:
-            self._drop_quietest()
+            self._make_room()
 
 
-def _max_connections() -> int:
+def _max_threads() -> int:
     """Return how many connections there may be: fewer where the process may open few descriptors."""
-    limit = -1 if sys.platform == "win32" else os.sysconf("SC_OPEN_MAX")
+    if sys.platform == "win32":
+        return _MAX_CONNECTIONS
+    limit = os.sysconf("SC_OPEN_MAX")
     return _MAX_CONNECTIONS if limit < 0 else max(1, min(_MAX_CONNECTIONS, limit - _OTHER_DESCRIPTORS))
 
 
@@ -307,17 +304,13 @@ class _Conversation(BaseHTTPRequestHandler):
         while (line := self._read_line()).strip():
             lines.append(line)
             if len(lines) > _MAX_HEADERS:
-                raise _RefusedError(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"there may be {_MAX_HEADERS} headers"
-                )
+                raise _RefusedError(_TOO_LARGE, f"there may be {_MAX_HEADERS} headers")
         return message_from_string(b"".join(lines).decode("latin-1"), _class=HTTPMessage)
 
     def _read_line(self) -> bytes:
         line = self.rfile.readline(_MAX_LINE + 1)
         if len(line) > _MAX_LINE:
-            raise _RefusedError(
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a line may have {_MAX_LINE} bytes"
-            )
+            raise _RefusedError(_TOO_LARGE, f"a line may have {_MAX_LINE} bytes")
         if not line.endswith(b"\n"):
             raise ConnectionAbortedError("closed within a request")
         return line

@@ -83,15 +83,6 @@ class _State(NamedTuple):
     sentence: str
 
 
-class _Kept(NamedTuple):
-    """A page as it was rendered of a snapshot in one second."""
-
-    snapshot: Snapshot
-    second: int
-    plain: bytes
-    gzipped: bytes
-
-
 @dataclass(frozen=True)
 class StatusPage:
     """Renders what `take` returns, at most once for each snapshot and second, however many ask.
@@ -107,8 +98,8 @@ class StatusPage:
     docs: str = ""
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
-    _kept: dict[bool, _Kept] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _rendering: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    _kept: dict[bool, tuple[Snapshot, int, bytes, bytes]] = field(default_factory=dict, init=False)
+    _rendering: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     headers = (
         ("Content-Security-Policy", _POLICY),
@@ -124,15 +115,16 @@ class StatusPage:
         with self._rendering:
             snapshot, clock = self.take(), self.clock()
             kept = self._kept.get(refreshing)
-            if kept is None or kept.snapshot is not snapshot or kept.second != int(clock):
-                kept = self._kept[refreshing] = self._rendered(snapshot, clock, refreshing=refreshing)
-        return kept.gzipped if gzipped else kept.plain
+            if kept is None or kept[0] is not snapshot or kept[1] != int(clock):
+                html = self._html(snapshot, clock, refreshing=refreshing)
+                kept = snapshot, int(clock), html, gzip.compress(html, 1, mtime=0)
+                self._kept[refreshing] = kept
+        return kept[3] if gzipped else kept[2]
 
-    def _rendered(self, snapshot: Snapshot, clock: float, *, refreshing: bool) -> _Kept:
+    def _html(self, snapshot: Snapshot, clock: float, *, refreshing: bool) -> bytes:
         trusted = snapshot if snapshot.is_trusted(clock) else snapshot.distrusted()
         view = _View(self, trusted, clock - snapshot.ended, self.now(), refreshing)
-        html = "\n".join(_document(view)).encode()
-        return _Kept(snapshot, int(clock), html, gzip.compress(html, 1, mtime=0))
+        return "\n".join(_document(view)).encode()
 
 
 class _View(NamedTuple):
