@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _MAX_CONNECTIONS: Final = 48
 _OTHER_DESCRIPTORS: Final = 32  # what the rest of the exporter may have open
-_BACKLOG: Final = 4096
+_BACKLOG: Final = 1024
 _MAX_LINE: Final = 8 * 1024
 _MAX_HEADERS: Final = 100
 _BUFFER: Final = 64 * 1024
@@ -132,20 +132,20 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         listener.listen(_BACKLOG)
 
     def fileno(self) -> int:
-        """Return the listener's descriptor, for `serve_forever`."""
+        """Return what `serve_forever` waits for."""
         return self._descriptor
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a connection; return it and its client's address and port."""
+        """Accept a connection; return it and its client's address and port. Abandoned ones are only closed."""
         try:
             connection, (host, port, *_) = self._listener.accept()
+            while self.is_abandoned(connection):
+                connection.close()
+                connection, (host, port, *_) = self._listener.accept()
         except OSError as error:
             if error.errno in _OUT_OF_DESCRIPTORS:
                 self._free_descriptor(error)
             raise
-        if self.is_abandoned(connection):
-            connection.close()
-            raise ConnectionAbortedError
         if self.tls is not None:
             connection = self.tls.wrap(connection, same_host=host == connection.getsockname()[0])
         return connection, (host.removeprefix("::ffff:"), port)
@@ -219,17 +219,17 @@ class BoundedServer(ThreadingMixIn, BaseServer):
 
     def _make_room(self) -> None:
         """Drop the longest-quiet connection of the host that has most; wait a moment for the end of any."""
-        most_common = Counter(slot.host for slot in self._slots.values()).most_common(1)
-        connections = [c for c, slot in self._slots.items() for host, _ in most_common if slot.host == host]
-        self._drop(connections[:1])
+        hosts = Counter(slot.host for slot in self._slots.values())
+        greediest = max(hosts, key=hosts.__getitem__, default=None)
+        self._drop([connection for connection, slot in self._slots.items() if slot.host == greediest][:1])
         self._changed.wait(_DROP_TIMEOUT)
 
     def _drop(self, connections: Iterable[socket.socket]) -> None:
-        """Make the threads of connections end, wherever they wait for their clients."""
+        """Shut connections down, which ends their threads wherever these wait for a client."""
         for connection in connections:
             del self._slots[connection]
             with suppress(OSError):
-                # That of SSLSocket would take away the TLS that the thread is using.
+                # SSLSocket.shutdown would discard the TLS state that the thread still uses.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def _free_descriptor(self, error: OSError) -> None:
@@ -337,7 +337,7 @@ class _Conversation(BaseHTTPRequestHandler):
     def _linger(self) -> None:
         """Take what the client still sends: closing at once would reset its answer away.
 
-        Of TLS, too, that is nothing to decipher.
+        Under TLS, too, the bytes are read as they come: nobody needs them.
         """
         self.server.allow(self.request, _LINGER_TIMEOUT)
         socket.socket.shutdown(self.request, socket.SHUT_WR)
