@@ -136,7 +136,7 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         return self._descriptor
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a connection; return it and its client's address and port. Abandoned ones are only closed."""
+        """Accept a connection that is not abandoned; return it and its client's address and port."""
         try:
             connection, (host, port, *_) = self._listener.accept()
             while self.is_abandoned(connection):
