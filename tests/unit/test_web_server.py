@@ -180,8 +180,9 @@ def test_a_thousand_silent_clients_cost_nobody_an_answer(served: Served) -> None
         assert threading.active_count() - others <= 48
 
 
-def test_threads_that_do_not_end_are_not_replaced(served: Served) -> None:
+def test_threads_that_do_not_end_are_not_replaced(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropping a connection makes room only once its thread has ended."""
+    monkeypatch.setattr(module, "_DROP_TIMEOUT", 0.01)
     others, done = threading.active_count(), threading.Event()
     served.answer = lambda _: Response(HTTPStatus.OK, (b"late" if done.wait(30) else b"never",))
     with ExitStack() as stack:
