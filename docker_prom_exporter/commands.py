@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
@@ -17,18 +16,28 @@ import structlog
 
 from docker_prom_exporter import __version__, logs
 from docker_prom_exporter.engine import BadTargetError, Engine, find_target
-from docker_prom_exporter.metrics import Exposition
+from docker_prom_exporter.exposition import Exposition, Publication
+from docker_prom_exporter.metrics import ENGINE_INFO, UP, container_families, exporter_families
 from docker_prom_exporter.outlets import OutletError, Outlets
 from docker_prom_exporter.poller import Poller
-from docker_prom_exporter.web import Web, listen
+from docker_prom_exporter.web import (
+    BearerToken,
+    CredentialsError,
+    ServerTls,
+    Site,
+    StatusPage,
+    Web,
+    listen,
+)
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from prometheus_client.core import Metric
 
     from docker_prom_exporter.settings import Settings
-    from docker_prom_exporter.web.credentials import BearerToken, ServerTls
-    from docker_prom_exporter.web.status_page import StatusPage
+    from docker_prom_exporter.snapshot import Snapshot
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -94,7 +103,9 @@ def _once(engine: Engine, settings: Settings) -> int:
     with suppress(KeyboardInterrupt, BrokenPipeError):
         snapshot = poller.poll()
         delivered = outlets.deliver(snapshot)
-        sys.stdout.buffer.write(b"".join(Exposition(lambda: snapshot).render().body))
+        exposition = Exposition()
+        exposition.publish(publication(snapshot))
+        sys.stdout.buffer.write(b"".join(exposition.render().body))
         sys.stdout.flush()
     return 0 if poller.snapshot.up and delivered else 1
 
@@ -106,10 +117,21 @@ def _serve(engine: Engine, settings: Settings) -> int:
     listener = _listener(settings)
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     stop = threading.Event()
-    poller = Poller(engine, settings, stop, outlets.wake)
-    exposition = Exposition(lambda: poller.snapshot, others=outlets.families)
-    page = cache(partial(_page, settings))
-    web = Web(listener, exposition, page, settings.client_ip_source, tls=tls, token=token)
+    exposition = Exposition(outlets.families)
+
+    def publish() -> None:
+        exposition.publish(publication(poller.snapshot))
+        outlets.wake()
+
+    poller = Poller(engine, settings, stop, publish)
+    exposition.publish(publication(poller.snapshot))
+    site = Site(
+        exposition,
+        lambda: poller.snapshot.is_trusted(time.monotonic()),
+        lambda: poller.snapshot.polled,
+        _page(settings, lambda: poller.snapshot),
+    )
+    web = Web(listener, site, settings.client_ip_source, tls=tls, token=token)
     polling = threading.Thread(target=poller.run, name="poller", daemon=True)
 
     log = structlog.get_logger()
@@ -117,7 +139,7 @@ def _serve(engine: Engine, settings: Settings) -> int:
     polling.start()
     poller.first_poll_ended.wait(_SECONDS_TO_FIRST_POLL)
     web.start()
-    outlets.start(exposition.snapshot)
+    outlets.start(lambda: _trusted(poller.snapshot))
     _wait_for_signal()
     ends = time.monotonic() + _SECONDS_TO_STOP
     outlets.stop()
@@ -133,10 +155,6 @@ def _serve(engine: Engine, settings: Settings) -> int:
 def _credentials(settings: Settings) -> tuple[ServerTls | None, BearerToken | None]:
     """Read the certificates and the token, where there are any to be used."""
     cert, key, token = settings.web_tls_cert_file, settings.web_tls_key_file, settings.web_bearer_token_file
-    if cert is None and token is None:
-        return None, None
-    from docker_prom_exporter.web.credentials import BearerToken, CredentialsError, ServerTls  # noqa: PLC0415
-
     try:
         return (
             ServerTls(cert, key, settings.web_client_ca_file) if cert and key else None,
@@ -161,10 +179,33 @@ def _listener(settings: Settings) -> socket.socket:
         raise CommandError(f"can't listen on {address}: {error.strerror or error}") from error
 
 
-def _page(settings: Settings) -> StatusPage:
-    from docker_prom_exporter.web.status_page import StatusPage  # noqa: PLC0415  few exporters are ever looked at
+def publication(snapshot: Snapshot) -> Publication:
+    """Return what to serve of a snapshot."""
+    trusted_until = snapshot.ended + snapshot.trusted_for
+    return Publication(
+        _engine_families(snapshot), _engine_families(snapshot.distrusted()), _own(snapshot), trusted_until
+    )
 
+
+def _engine_families(snapshot: Snapshot) -> list[Metric]:
+    return [*(f for f in exporter_families(snapshot) if _is_of_engine(f)), *container_families(snapshot)]
+
+
+def _own(snapshot: Snapshot) -> list[Metric]:
+    return [family for family in exporter_families(snapshot) if not _is_of_engine(family)]
+
+
+def _is_of_engine(family: Metric) -> bool:
+    return family.name in (UP.name, ENGINE_INFO.name)
+
+
+def _trusted(snapshot: Snapshot) -> Snapshot:
+    return snapshot if snapshot.is_trusted(time.monotonic()) else snapshot.distrusted()
+
+
+def _page(settings: Settings, take: Callable[[], Snapshot]) -> StatusPage:
     return StatusPage(
+        take,
         settings.poll_interval,
         only_labelled=settings.container_health_filter_label,
         details=settings.container_details,

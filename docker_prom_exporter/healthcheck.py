@@ -1,4 +1,4 @@
-"""Owns the question to a running exporter whether it is healthy: quick, as it is asked every few seconds."""
+"""Ask a running exporter whether it is healthy; quick, as that happens every few seconds."""
 
 from __future__ import annotations
 
@@ -9,42 +9,51 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from docker_prom_exporter.settings import Settings
 
-_SECONDS: Final = 2
-_MOST_BYTES: Final = 4096
-_ALL_ADDRESSES: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  not bound to, but replaced
+_TIMEOUT: Final = 2
+_MAX_BYTES: Final = 4096
+_OWN_ADDRESSES: Final = {"0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")}  # noqa: S104  none is bound to
 
 
 def healthcheck(settings: Settings) -> int:
     """Ask `/-/healthy` at the address and port of the same settings; print the answer, return 0 or 1.
 
-    By hand over a socket: http.client takes longer to import than all the rest takes together. It needs no
-    token and no client certificate: the path asks for no token, and who comes from the exporter's own
-    address gets to it without a certificate. Nor does it look at the exporter's certificate: it sends no
-    secret, and believes what it hears there without TLS, too.
+    By hand over a socket: http.client takes longer to import than all the rest takes together. The path needs
+    no token, nor a client certificate from the exporter's own address. The exporter's certificate is not
+    verified: nothing secret is sent, and the answer counts without TLS, too.
     """
-    address = _ALL_ADDRESSES.get(settings.listen_addr, settings.listen_addr), settings.listen_port
+    hosts = _OWN_ADDRESSES.get(settings.listen_addr, (settings.listen_addr,))
     try:
-        head, _, body = _ask(address, tls=settings.web_tls_cert_file is not None).partition("\r\n\r\n")
+        answer = _ask(hosts, settings.listen_port, tls=settings.web_tls_cert_file is not None)
     except OSError as error:
-        sys.stdout.write(f"no answer from {address[0]} port {address[1]}: {error.strerror or error}\n")
+        where = f"{' and '.join(hosts)} port {settings.listen_port}"
+        sys.stdout.write(f"no answer from {where}: {error.strerror or error}\n")
         return 1
+    head, _, body = answer.partition("\r\n\r\n")
     sys.stdout.write(f"{body.strip()}\n")
     return 0 if head.startswith("HTTP/1.1 200 ") else 1
 
 
-def _ask(address: tuple[str, int], *, tls: bool) -> str:
-    with _connected(address, tls=tls) as connection:
+def _ask(hosts: tuple[str, ...], port: int, *, tls: bool) -> str:
+    with _connect(hosts, port) as plain, _encrypted(plain) if tls else plain as connection:
         connection.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
         answer = b""
-        while len(answer) < _MOST_BYTES and (chunk := connection.recv(_MOST_BYTES)):
+        while len(answer) < _MAX_BYTES and (chunk := connection.recv(_MAX_BYTES)):
             answer += chunk
     return answer.decode("utf-8", "replace")
 
 
-def _connected(address: tuple[str, int], *, tls: bool) -> socket.socket:
-    connection = socket.create_connection(address, _SECONDS)
-    if not tls:
-        return connection
+def _connect(hosts: tuple[str, ...], port: int) -> socket.socket:
+    """Connect to the first of these that listens; a host without IPv6 has no `::1`."""
+    *others, last = hosts
+    for host in others:
+        try:
+            return socket.create_connection((host, port), _TIMEOUT)
+        except OSError:
+            continue
+    return socket.create_connection((last, port), _TIMEOUT)
+
+
+def _encrypted(connection: socket.socket) -> socket.socket:
     import ssl  # noqa: PLC0415  it takes a while, too
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,16 +1,19 @@
-"""Owns what the web side and its clients prove themselves with: certificates and the token."""
+"""Load and reload TLS files and the bearer token, and compare what clients show with them."""
 
 from __future__ import annotations
 
+import base64
 import hmac
 import os
 import re
 import ssl
+import threading
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 import structlog
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
 _MOST_BYTES: Final = 1024 * 1024
@@ -24,56 +27,78 @@ class CredentialsError(ValueError):
 
 
 class ServerTls:
-    """TLS 1.2 or newer with a certificate, its key, and, where given, the CA that must have signed clients'.
+    """TLS 1.2 or newer with a certificate, its key, and optionally the CA that signs clients' certificates.
 
-    Raises `CredentialsError` where a file can't be used. One that can't be later on is logged once, and what
-    was read before stays in force.
+    Raises `CredentialsError` where a file can't be used. When a changed file can't be used, that is logged
+    once, and what was read before stays in force.
     """
 
     def __init__(self, cert_file: str, key_file: str, client_ca_file: str | None) -> None:
-        self.asks_for_certificate = client_ca_file is not None
+        self._needs_certificate = client_ca_file is not None
         self._contexts = _Reread(
             lambda: _contexts(cert_file, key_file, client_ca_file),
             *filter(None, (cert_file, key_file, client_ca_file)),
         )
 
-    def context(self, *, same_host: bool) -> ssl.SSLContext:
-        """Return the context for a client at another address, or at this host's own.
+    def wrap(self, connection: socket.socket, *, same_host: bool) -> ssl.SSLSocket:
+        """Return the connection with TLS, before its handshake.
 
-        Only a client at this host's own may do without a certificate: the exporter's healthcheck has none.
+        Only a client from this host's own address may do without a certificate: the healthcheck has none.
         """
         contexts = self._contexts.value()
-        return contexts.same_host if same_host else contexts.network
+        context = contexts.same_host if same_host else contexts.network
+        return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+
+    def is_certified(self, connection: ssl.SSLSocket) -> bool:
+        """Tell, after the handshake, whether the client has a certificate of the client CA, or needs none."""
+        return not self._needs_certificate or connection.getpeercert(binary_form=True) is not None
 
 
 class BearerToken:
-    """The token in a file, which clients must know. Raises `CredentialsError` where there is none."""
+    """The token in a file, which clients must show. Raises `CredentialsError` where there is none."""
 
     def __init__(self, path: str) -> None:
         self._token = _Reread(lambda: _token(path), path)
 
-    def is_in(self, authorization: str) -> bool:
-        """Tell whether an `Authorization` header bears the token, in a time that tells nothing of it."""
+    def matches(self, authorization: str) -> bool:
+        """Tell whether an `Authorization` header has the token: as `Bearer`, or as the password of `Basic`.
+
+        The time that takes says nothing of the token.
+        """
         scheme, _, credentials = authorization.partition(" ")
         given = credentials.strip().encode("utf-8", "replace")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given, self._token.value())
+        if scheme.lower() == "basic":
+            given = _password(given)
+        elif scheme.lower() != "bearer":
+            return False
+        return hmac.compare_digest(given, self._token.value())
+
+
+def _password(credentials: bytes) -> bytes:
+    """Return the password of basic authentication (RFC 7617); nothing where there is none."""
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 class _Reread(Generic[_T]):
-    """What `read` makes of some files, and makes anew when one of them changes."""
+    """What `read` makes of some files, read again when one of them changes. Any thread may ask for it."""
 
     def __init__(self, read: Callable[[], _T], *paths: str) -> None:
         self._read = read
         self._paths = paths
         self._seen = self._identities()
         self._value = read()
+        self._reading = threading.Lock()
 
     def value(self) -> _T:
-        seen = self._identities()
-        if seen != self._seen:
-            self._seen = seen
-            self._reread()
-        return self._value
+        with self._reading:
+            seen = self._identities()
+            if seen != self._seen:
+                self._seen = seen
+                self._reread()
+            return self._value
 
     def _reread(self) -> None:
         log = structlog.get_logger()
@@ -93,7 +118,7 @@ class _Reread(Generic[_T]):
 def _identity(path: str) -> tuple[int, ...] | None:
     """Return what changes whenever a file is written or replaced; None while there is none."""
     try:
-        status = os.stat(path)  # noqa: PTH116  asked for each handshake and each request
+        status = os.stat(path)  # noqa: PTH116  asked for each connection and each request
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,37 +1,37 @@
-"""Owns the status page: a `Snapshot` as one HTML document, without a script or a request of its own."""
+"""The status page: a `Snapshot` as one HTML document, which runs no script and fetches nothing."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
+import threading
+import time
 from base64 import b64encode
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from docker_prom_exporter import __version__
 from docker_prom_exporter.containers import LABEL, ContainerHealth
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from docker_prom_exporter.containers import Container
     from docker_prom_exporter.snapshot import Failure, Snapshot
 
-_STYLE: Final = resources.files(__package__).joinpath("status_page.css").read_text("utf-8")
+_STYLE: Final = Path(__file__).with_name("status_page.css").read_text("utf-8")
 
 _STYLE_HASH: Final = b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
-_HEADERS: Final = {
-    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "DENY",
-}
+_POLICY: Final = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 _LEAST_REFRESH: Final = 5
 _MOST_REFRESH: Final = 60
@@ -83,29 +83,53 @@ class _State(NamedTuple):
     sentence: str
 
 
-class StatusPage(NamedTuple):
-    """What of the exporter's settings its page shows; `docs` is an address, or empty."""
+@dataclass(frozen=True)
+class StatusPage:
+    """Renders what `take` returns, at most once for each snapshot and second, however many ask.
 
+    `poll_interval` is in seconds; `only_labelled` and `details` are the exporter's settings; `docs` is an
+    address, or empty. `clock` is that of a snapshot's `ended`; `now` gives Unix seconds.
+    """
+
+    take: Callable[[], Snapshot]
     poll_interval: float
     only_labelled: bool
     details: bool
     docs: str = ""
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    _kept: dict[bool, tuple[Snapshot, int, bytes, bytes]] = field(default_factory=dict, init=False)
+    _rendering: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """What a browser is to be told beside the page: nothing may be fetched, run or framed."""
-        return _HEADERS
+    headers = (
+        ("Content-Security-Policy", _POLICY),
+        ("Cache-Control", "no-store"),
+        ("Cross-Origin-Resource-Policy", "same-origin"),
+        ("Referrer-Policy", "no-referrer"),
+        ("X-Frame-Options", "DENY"),
+    )
+    """What to tell a browser with the page: nothing may be fetched, run or framed."""
 
-    def render(self, snapshot: Snapshot, *, age: float, now: float, refreshing: bool = True) -> bytes:
-        """Return the page, in UTF-8, of a snapshot that is `age` seconds old at the Unix time `now`.
+    def render(self, *, refreshing: bool = True, gzipped: bool = False) -> bytes:
+        """Return the page in UTF-8; unless it is `refreshing`, it stays until somebody reloads it."""
+        with self._rendering:
+            snapshot, clock = self.take(), self.clock()
+            kept = self._kept.get(refreshing)
+            if kept is None or kept[0] is not snapshot or kept[1] != int(clock):
+                html = self._html(snapshot, clock, refreshing=refreshing)
+                kept = snapshot, int(clock), html, gzip.compress(html, 1, mtime=0)
+                self._kept[refreshing] = kept
+        return kept[3] if gzipped else kept[2]
 
-        Unless it is `refreshing`, the page stays as it is until somebody reloads it.
-        """
-        view = _View(self, snapshot, age, now, refreshing)
+    def _html(self, snapshot: Snapshot, clock: float, *, refreshing: bool) -> bytes:
+        trusted = snapshot if snapshot.is_trusted(clock) else snapshot.distrusted()
+        view = _View(self, trusted, clock - snapshot.ended, self.now(), refreshing)
         return "\n".join(_document(view)).encode()
 
 
 class _View(NamedTuple):
+    """What a page shows: a snapshot that was `age` seconds old at the Unix time `now`."""
+
     page: StatusPage
     snapshot: Snapshot
     age: float
@@ -143,7 +167,11 @@ class _View(NamedTuple):
         return _VERDICTS.get(container.health, _UNKNOWN)
 
     def ago(self, when: float) -> str:
-        return f"{self.time(when, _span(self.now - when))} ago"
+        """Return how long ago that is; nothing where the calendar ends before, as Docker's years go on."""
+        try:
+            return f"{self.time(when, _span(self.now - when))} ago"
+        except (ValueError, OverflowError, OSError):
+            return ""
 
     def time(self, when: float, text: str) -> str:
         moment = datetime.fromtimestamp(when, UTC)

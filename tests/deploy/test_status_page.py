@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from docker_prom_exporter.demo import Play, SimulatedEngine
 from docker_prom_exporter.snapshot import Failure, Snapshot
-from docker_prom_exporter.web.status_page import StatusPage
+from docker_prom_exporter.web import BearerToken
 from support.browser import Browser, chromium
 from support.simulated import poller_for
 from support.snapshots import container, serving, snapshot
@@ -220,15 +220,26 @@ def test_a_thousand_containers(browser: Browser) -> None:
         assert 0 == overflow(browser)
 
 
+def test_a_token_lets_a_browser_in(browser: Browser, tmp_path: Path) -> None:
+    """As a password; a wrong one does not."""
+    (tmp_path / "token").write_text("s3cret")
+    shown = {}
+    with serving(STATES["up"], token=BearerToken(str(tmp_path / "token"))) as url:
+        for word in ("wrong", "s3cret"):
+            browser.open(url.replace("//", f"//anybody:{word}@"))
+            shown[word] = "shop-web-1" in text(browser)
+
+    assert {"wrong": False, "s3cret": True} == shown
+
+
 def test_the_demo_is_a_picture(browser: Browser) -> None:
     """What demo shows after a minute; with STATUS_PAGE_PICTURE set, it is kept for the README."""
     clock = iter([time.time() - 76])
     play = Play(seed=1, clock=lambda: next(clock, time.time()))
-    page = StatusPage(poll_interval=5, only_labelled=True, details=True)
     with (
         TemporaryDirectory() as folder,
         SimulatedEngine(Path(folder, "docker.sock"), play.containers) as engine,
-        serving(poller_for(engine.url).poll, page) as url,
+        serving(poller_for(engine.url).poll) as url,
     ):
         browser.command("Emulation.setScrollbarsHidden", hidden=True)
         browser.resize(1200, 960, scale=0.75)

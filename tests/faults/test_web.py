@@ -1,11 +1,17 @@
 """The web side on a hostile network: who gets in, what bad clients cost the others, what never gets out."""
 
+import base64
+import http.client
 import json
 import re
+import signal
 import socket
 import ssl
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,12 +23,15 @@ from support.certificates import Certificate, authority, issue, trusting
 from support.clients import Client, read_all
 from support.exporters import Exporter, exporter, run
 from support.footprint import footprint
+from support.hostile import NAMES, hostile_clients
+from support.missing import require_program
 from support.prometheus import Server, prometheus, running
 from support.simulated import Simulation, simulation
 from support.waiting import wait_for
 from support.watching import watching
 
 TOKEN = "s3cret-t0ken"
+SLOTS = 48
 ELSEWHERE = "127.0.0.2"
 """An address the exporter doesn't listen on: who comes from there counts as another host."""
 
@@ -123,7 +132,10 @@ def test_refusals_say_what_is_missing(site: Site, guarded: Exporter) -> None:
     """To a person; the challenge tells a program."""
     status, body = Client(guarded, trusting(site.ca, site.client)).get("/metrics")
 
-    assert (401, "401 Unauthorized: this needs the bearer token\n") == (status, body)
+    assert (401, "401 Unauthorized: this needs the bearer token, or the token as password\n") == (
+        status,
+        body,
+    )
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
@@ -242,16 +254,17 @@ def speak(client: Client, stack: ExitStack) -> socket.socket:
 
 
 def test_a_thousand_silent_connections(client: Client, table: list[tuple[str, str, str]]) -> None:
-    """Most are dropped, without a handshake or with half of one; a scrape has its place and its second."""
+    """Most are dropped, without a handshake or with half of one; a scrape has its slot and its second."""
     before = footprint(client.exporter._daemon.pid)
     with ExitStack() as stack, watching(client) as watch:
         for number in range(1000):
             connection = stack.enter_context(connected(client.exporter))
             with suppress(OSError):
                 connection.send(b"\x16\x03\x01" if number % 2 else b"")
-        most = before["descriptors"] + (140 if client.tls is None else 40)
         wait_for(
-            lambda: footprint(client.exporter._daemon.pid)["descriptors"] <= most,
+            lambda: (
+                footprint(client.exporter._daemon.pid)["descriptors"] <= before["descriptors"] + SLOTS + 4
+            ),
             what="the bound on connections",
         )
         after = footprint(client.exporter._daemon.pid)
@@ -259,8 +272,8 @@ def test_a_thousand_silent_connections(client: Client, table: list[tuple[str, st
     scheme = "with TLS" if client.tls else "without TLS"
     table.append((f"web: 1,000 silent connections, {scheme}", "few are kept", f"{before} → {after}"))
 
-    assert after["threads"] <= before["threads"] + 4
-    assert after["MB"] <= before["MB"] + 50
+    assert after["threads"] <= before["threads"] + SLOTS + 4
+    assert after["MB"] <= before["MB"] + 20
 
 
 def is_cut(connection: socket.socket) -> bool:
@@ -277,7 +290,7 @@ def is_cut(connection: socket.socket) -> bool:
 
 
 def test_slow_clients_are_cut_off(client: Client, table: list[tuple[str, str, str]]) -> None:
-    """Asking or reading a byte a second, or no handshake, holds a place for its time, and nobody up."""
+    """Asking or reading a byte a second, or no handshake, holds a slot for its time, and nobody up."""
     before = footprint(client.exporter._daemon.pid)
     with ExitStack() as stack, watching(client) as watch:
         slow = [stack.enter_context(connected(client.exporter)) for _ in range(5)]
@@ -298,7 +311,120 @@ def test_slow_clients_are_cut_off(client: Client, table: list[tuple[str, str, st
 
     assert after["threads"] <= before["threads"] + 4
     assert after["descriptors"] <= before["descriptors"] + 10
-    assert after["MB"] <= before["MB"] + 50
+    assert after["MB"] <= before["MB"] + 20
+
+
+def address_of(process: Exporter) -> tuple[str, int]:
+    url = urlsplit(process.url)
+    return str(url.hostname), url.port or 0
+
+
+def test_clients_that_hang_up(client: Client, table: list[tuple[str, str, str]]) -> None:
+    """Three thousand that ask for a lot and are gone: the next scrape has its second."""
+    asked = f"GET {NAMES} HTTP/1.1\r\n\r\n".encode()
+    for _ in range(3000):
+        with suppress(OSError), socket.create_connection(address_of(client.exporter), 5) as connection:
+            connection.sendall(asked)
+    began = time.monotonic()
+    status, _ = client.get("/metrics")
+    took = time.monotonic() - began
+    scheme = "with TLS" if client.tls else "without TLS"
+    table.append((f"web: 3,000 clients hang up, {scheme}", "a scrape in a second", f"{took * 1000:.0f} ms"))
+
+    assert 200 == status
+
+
+def test_sixty_four_descriptors(engine: Simulation, table: list[tuple[str, str, str]]) -> None:
+    """All of them taken by silent clients: scrapes are answered, and little is logged."""
+    limited = ("sh", "-c", 'ulimit -n 64 && exec "$@"', "sh")
+    with exporter(f"--docker-host={engine.url}", wrapper=limited) as process, ExitStack() as stack:
+        with watching(Client(process)) as watch:
+            for _ in range(200):
+                stack.enter_context(connected(process))
+            watch.polls_pass(3)
+            wait_for(lambda: watch.scrapes > 10, what="some scrapes")
+        log = process.stderr.splitlines()
+    table.append(("web: 64 descriptors, 200 silent clients", "scrapes", watch.row()[1]))
+
+    assert len(log) < 10
+
+
+def test_a_signal_ends_it_under_load(engine: Simulation) -> None:
+    """Within a second, whatever eight clients are doing to it."""
+    with exporter(f"--docker-host={engine.url}") as process, hostile_clients(process.url):
+        wait_for(lambda: footprint(process._daemon.pid)["threads"] > 20, what="the load")
+        code, seconds = process.stop(signal.SIGTERM)
+
+    assert 0 == code
+    assert seconds < 1
+
+
+def exporter_command(*options: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "docker_prom_exporter", *options]
+
+
+def test_a_log_that_nobody_reads(engine: Simulation) -> None:
+    """Standard error is a pipe that is full: requests are answered all the same, and SIGTERM ends it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = (f"--docker-host={engine.url}", f"--listen-port={port}", "--log-level=debug")
+    with subprocess.Popen(exporter_command(*options), stderr=subprocess.PIPE) as process:
+        try:
+            wait_for(lambda: is_listening(port), what="the exporter to listen")
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=1)) as connection:
+                for _ in range(2000):
+                    connection.request("GET", "/ping")
+                    connection.getresponse().read()
+            process.terminate()
+
+            assert 0 == process.wait(1)
+        finally:
+            process.kill()
+
+
+def is_listening(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def test_a_host_without_ipv6(engine: Simulation) -> None:
+    """`::` is all addresses there are, and the healthcheck finds the exporter there."""
+    require_program("unshare")
+    without = 'ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && exec "$@"'
+    wrapper = ("unshare", "--net", "sh", "-c", without, "sh")
+    with exporter(f"--docker-host={engine.url}", "--listen-addr=::", wrapper=wrapper) as process:
+        options = ("--listen-addr=::", f"--listen-port={urlsplit(process.url).port}")
+        inside = ("nsenter", f"--net=/proc/{process._daemon.pid}/ns/net")
+        done = subprocess.run(
+            [*inside, *exporter_command("healthcheck", *options)], capture_output=True, text=True, check=False
+        )
+
+    assert (0, "healthy\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_a_password_is_as_good_as_a_bearer(site: Site, guarded: Exporter) -> None:
+    """With any user name; a wrong one opens nothing."""
+    client = Client(guarded, trusting(site.ca, site.client))
+    credentials = {word: base64.b64encode(f"me:{word}".encode()).decode() for word in (TOKEN, "wr0ng")}
+    statuses = {
+        word: client.get("/metrics", Authorization=f"Basic {it}")[0] for word, it in credentials.items()
+    }
+
+    assert {TOKEN: 200, "wr0ng": 401} == statuses
+
+
+def test_a_kept_connection_does_not_wait(client: Client) -> None:
+    """Neither side waits for the other's delayed ACK, which takes 40 ms: the fastest answer took less."""
+    with closing(client._connection()) as connection:
+        times = []
+        for _ in range(20):
+            began = time.monotonic()
+            connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
+            connection.getresponse().read()
+            times.append(time.monotonic() - began)
+
+    assert min(times[5:]) < 0.03
 
 
 def scrape_config(process: Exporter, jobs: dict[str, dict[str, object]]) -> str:

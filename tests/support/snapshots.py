@@ -3,16 +3,16 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+from docker_prom_exporter.commands import publication
 from docker_prom_exporter.containers import Container, Details
-from docker_prom_exporter.metrics import Exposition
+from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.snapshot import EngineInfo, Snapshot
-from docker_prom_exporter.web import Web, listen
-from docker_prom_exporter.web.status_page import StatusPage
+from docker_prom_exporter.web import BearerToken, Site, StatusPage, Web, listen
 
 ENGINE = EngineInfo("Docker", "26.1.5", "1.45", "linux", "amd64", health_listed=True)
-PAGE = StatusPage(poll_interval=5, only_labelled=True, details=True)
 
 
 def details(**what: Any) -> Details:
@@ -62,11 +62,17 @@ def snapshot(*containers: Container, **what: Any) -> Snapshot:
     return Snapshot(**{**usual, **what})
 
 
+PAGE = StatusPage(snapshot, poll_interval=5, only_labelled=True, details=True)
+
+
 @contextmanager
-def serving(take: Callable[[], Snapshot], page: StatusPage = PAGE) -> Iterator[str]:
-    """Yield the address of a web side that serves what `take` returns at each request."""
+def serving(take: Callable[[], Snapshot], token: BearerToken | None = None) -> Iterator[str]:
+    """Yield the address of a web side whose page shows what `take` returns; its metrics are of the first."""
+    exposition = Exposition()
+    exposition.publish(publication(take()))
+    site = Site(exposition, lambda: True, lambda: True, replace(PAGE, take=take))
     listener = listen("127.0.0.1", 0)
-    web = Web(listener, Exposition(take), lambda: page, "ConnectInfo")
+    web = Web(listener, site, "ConnectInfo", token=token)
     web.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,6 +1,8 @@
-"""What the web side and its clients prove themselves with: which files do, and what a change of them does."""
+"""TLS files and the token: which files do, what a change of them does, and what a client must show."""
 
+import base64
 import os
+import socket
 import ssl
 from pathlib import Path
 
@@ -25,11 +27,16 @@ def tls_of(server: Certificate, ca: Certificate | None = None) -> ServerTls:
     return ServerTls(str(server.cert), str(server.key), str(ca.cert) if ca else None)
 
 
+def context_of(tls: ServerTls, *, same_host: bool = False) -> ssl.SSLContext:
+    """Return the context that a connection gets."""
+    ends = socket.socketpair()
+    with ends[1], tls.wrap(ends[0], same_host=same_host) as connection:
+        return connection.context
+
+
 def test_takes_tls_1_2_and_newer(server: Certificate) -> None:
     """Older ones are broken."""
-    context = tls_of(server).context(same_host=False)
-
-    assert ssl.TLSVersion.TLSv1_2 == context.minimum_version
+    assert ssl.TLSVersion.TLSv1_2 == context_of(tls_of(server)).minimum_version
 
 
 @pytest.mark.parametrize(
@@ -39,18 +46,16 @@ def test_a_client_ca_asks_for_certificates(
     server: Certificate, ca: Certificate, *, same_host: bool, mode: ssl.VerifyMode
 ) -> None:
     """From other hosts in the handshake; who comes from this one may get to the health paths without."""
-    tls = tls_of(server, ca)
+    context = context_of(tls_of(server, ca), same_host=same_host)
 
-    assert tls.asks_for_certificate
-    assert mode == tls.context(same_host=same_host).verify_mode
+    assert mode == context.verify_mode
 
 
 def test_without_a_client_ca_nobody_is_asked(server: Certificate) -> None:
     """Nor on the own host."""
-    tls = tls_of(server)
+    contexts = [context_of(tls_of(server), same_host=same_host) for same_host in (False, True)]
 
-    assert not tls.asks_for_certificate
-    assert ssl.CERT_NONE == tls.context(same_host=False).verify_mode
+    assert [ssl.CERT_NONE] * 2 == [context.verify_mode for context in contexts]
 
 
 @pytest.mark.parametrize("spoilt", ["cert", "key", "ca"])
@@ -98,23 +103,27 @@ def test_text_around_a_certificate_is_none_of_it(server: Certificate, ca: Certif
     """Many tools write the subject above it, in any language."""
     ca.cert.write_text("subject=CN = Prüfstelle\n" + ca.cert.read_text())
 
-    assert tls_of(server, ca).asks_for_certificate
+    assert 1 == len(context_of(tls_of(server, ca)).get_ca_certs())
 
 
 def test_a_renewed_certificate_is_taken(server: Certificate, ca: Certificate, tmp_path: Path) -> None:
     """Once its key is there, too; until then, and while it is spoilt, the old one stays."""
     tls = tls_of(server, ca)
-    old = tls.context(same_host=False)
+    old = context_of(tls)
     renewed = issue(tmp_path, "renewed", ca)
 
     with capture_logs() as logs:
-        assert old is tls.context(same_host=False)
+        assert old is context_of(tls)
         server.cert.write_bytes(renewed.cert.read_bytes())
-        assert [old, old] == [tls.context(same_host=False) for _ in range(2)]
+        assert [old, old] == [context_of(tls) for _ in range(2)]
         server.key.write_bytes(renewed.key.read_bytes())
-        assert old is not tls.context(same_host=False)
+        assert old is not context_of(tls)
 
     assert ["credentials.unusable", "credentials.changed"] == [entry["event"] for entry in logs]
+
+
+def basic(credentials: str) -> str:
+    return base64.b64encode(credentials.encode()).decode()
 
 
 @pytest.mark.parametrize(
@@ -134,14 +143,23 @@ def test_a_renewed_certificate_is_taken(server: Certificate, ca: Certificate, tm
         ("s3cret", False),
         ("Bearer s\u00e9cret", False),
         ("Bearer \udcff", False),
+        (f"Basic {basic('anybody:s3cret')}", True),
+        (f"basic  {basic(':s3cret')} ", True),
+        (f"Basic {basic('s3cret')}", False),
+        (f"Basic {basic('s3cret:')}", False),
+        (f"Basic {basic('anybody:s3cret:')}", False),
+        (f"Bearer {basic('anybody:s3cret')}", False),
+        ("Basic", False),
+        ("Basic =", False),
+        ("Basic \u20ac", False),
     ],
 )
 def test_knows_its_token(tmp_path: Path, header: str, *, known: bool) -> None:
-    """The whole of it, after a scheme whose case doesn't matter."""
+    """The whole of it, after `Bearer` or as a password, in any case of the scheme."""
     path = tmp_path / "token"
     path.write_text("s3cret\n")
 
-    assert known == BearerToken(str(path)).is_in(header)
+    assert known == BearerToken(str(path)).matches(header)
 
 
 @pytest.mark.parametrize("content", [None, "", "\n", "two words", "two\nlines", "s\u00e9cret", "s3cret\x00"])
@@ -164,15 +182,15 @@ def test_a_new_token_is_taken(tmp_path: Path) -> None:
 
     with capture_logs() as logs:
         path.unlink()
-        assert token.is_in("Bearer one")
+        assert token.matches("Bearer one")
         path.write_text("two")
-        assert (False, True) == (token.is_in("Bearer one"), token.is_in("Bearer two"))
+        assert (False, True) == (token.matches("Bearer one"), token.matches("Bearer two"))
         (tmp_path / "new").write_text("six")
         os.utime(tmp_path / "new", ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
         (tmp_path / "new").rename(path)
-        assert token.is_in("Bearer six")
+        assert token.matches("Bearer six")
         path.write_text("two words")
-        assert token.is_in("Bearer six")
+        assert token.matches("Bearer six")
 
     events = ["credentials.unusable", "credentials.changed", "credentials.changed", "credentials.unusable"]
     assert events == [entry["event"] for entry in logs]

@@ -4,17 +4,18 @@ import gzip
 import re
 import time
 import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 
 from docker_prom_exporter.containers import LABEL, Container
 from docker_prom_exporter.demo.engine import VERSION
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
-from docker_prom_exporter.web.server import prefers_html
-from docker_prom_exporter.web.status_page import StatusPage
-from support.snapshots import ENGINE, PAGE, container, serving, snapshot
+from docker_prom_exporter.web import StatusPage
+from docker_prom_exporter.web.app import prefers_html
+from support.snapshots import ENGINE, PAGE, container, details, serving, snapshot
 
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 PROMETHEUS = (
@@ -62,8 +63,13 @@ class Reader(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def read(snapshot: Snapshot, page: StatusPage = PAGE, *, age: float = 1, **options: Any) -> Reader:
-    return Reader(page.render(snapshot, age=age, now=time.time(), **options).decode())
+def page_of(snapshot: Snapshot, page: StatusPage = PAGE, *, age: float = 1) -> StatusPage:
+    """Return a page that shows the snapshot once it is this old."""
+    return replace(page, take=lambda: snapshot, clock=lambda: snapshot.ended + age)
+
+
+def read(snapshot: Snapshot, page: StatusPage = PAGE, *, age: float = 1, refreshing: bool = True) -> Reader:
+    return Reader(page_of(snapshot, page, age=age).render(refreshing=refreshing).decode())
 
 
 def named(*containers: Container) -> list[str]:
@@ -180,7 +186,7 @@ def test_without_details_their_absence_is_explained() -> None:
     """It was asked for, or inspecting failed."""
     bare = snapshot(container("web", details=None))
 
-    assert "CONTAINER_DETAILS=false" in read(bare, PAGE._replace(details=False)).text
+    assert "CONTAINER_DETAILS=false" in read(bare, replace(PAGE, details=False)).text
     assert "missing for 1 of them, as inspecting them fails" in read(bare).text
 
 
@@ -190,7 +196,7 @@ def test_without_details_their_absence_is_explained() -> None:
 )
 def test_who_is_left_out_can_be_let_in(*, only_labelled: bool, fix: str) -> None:
     """The fix for the filter in use is there to copy."""
-    page = PAGE._replace(only_labelled=only_labelled)
+    page = replace(PAGE, only_labelled=only_labelled)
 
     assert fix in read(snapshot(container("web"), seen=3), page).text
     assert "2 containers are" in read(snapshot(container("web"), seen=3), page).text
@@ -236,7 +242,7 @@ def test_names_are_text() -> None:
 
 def test_nothing_is_fetched_or_run() -> None:
     """No element asks for anything, and every link but the documentation's stays here."""
-    page = read(snapshot(container("web")), PAGE._replace(docs="https://example.org/?a&b"))
+    page = read(snapshot(container("web")), replace(PAGE, docs="https://example.org/?a&b"))
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
 
     assert {"script", "img", "iframe", "object", "form"}.isdisjoint(tag for tag, _ in page.elements)
@@ -247,7 +253,7 @@ def test_nothing_is_fetched_or_run() -> None:
 @pytest.mark.parametrize(("interval", "seconds"), [(0.5, "5"), (7.2, "8"), (3600, "60")])
 def test_it_renews_itself(interval: float, seconds: str) -> None:
     """About once a poll, neither too often nor too rarely; not at all where somebody wants it still."""
-    page = PAGE._replace(poll_interval=interval)
+    page = replace(PAGE, poll_interval=interval)
     told = [a.get("content") for _, a in read(snapshot(), page).elements if a.get("http-equiv") == "refresh"]
     still = read(snapshot(), page, refreshing=False).elements
 
@@ -336,11 +342,51 @@ def test_a_thousand_containers_are_little_to_send() -> None:
     assert 1001 == gzip.decompress(body).count(b"<tr>")
 
 
-def test_an_old_snapshot_is_told_from_a_new_one() -> None:
-    """The web side passes on the age of what it serves."""
-    with serving(lambda: snapshot(ended=time.monotonic() - 100)) as url:
-        request = urllib.request.Request(url, headers={"Accept": CHROME})
-        with urllib.request.urlopen(request, timeout=5) as response:
-            text = response.read().decode()
+class Counted:
+    """A clock, and how often something asked what Docker's state is in a page that was rendered."""
 
-    assert "What is shown here is old." in text
+    def __init__(self) -> None:
+        self.now = 1000.25
+        self.snapshot = snapshot(container("web"), ended=1000.0)
+        self.rendered = 0
+        self.page = replace(PAGE, take=lambda: self.snapshot, clock=lambda: self.now, now=self.wall)
+
+    def wall(self) -> float:
+        self.rendered += 1
+        return time.time()
+
+
+def newer(counted: Counted) -> None:
+    counted.snapshot = replace(counted.snapshot, seen=7)
+
+
+def later(counted: Counted) -> None:
+    counted.now += 1
+
+
+def at_once(counted: Counted) -> None:
+    counted.now += 0.5
+
+
+@pytest.mark.parametrize(("change", "rendered"), [(at_once, 1), (later, 2), (newer, 2)], ids=str)
+def test_it_is_rendered_once_a_snapshot_and_second(change: Callable[[Counted], None], rendered: int) -> None:
+    """However many clients ask, plain or gzipped."""
+    counted = Counted()
+    first = [counted.page.render() for _ in range(5)]
+    zipped = counted.page.render(gzipped=True)
+    change(counted)
+    counted.page.render()
+
+    assert {gzip.decompress(zipped)} == set(first)
+    assert rendered == counted.rendered
+
+
+@pytest.mark.parametrize("when", [253402300800.0, 1e18, 1e308, -1e18])
+def test_a_time_beyond_the_calendar_is_an_empty_cell(when: float) -> None:
+    """Docker takes years past 9999; the rest of the page stands."""
+    odd = container("odd", "created")._replace(created=when)
+    running = container("running", details=details(started=when))
+    rows = {row[0]: row for row in read(snapshot(odd, running, container("web"))).rows[1:]}
+
+    assert ("", "") == (rows["odd"][4], rows["running"][4])
+    assert "1 min ago" == rows["web"][4]

@@ -1,0 +1,144 @@
+"""Routes, and who may see what."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import parse_qs
+
+import structlog
+from prometheus_client.exposition import gzip_accepted
+
+from docker_prom_exporter.web.client_ip import client_address
+from docker_prom_exporter.web.server import Request, Response, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from docker_prom_exporter.exposition import Exposition
+    from docker_prom_exporter.web.credentials import BearerToken
+    from docker_prom_exporter.web.status_page import StatusPage
+
+_MAX_QUERY_FIELDS: Final = 1000
+_PROTECTED_PATHS: Final = ("/metrics", "/")
+_VARY: Final = ("Vary", "Accept, Accept-Encoding")
+
+# A header each: Chromium takes the first challenge of a header for all of it.
+_CHALLENGES: Final = (
+    ("WWW-Authenticate", "Bearer"),
+    ("WWW-Authenticate", 'Basic realm="docker-prom-exporter", charset="UTF-8"'),
+)
+
+
+class Site(NamedTuple):
+    """What is served: `/-/healthy` and `/-/ready` ask whether it is; without a page `/` is the exposition."""
+
+    exposition: Exposition
+    is_healthy: Callable[[], bool]
+    is_ready: Callable[[], bool]
+    page: StatusPage | None = None
+
+
+class App:
+    """Answers requests. Any number of threads may call it."""
+
+    def __init__(self, site: Site, client_ip_source: str, token: BearerToken | None) -> None:
+        self._site = site
+        self._client_ip_source = client_ip_source
+        self._token = token
+        self._log = structlog.get_logger()
+        self._routes: dict[str, Callable[[Request], Response]] = {
+            "/metrics": self._metrics,
+            "/": self._root,
+            "/ping": lambda _: Response(HTTPStatus.OK, (b"pong",)),
+            "/-/healthy": lambda _: _state("healthy", "the exporter is stuck", good=site.is_healthy()),
+            "/-/ready": lambda _: _state("ready", "there is nothing to serve yet", good=site.is_ready()),
+        }
+
+    def __call__(self, request: Request) -> Response:
+        """Answer a request, and log it."""
+        response = self._denial(request) or self._respond(request)
+        self._log.debug(
+            "http.request",
+            client=client_address(request.headers, request.peer, self._client_ip_source),
+            method=request.method,
+            path=request.path,
+            status=int(response.status),
+        )
+        return response
+
+    def _denial(self, request: Request) -> Response | None:
+        """Return what to tell a client that may not see what it asks for; None for one that may."""
+        if request.path not in _PROTECTED_PATHS:
+            return None
+        if not request.certified:
+            return refusal(HTTPStatus.FORBIDDEN, "this needs a client certificate")
+        if self._token is None or self._token.matches(request.headers.get("Authorization", "")):
+            return None
+        return refusal(
+            HTTPStatus.UNAUTHORIZED, "this needs the bearer token, or the token as password", *_CHALLENGES
+        )
+
+    def _respond(self, request: Request) -> Response:
+        route = self._routes.get(request.path)
+        if route is None:
+            return refusal(HTTPStatus.NOT_FOUND, f"try one of {' '.join(self._routes)}")
+        if request.method not in ("GET", "HEAD"):
+            return refusal(HTTPStatus.METHOD_NOT_ALLOWED, "try GET or HEAD", ("Allow", "GET, HEAD"))
+        try:
+            return route(request)
+        except Exception as error:  # noqa: BLE001  one bad answer must not end the conversation
+            self._log.error("http.failed", path=request.path, exc_info=error)
+            return refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "the log says more")
+
+    def _root(self, request: Request) -> Response:
+        """Give a browser the page, anything else the exposition."""
+        page = self._site.page
+        if page is None or not prefers_html(_joined(request, "Accept")):
+            return self._metrics(request)
+        gzipped = gzip_accepted(_joined(request, "Accept-Encoding"))
+        html = page.render(refreshing="refresh=off" not in request.query, gzipped=gzipped)
+        headers = (_VARY, *page.headers, *_encoded("gzip" if gzipped else ""))
+        return Response(HTTPStatus.OK, (html,), "text/html; charset=utf-8", headers)
+
+    def _metrics(self, request: Request) -> Response:
+        try:
+            query = parse_qs(request.query, max_num_fields=_MAX_QUERY_FIELDS)
+        except ValueError:
+            return refusal(HTTPStatus.BAD_REQUEST, f"a query may have {_MAX_QUERY_FIELDS} fields")
+        content_type, encoding, body = self._site.exposition.render(
+            _joined(request, "Accept"), _joined(request, "Accept-Encoding"), query.get("name[]", [])
+        )
+        return Response(HTTPStatus.OK, body, content_type, (_VARY, *_encoded(encoding)))
+
+
+def _encoded(encoding: str) -> tuple[tuple[str, str], ...]:
+    return (("Content-Encoding", encoding),) if encoding else ()
+
+
+def _joined(request: Request, name: str) -> str:
+    return ",".join(request.headers.get_all(name, []))
+
+
+def _state(good_text: str, bad_text: str, *, good: bool) -> Response:
+    if good:
+        return Response(HTTPStatus.OK, (f"{good_text}\n".encode(),))
+    return refusal(HTTPStatus.SERVICE_UNAVAILABLE, bad_text)
+
+
+def prefers_html(accept: str) -> bool:
+    """Tell whether `Accept` names HTML, and neither text nor OpenMetrics before it, as a browser's does."""
+    qualities = dict.fromkeys(("text/html", "text/plain", "application/openmetrics-text"), 0.0)
+    for choice in accept.lower().split(","):
+        media_type, *parameters = (part.strip() for part in choice.split(";"))
+        if media_type in qualities:
+            qualities[media_type] = max(qualities[media_type], _quality(parameters))
+    html = qualities.pop("text/html")
+    return html > 0 and html >= max(qualities.values())
+
+
+def _quality(parameters: list[str]) -> float:
+    """Read the `q` of a media range; 1 without, 0 where it is none (RFC 9110, section 12.4.2)."""
+    value = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+    return float(value) if re.fullmatch(r"[01](\.[0-9]{0,3})?", value) else 0.0

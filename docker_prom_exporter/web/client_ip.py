@@ -1,0 +1,49 @@
+"""Find the client's address behind a proxy."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from http.client import HTTPMessage
+
+HEADERS: Final = {
+    "RightmostXForwardedFor": "X-Forwarded-For",
+    "RightmostForwarded": "Forwarded",
+    "XRealIp": "X-Real-Ip",
+    "CfConnectingIp": "CF-Connecting-IP",
+    "TrueClientIp": "True-Client-IP",
+    "FlyClientIp": "Fly-Client-IP",
+    "CloudFrontViewerAddress": "CloudFront-Viewer-Address",
+    "XEnvoyExternalAddress": "X-Envoy-External-Address",
+}
+"""The header that each value of `CLIENT_IP_SOURCE` reads; `ConnectInfo` reads none."""
+
+
+def client_address(headers: HTTPMessage, peer: str, source: str) -> str:
+    """Return the client's address from the header of `source`; `peer` where that has none.
+
+    A proxy adds to what a client sent, so the last address of the last such header counts.
+    """
+    values = headers.get_all(HEADERS.get(source, ""), [])
+    if not values:
+        return peer
+    last = values[-1].rpartition(",")[2].strip()
+    if source == "RightmostForwarded":
+        given = re.search(r'(?:^|;)\s*for\s*=\s*"?([^";]+)"?', last, re.IGNORECASE)
+        last = _without_port(given[1]) if given else ""
+    elif source == "CloudFrontViewerAddress":
+        last = last.rpartition(":")[0].strip("[]")
+    try:
+        return str(ipaddress.ip_address(last))
+    except ValueError:
+        return peer
+
+
+def _without_port(node: str) -> str:
+    """Return the address of a node of RFC 7239: `192.0.2.60:4711`, `[2001:db8::17]:4711`, or without port."""
+    if node.startswith("["):
+        return node[1:].partition("]")[0]
+    return node.partition(":")[0]

@@ -1,0 +1,118 @@
+"""Clients that try to keep an exporter from answering others, each in a process of its own."""
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from urllib.parse import urlsplit
+
+_FAMILIES = (
+    "container_health",
+    "docker_container_created_timestamp_seconds",
+    "docker_container_health_status",
+    "docker_container_info",
+    "docker_container_oom_killed",
+    "docker_container_restarts_total",
+    "docker_container_started_timestamp_seconds",
+    "docker_container_state",
+)
+NAMES = "/metrics?" + "&".join(f"name[]={name}" for name in _FAMILIES)
+
+_MOST_SECONDS = 60
+
+Address = tuple[str, int]
+
+
+def hang_up(address: Address) -> None:
+    """Ask for a lot, and don't wait for it."""
+    with socket.create_connection(address, 5) as connection:
+        connection.sendall(f"GET {NAMES} HTTP/1.1\r\n\r\n".encode())
+
+
+def ask_for_odd_versions(address: Address) -> None:
+    """Ask for a format that nobody writes, another one each time."""
+    for number in range(100):
+        _ask(address, f"Accept: application/openmetrics-text; version=1.0.{number}\r\n")
+
+
+def ask_for_many_fields(address: Address) -> None:
+    """Send more fields than a query may have."""
+    _ask(address, path=f"/metrics?{'&' * 5000}")
+
+
+def send_many_headers(address: Address) -> None:
+    """Send more headers than a request may have."""
+    _ask(address, 200 * "X: y\r\n")
+
+
+def browse(address: Address) -> None:
+    """Ask for the page."""
+    _ask(address, "Accept: text/html\r\n", path="/")
+
+
+def stay_silent(address: Address) -> None:
+    """Take all connections that can be had."""
+    with ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(socket.create_connection(address, 5))
+
+
+def send_half_a_request(address: Address) -> None:
+    """Leave it at that."""
+    with ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(address, 5)).sendall(b"GET /metrics HTTP/1.1\r\n")
+
+
+def read_nothing(address: Address) -> None:
+    """Ask again and again, and take no answer."""
+    with socket.create_connection(address, 0.2) as connection:
+        for _ in range(100):
+            connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n" * 100)
+
+
+def _ask(address: Address, headers: str = "", path: str = "/metrics") -> None:
+    with socket.create_connection(address, 5) as connection:
+        connection.sendall(f"GET {path} HTTP/1.0\r\n{headers}\r\n".encode())
+        while connection.recv(65536):
+            pass
+
+
+HABITS: tuple[Callable[[Address], None], ...] = (
+    hang_up,
+    ask_for_odd_versions,
+    ask_for_many_fields,
+    send_many_headers,
+    browse,
+    stay_silent,
+    send_half_a_request,
+    read_nothing,
+)
+
+
+@contextmanager
+def hostile_clients(url: str) -> Iterator[None]:
+    """Have eight of them at it, for a minute at most."""
+    host, port = urlsplit(url).hostname, urlsplit(url).port
+    with ExitStack() as stack:
+        for number in range(len(HABITS)):
+            argv = [sys.executable, __file__, str(host), str(port), str(number)]
+            process = stack.enter_context(subprocess.Popen(argv))
+            stack.callback(process.kill)
+        yield
+
+
+def _main(host: str, port: str, number: str) -> None:
+    os.nice(10)  # on a machine of their own they would not take the exporter's time
+    ends = time.monotonic() + _MOST_SECONDS
+    for _ in itertools.takewhile(lambda _: time.monotonic() < ends, itertools.count()):
+        with suppress(OSError):
+            HABITS[int(number)]((host, int(port)))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

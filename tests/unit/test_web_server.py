@@ -1,0 +1,350 @@
+"""The bounded server: what it takes for a request, and how little a bad client costs the others."""
+
+import errno
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http import HTTPStatus
+
+import pytest
+from structlog.testing import capture_logs
+
+from docker_prom_exporter.web import server as module
+from docker_prom_exporter.web.server import BoundedServer, Request, Response, listen
+from support.clients import read_all
+from support.missing import give_up
+from support.waiting import wait_for
+
+GET = b"GET /ping HTTP/1.1\r\n\r\n"
+
+
+class Served:
+    """A running server, and clients of it. `answer` is what each gets; the requests are kept."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.answer: Callable[[Request], Response] = lambda _: Response(HTTPStatus.OK, (b"pong",))
+        self.requests: list[Request] = []
+        self.address = listener.getsockname()[:2]
+        self.server = BoundedServer(listener, self.app, None)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+
+    def app(self, request: Request) -> Response:
+        self.requests.append(request)
+        return self.answer(request)
+
+    def connect(self, host: str = "127.0.0.1") -> socket.socket:
+        """Connect from this address and say nothing yet."""
+        return socket.create_connection(self.address, timeout=10, source_address=(host, 0))
+
+    def say(self, raw: bytes) -> bytes:
+        """Send these bytes and read until the other side closes, or has answered and waits."""
+        with self.connect() as connection:
+            with suppress(OSError):
+                connection.sendall(raw)
+                connection.shutdown(socket.SHUT_WR)
+            return read_all(connection)
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.thread.join()
+        self.server.server_close()
+
+
+@contextmanager
+def stopped() -> Iterator[Served]:
+    """Yield a server that does not accept yet."""
+    threads = threading.active_count()
+    served = Served(listen("127.0.0.1", 0))
+    try:
+        yield served
+    finally:
+        if served.thread.ident:
+            served.stop()
+        served.server.server_close()
+        wait_for(lambda: threading.active_count() <= threads, what="its threads to end")
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with stopped() as served:
+        served.thread.start()
+        yield served
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"GET /ping\r\n\r\n", 400),
+        (b"GET /ping HTTP/2.0\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n", 400),
+        (b"get /ping HTTP/1.1\r\n\r\n", 400),
+        (b"GET /a b HTTP/1.1\r\n\r\n", 400),
+        (b"GET http://[ HTTP/1.1\r\n\r\n", 400),
+        (b"\r\n" + GET, 400),
+        (b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\n\r\n", 431),
+        (b"GET /ping HTTP/1.1\r\nX: " + b"x" * 8_000_000 + b"\r\n\r\n", 431),
+        (b"GET /ping HTTP/1.1\r\n" + b"X: y\r\n" * 100 + b"\r\n", 200),
+        (b"GET /ping HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n", 431),
+        (b"GET /ping HTTP/1.1\r\n" + b"X: y\r\n" * 10_000 + b"\r\n", 431),
+        (b"GET /ping HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 200),
+        (b"GET /ping HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200),
+        (b"GET /ping HTTP/1.1\r\nnonsense\r\n\r\n", 200),
+        (b"GET /ping HTTP/1.1\n\n", 200),
+        (b"GET http://exporter/ping HTTP/1.1\r\n\r\n", 200),
+    ],
+    ids=lambda value: str(value[:40]) if isinstance(value, bytes) else None,
+)
+def test_survives_odd_requests(served: Served, raw: bytes, status: int) -> None:
+    """Each gets one answer, with a body that says what is wrong; the next client gets its own."""
+    head, _, body = served.say(raw).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert body.startswith(b"pong" if status == 200 else b"%d " % status)
+    assert b"HTTP/1.1 " not in body.replace(b"of HTTP/1.0 or HTTP/1.1", b"")
+    assert served.say(GET).endswith(b"pong")
+
+
+def test_a_refusal_is_not_reset_away(served: Served) -> None:
+    """What its client still sends is read before the connection is closed, for a second."""
+    with served.connect() as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\n" + b"X: y\r\n" * 100_000)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("raw", [b"", b"GET /ping", GET[:-2], b"GET /ping HTTP/1.1\r\nHost: a"])
+def test_half_a_request_gets_no_answer(served: Served, raw: bytes) -> None:
+    """Its client has gone."""
+    assert b"" == served.say(raw)
+    assert [] == served.requests
+
+
+def test_keeps_a_connection_and_answers_in_order(served: Served) -> None:
+    """Pipelined requests are answered one after the other; `close` ends it."""
+    served.answer = lambda request: Response(HTTPStatus.OK, (request.path.encode(),))
+    answer = served.say(
+        b"GET /1 HTTP/1.1\r\n\r\nHEAD /2 HTTP/1.1\r\n\r\n"
+        b"GET /3 HTTP/1.1\r\nConnection: close\r\n\r\nGET /4 HTTP/1.1\r\n\r\n"
+    )
+
+    parts = [part.partition(b"\r\n\r\n") for part in answer.split(b"HTTP/1.1 200 OK\r\n")[1:]]
+    assert [b"/1", b"", b"/3"] == [body for _, _, body in parts]
+    assert all(b"Content-Length: 2\r\n" in head for head, _, _ in parts)
+
+
+def test_http_1_0_closes_unless_asked(served: Served) -> None:
+    """A client of HTTP/1.0 that asks to keep the connection is told that it's kept."""
+    assert 1 == served.say(b"GET /ping HTTP/1.0\r\n\r\n" * 2).count(b"Connection: close")
+    kept = served.say(b"GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2)
+    assert 2 == kept.count(b"Connection: keep-alive")
+
+
+def test_an_answer_waits_for_no_acknowledgement(served: Served) -> None:
+    """Its end is sent at once, though the client hasn't acknowledged the beginning."""
+    with served.connect() as connection:
+        connection.sendall(GET)
+        connection.recv(1)
+        (accepted,) = served.server._slots
+
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_large_answer_arrives_whole(served: Served) -> None:
+    """In parts, over a connection that is then closed or kept."""
+    parts = (b"a" * 3_000_000, b"b" * 3_000_001)
+    served.answer = lambda _: Response(HTTPStatus.OK, parts)
+    answer = served.say(GET + b"GET /ping HTTP/1.0\r\n\r\n")
+
+    assert 2 == answer.count(b"".join(parts))
+
+
+def test_a_thousand_silent_clients_cost_nobody_an_answer(served: Served) -> None:
+    """Those quiet for longest are dropped; there are no more threads than slots."""
+    others = threading.active_count()
+    with ExitStack() as stack:
+        for _ in range(1000):
+            stack.enter_context(served.connect())
+            with suppress(OSError):
+                stack.enter_context(served.connect()).send(b"G")
+
+        assert served.say(GET).endswith(b"pong")
+        assert len(served.server._slots) <= 48
+        assert threading.active_count() - others <= 48
+
+
+def test_threads_that_do_not_end_are_not_replaced(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropping a connection makes room only once its thread has ended."""
+    monkeypatch.setattr(module, "_DROP_TIMEOUT", 0.01)
+    others, done = threading.active_count(), threading.Event()
+    served.answer = lambda _: Response(HTTPStatus.OK, (b"late" if done.wait(30) else b"never",))
+    with ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(served.connect()).sendall(GET)
+        wait_for(lambda: len(served.requests) == 48, what="every thread to be busy")
+        wait_for(lambda: not served.server._slots, what="every connection to be dropped", seconds=20)
+
+        assert 48 == threading.active_count() - others
+        done.set()
+
+
+def test_the_host_with_most_connections_loses_one(served: Served) -> None:
+    """A scraper that is quiet between two scrapes keeps its connection, whatever another host does."""
+    with served.connect("127.0.0.2") as scraper, ExitStack() as stack:
+        scraper.sendall(GET)
+        scraper.recv(65536)
+        for _ in range(100):
+            stack.enter_context(served.connect())
+        assert served.say(GET).endswith(b"pong")
+        scraper.sendall(GET)
+
+        assert scraper.recv(65536).endswith(b"pong")
+
+
+def test_clients_that_have_hung_up_cost_nothing_while_others_wait() -> None:
+    """Nothing is done for them; a client that waits for its answer gets it."""
+    with stopped() as served:
+        for _ in range(100):
+            with served.connect() as gone:
+                gone.sendall(GET)
+        with served.connect() as honest:
+            honest.sendall(GET)
+            served.thread.start()
+
+            assert honest.recv(65536).endswith(b"pong")
+        assert 1 == len(served.requests)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "raw"),
+    [
+        ("_REQUEST_TIMEOUT", b""),
+        ("_REQUEST_TIMEOUT", b"GET /ping HTTP/1.1\r\nX: "),
+        ("_IDLE_TIMEOUT", GET),
+        ("_ANSWER_TIMEOUT", b"GET /large HTTP/1.1\r\n\r\n"),
+        ("_LINGER_TIMEOUT", b"GET /ping HTTP/1.1\r\nContent-Length: 9\r\n\r\n"),
+    ],
+    ids=["silent", "asks slowly", "idle", "reads slowly", "sends on"],
+)
+def test_each_step_has_its_time(
+    served: Served, monkeypatch: pytest.MonkeyPatch, timeout: str, raw: bytes
+) -> None:
+    """However steadily a client drips; others are served meanwhile."""
+    monkeypatch.setattr(module, timeout, 0.1)
+    large = (b"x" * 50_000_000,)
+    served.answer = lambda request: Response(HTTPStatus.OK, large if request.path == "/large" else (b"pong",))
+    with served.connect() as slow:
+        slow.sendall(raw)
+
+        def dropped() -> bool:
+            assert served.say(GET).endswith(b"pong")
+            with suppress(OSError):
+                slow.sendall(b"" if raw in (b"", GET) else b"x")
+            return not served.server._slots
+
+        wait_for(dropped, what="the slow client to be dropped")
+        with suppress(OSError):
+            assert len(read_all(slow)) < 50_000_000
+
+
+def test_stops_at_once_whatever_clients_do(served: Served) -> None:
+    """Silent, asking, idle, or not reading: all are cut off, and nobody gets in any more."""
+    served.answer = lambda _: Response(HTTPStatus.OK, (b"x" * 50_000_000,))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(served.connect()) for _ in range(20)]
+        for number, client in enumerate(clients):
+            client.sendall([b"", b"GET /", GET, GET * 100][number % 4])
+        wait_for(lambda: len(served.requests) == 10, what="the requests")
+        began = time.monotonic()
+        served.stop()
+        took = time.monotonic() - began
+        for client in clients:
+            read_all(client)
+
+        assert took < 0.4
+        with pytest.raises(ConnectionRefusedError):
+            served.connect()
+
+
+def test_without_descriptors_a_connection_is_dropped(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says so, however often `accept` fails."""
+    failure = OSError(errno.EMFILE, "Too many open files")
+
+    class Exhausted:
+        def accept(self) -> None:
+            raise failure
+
+    with served.connect() as quiet:
+        wait_for(lambda: served.server._slots, what="the connection")
+        with capture_logs() as logs, monkeypatch.context() as patch:
+            patch.setattr(served.server, "_listener", Exhausted())
+            for _ in range(3):
+                with pytest.raises(OSError, match="Too many"):
+                    served.server.get_request()
+
+        assert b"" == read_all(quiet)
+    assert ["http.no_descriptors"] == [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1024, 48), (80, 48), (64, 32), (20, 1), (-1, 48)], ids=str)
+def test_descriptors_bound_the_slots(monkeypatch: pytest.MonkeyPatch, limit: int, most: int) -> None:
+    """The rest of the exporter has some to itself; -1 is no limit."""
+    monkeypatch.setattr(os, "sysconf", lambda _: limit)
+
+    assert most == module._max_threads()
+
+
+@pytest.mark.parametrize("address", ["::1", "::"])
+def test_listens_on_ipv6(address: str) -> None:
+    """`::` takes IPv4, too."""
+    if not socket.has_ipv6:
+        give_up("this machine has no IPv6")
+    with listen(address, 0) as listener:
+        for host in ("::1", "127.0.0.1") if address == "::" else ("::1",):
+            socket.create_connection((host, listener.getsockname()[1]), timeout=10).close()
+
+
+def test_listens_where_there_is_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`::` means all addresses there are."""
+    create = socket.create_server
+
+    def create_server(
+        address: tuple[str, int], *, family: int = socket.AF_INET, dualstack_ipv6: bool = False
+    ) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return create(address, dualstack_ipv6=dualstack_ipv6)
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+    with listen("::", 0) as listener:
+        assert "0.0.0.0" == listener.getsockname()[0]
+    with pytest.raises(OSError, match="not supported"):
+        listen("::1", 0)
+
+
+def test_a_port_in_use_is_an_oserror(served: Served) -> None:
+    """It is found before anything else starts."""
+    with pytest.raises(OSError, match="in use"):
+        listen(*served.address)
+
+
+def test_ipv4_clients_of_an_ipv6_listener_have_their_own_address() -> None:
+    """Not the one it is mapped to."""
+    if not socket.has_dualstack_ipv6():
+        give_up("this machine has no IPv6")
+    served = Served(listen("::", 0))
+    served.address = ("127.0.0.1", served.address[1])
+    served.thread.start()
+    try:
+        served.say(GET)
+    finally:
+        served.stop()
+
+    assert ["127.0.0.1"] == [request.peer for request in served.requests]
