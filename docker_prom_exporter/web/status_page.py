@@ -48,10 +48,17 @@ _COLUMNS: Final = (
     ("Health", ""),
     ("State", ""),
     ("Since", ""),
+    ("Restart policy", ""),
     ("Restarts", "number"),
     ("Exit code", "number"),
     ("Failing streak", "number"),
 )
+
+
+_MODES: Final = {
+    "list": "list: one list in each poll, inspects where a row has changed",
+    "inspect": "inspect: each container is inspected, only new ones are listed",
+}
 
 
 class _Verdict(NamedTuple):
@@ -122,7 +129,7 @@ class StatusPage:
         return kept[3] if gzipped else kept[2]
 
     def _html(self, snapshot: Snapshot, clock: float, *, refreshing: bool) -> bytes:
-        trusted = snapshot if snapshot.is_trusted(clock) else snapshot.distrusted()
+        trusted = snapshot if clock <= snapshot.trusted_until else snapshot.distrusted()
         view = _View(self, trusted, clock - snapshot.ended, self.now(), refreshing)
         return "\n".join(_document(view)).encode()
 
@@ -223,7 +230,7 @@ def _header(view: _View) -> Iterator[str]:
     """Say first whether Docker is up, and since when; then, where something is wrong, what to do about it."""
     snapshot, state = view.snapshot, view.state
     yield "<header>"
-    if snapshot.engine and snapshot.engine.simulated:
+    if snapshot.engine and snapshot.engine.is_simulated:
         yield '<p class="notice"><strong>This is a simulation.</strong> The exporter is real; the engine and '
         yield "its containers are made up by <code>docker-prom-exporter demo</code>.</p>"
     yield f'<p class="brand">docker-prom-exporter {escape(__version__)}</p>'
@@ -284,7 +291,9 @@ def _caption(view: _View) -> str:
     snapshot = view.snapshot
     if not snapshot.listed:
         return f"Last seen: {len(snapshot.containers)}. Nobody knows how they are now."
-    return f"Watched: {len(snapshot.containers)} of {snapshot.seen}. The worst come first."
+    watched = len(snapshot.containers)
+    all_of_them = "" if snapshot.unwatched is None else f" of {watched + snapshot.unwatched}"
+    return f"Watched: {watched}{all_of_them}. The worst come first."
 
 
 def _row(view: _View, verdict: _Verdict, container: Container) -> str:
@@ -293,7 +302,7 @@ def _row(view: _View, verdict: _Verdict, container: Container) -> str:
         escape(" / ".join(filter(None, compose))),
         f'<span class="verdict">{_word(verdict, verdict.word)}</span>',
     ]
-    cells += _facts(view, container) if view.snapshot.listed else [""] * 5
+    cells += _facts(view, container) if view.snapshot.listed else [""] * 6
     columns = zip(cells, _COLUMNS[1:], strict=True)
     return (
         f'<tr><th scope="row"><bdi>{escape(container.name)}</bdi></th>'
@@ -309,6 +318,7 @@ def _facts(view: _View, container: Container) -> list[str]:
     return [
         escape(container.state or "unknown"),
         view.ago(since) if since else "",
+        (details.restart_policy or "") if details else "",
         str(details.restarts) if details else "",
         _exit(container),
         str(details.failing_streak) if details and container.running and details.failing_streak else "",
@@ -338,34 +348,35 @@ def _details_missing(view: _View) -> Iterator[str]:
     snapshot = view.snapshot
     missing = sum(container.details is None for container in snapshot.containers)
     if not view.page.details:
-        yield '<p class="facts">Restarts, exit codes and times are left out: '
+        yield '<p class="facts">Restart policies, exit codes and times are left out: '
         yield "<code>CONTAINER_DETAILS=false</code>.</p>"
     elif missing and snapshot.listed:
-        yield f'<p class="facts">Restarts, exit codes and times are missing for {missing} of them, as '
+        yield f'<p class="facts">Restart policies, exit codes and times are missing for {missing} of them, as '
         yield "inspecting them fails: <code>docker-prom-exporter check</code> says why.</p>"
 
 
 def _left_out(view: _View) -> Iterator[str]:
-    """Say which containers are not watched, and give the fix to copy."""
+    """Say how to see which containers are not watched, and give the fix to copy."""
     snapshot = view.snapshot
-    others = snapshot.seen - len(snapshot.containers)
-    if not snapshot.listed or (others <= 0 and snapshot.containers):
+    if not snapshot.listed or snapshot.unwatched == 0:
         return
     yield "<h2>Not watched</h2>"
-    if not snapshot.seen:
-        yield "<p>Docker has no containers at all.</p>"
-    elif view.page.only_labelled:
-        yield f"<p>{_are(others)} not labelled to be watched. In a Compose file, add to a service:</p>"
+    if view.page.only_labelled:
+        yield "<p>Docker is asked for labelled containers only. <code>docker-prom-exporter check</code> shows "
+        yield "the others. To have one watched, add to its service in a Compose file:</p>"
         yield f'<pre><code>labels:\n  {LABEL}: "true"</code></pre>'
         yield "<p>and create its container anew, or have the exporter watch all but those labelled false:</p>"
         yield "<pre><code>CONTAINER_HEALTH_FILTER_LABEL=false</code></pre>"
     else:
-        yield f"<p>{_are(others)} labelled not to be watched. To change that, create it anew without:</p>"
+        yield f"<p>{_count(snapshot.unwatched)} labelled not to be watched: "
+        yield "<code>docker-prom-exporter check</code> names them. To have one watched, create it anew without:</p>"
         yield f'<pre><code>{LABEL}: "false"</code></pre>'
 
 
-def _are(count: int) -> str:
-    return "1 container is" if count == 1 else f"{count} containers are"
+def _count(unwatched: int | None) -> str:
+    if unwatched is None:
+        return "Some containers may be"
+    return "1 container is" if unwatched == 1 else f"{unwatched} containers are"
 
 
 def _exporter(view: _View) -> Iterator[str]:
@@ -378,6 +389,7 @@ def _exporter(view: _View) -> Iterator[str]:
     if snapshot.last_success:
         yield f"<dt>Last success</dt><dd>{view.ago(snapshot.last_success)}</dd>"
     yield f"<dt>Interval</dt><dd>{view.page.poll_interval:g} s</dd>"
+    yield f"<dt>Mode</dt><dd>{_MODES[snapshot.mode]}</dd>"
     yield f"<dt>Polls</dt><dd>{polls['success']} succeeded, {polls['failure']} failed</dd>"
     yield f"<dt>Errors</dt><dd>{_errors(snapshot)}</dd>\n</dl>"
 
