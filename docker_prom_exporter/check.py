@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 from docker_prom_exporter.booleans import parse_boolean
 from docker_prom_exporter.containers import LABEL, is_watched
 from docker_prom_exporter.engine import NONE_WATCHED, EngineError, advise
-from docker_prom_exporter.logs import printable
+from docker_prom_exporter.output import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
