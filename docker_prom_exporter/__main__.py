@@ -1,4 +1,4 @@
-"""Lets `python -m docker_prom_exporter` do what the installed command does."""
+"""Run the command as `python -m docker_prom_exporter`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Owns how a boolean is written: in the value of a label or of an option."""
+"""Booleans as labels and options write them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from docker_prom_exporter.booleans import parse_boolean
 from docker_prom_exporter.collect import Everything, list_everything
 from docker_prom_exporter.containers import LABEL, stores_images_in_containerd
 from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, NONE_WATCHED, EngineError, advise
-from docker_prom_exporter.logs import printable
+from docker_prom_exporter.output import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

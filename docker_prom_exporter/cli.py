@@ -1,99 +1,136 @@
-"""Owns the command line: arguments to `Settings` and a command, the help, and one line for what is wrong."""
+"""The command line: arguments to a command and its `Settings`, the help, one line for what is wrong."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from getopt import GetoptError, gnu_getopt
-from typing import TYPE_CHECKING, Final
+from argparse import SUPPRESS, ArgumentParser, HelpFormatter
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from docker_prom_exporter import __doc__ as summary
 from docker_prom_exporter import __version__
-from docker_prom_exporter.settings import OPTIONS, BadOptionError, read_settings
+from docker_prom_exporter.output import OutputError, printable, standard_output
+from docker_prom_exporter.settings import OPTIONS, BadOptionError, read_settings, redacted
+from docker_prom_exporter.signals import StopSignals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from docker_prom_exporter.settings import Settings
 
 _NAME: Final = "docker-prom-exporter"
 _COMMANDS: Final = {
     "once": "poll once, print the metrics, push or write them; exit 0 if Docker was up, else 1",
-    "check": "ask Docker each question once, say what to do; exit 0 if health is to be had, else 1",
+    "check": "ask Docker each question once, say what to do; exit 0 if health can be reported, else 1",
     "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
-    "demo": "serve the metrics of a simulated engine; needs no Docker; --seed N: another play",
+    "demo": "serve the metrics of a simulated engine; needs no Docker",
 }
+_OTHER_FLAGS: Final = ("-h", "--help", "--version")
+_SERVING: Final = (None, "demo")
+_DEFAULTS: Final = {"demo": {"poll_interval": "2"}}
+_EPILOG: Final = (
+    "Without a command it serves metrics until SIGTERM, SIGINT or SIGHUP. The word after each flag is its "
+    "environment variable. A flag wins over its variable; an empty variable counts as unset."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 where it failed, 2 for an option that can't be used."""
+    signals = StopSignals()
     try:
-        given, command = _parse(sys.argv[1:] if arguments is None else arguments)
-        if "help" in given:
-            sys.stdout.write(_help())
-            return 0
-        if "version" in given:
-            sys.stdout.write(f"{_NAME} {__version__}\n")
-            return 0
-        seed = _seed(given.pop("seed", None), command)
-        settings = read_settings(given, os.environ)
+        given = _parse(sys.argv[1:] if arguments is None else arguments)
+        command = given.pop("command")
+        flags = {option.name: given.pop(option.name, None) for option in OPTIONS}
+        settings = read_settings(flags, os.environ, _DEFAULTS.get(command, {}))
     except BadOptionError as error:
-        sys.stderr.write(f"{_NAME}: {error}; see {_NAME} --help\n")
-        return 2
-    if command == "healthcheck":
-        from docker_prom_exporter.healthcheck import healthcheck  # noqa: PLC0415  it's quick without the rest
+        return _fail(f"{error}; see {_NAME} --help", 2)
+    signals.end_at_once(0 if command in _SERVING else None)
+    try:
+        return _healthcheck(settings) if command == "healthcheck" else _run(command, settings, given)
+    except OutputError as error:
+        return _fail(str(error), 1)
 
+
+def _healthcheck(settings: Settings) -> int:
+    from docker_prom_exporter.healthcheck import healthcheck  # noqa: PLC0415
+
+    with standard_output():
         return healthcheck(settings)
-    from docker_prom_exporter import commands  # noqa: PLC0415
+
+
+def _run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int:
+    from docker_prom_exporter import commands  # noqa: PLC0415  healthcheck is quick without the libraries
 
     try:
-        return commands.run(command, settings, seed)
+        return commands.run(command, settings, own)
     except commands.CommandError as error:
-        sys.stderr.write(f"{_NAME}: {error}\n")
-        return error.code
+        return _fail(str(error), error.code)
 
 
-def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], str | None]:
-    """Return the options given, by name, and the command. getopt: the start is quick, and argparse is not."""
-    names = {option.flag: option.name for option in OPTIONS} | {"--seed": "seed"}
-    others = {"--help": "help", "-h": "help", "--version": "version"}
-    long = [*(f"{flag[2:]}=" for flag in names), "help", "version"]
-    for flag in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
-        if flag not in {*names, *others, "--"}:  # getopt takes the beginning of a flag for all of it
-            raise BadOptionError(f"option {flag} not recognized")
-    try:
-        pairs, commands = gnu_getopt(list(arguments), "h", long)
-    except GetoptError as error:
-        raise BadOptionError(error.msg) from None
-    if len(commands) > 1 or {*commands} - {*_COMMANDS}:
-        raise BadOptionError(f"{' '.join(commands)!r} is not one of the commands {', '.join(_COMMANDS)}")
-    return {(names | others)[flag]: value for flag, value in pairs}, next(iter(commands), None)
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise `BadOptionError` instead of printing the usage; a quoted value may hold a password."""
+        raise BadOptionError(re.sub(r"(?s)(['\"]).*@", r"\1…@", message))
 
 
-def _seed(text: str | None, command: str | None) -> int:
-    if text is None:
-        return 0
-    if command != "demo":
-        raise BadOptionError("--seed is for demo only")
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise BadOptionError(f"--seed {text!r} can't be used: it takes a whole number")
-    return int(text)
+def _parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the command (`None`: serve), the options given by name, and what a command takes for itself."""
+    options = _Parser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
+    _add_options(options)
+    rest = options.parse_known_args(arguments)[1]
+    if rest and rest[0].startswith("-") and rest[0] not in _OTHER_FLAGS:
+        raise _unknown(rest)  # the other parser takes the value of such a flag for a command
+    given, rest = _parser(options).parse_known_args(arguments)
+    if rest:
+        raise _unknown(rest)
+    return vars(given)
 
 
-def _help() -> str:
-    import textwrap  # noqa: PLC0415  only here, and healthcheck is quick without it
+def _unknown(arguments: Sequence[str]) -> BadOptionError:
+    return BadOptionError(f"unknown arguments {redacted(' '.join(arguments))!r}")
 
-    lines = [f"{summary}", "", f"Usage: {_NAME} [COMMAND] [OPTIONS]", "", "Commands:"]
-    lines.append(f"  {'':<14}without one: serve metrics until SIGTERM or SIGINT")
-    lines += [f"  {name:<14}{does}" for name, does in _COMMANDS.items()]
-    group = ""
-    for option in OPTIONS:
-        if option.group != group:
-            group = option.group
-            lines += ["", f"{group + ' options':<35}{'Variable':<33}Default"]
-        lines.append(f"  {option.flag:<33}{option.variable:<33}{option.default or '-'}")
-        lines += textwrap.wrap(
-            f"{option.help}; takes {option.takes}", 90, initial_indent=" " * 6, subsequent_indent=" " * 6
+
+def _parser(options: ArgumentParser) -> ArgumentParser:
+    """Build the parser: every command takes the options, which may also stand before it."""
+    shared: dict[str, Any] = {
+        "allow_abbrev": False,
+        "argument_default": SUPPRESS,
+        "formatter_class": partial(HelpFormatter, max_help_position=6, width=100),
+        "epilog": _EPILOG,
+    }
+    parser = _Parser(prog=_NAME, usage="%(prog)s [COMMAND] [OPTIONS]", description=summary, **shared)
+    parser.add_argument("--version", action="version", version=f"{_NAME} {__version__}")
+    adding = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    _add_options(parser)
+    shared["parents"] = [options]
+    commands = {
+        name: adding.add_parser(
+            name, help=does, description=does, usage=f"{_NAME} {name} [OPTIONS]", **shared
         )
-    lines += ["", f"  {'--help':<33}show this", f"  {'--version':<33}show the version"]
-    lines += ["", "A flag wins over its variable; an empty variable counts as unset."]
-    return "\n".join(lines) + "\n"
+        for name, does in _COMMANDS.items()
+    }
+    commands["demo"].add_argument("--seed", type=int, default=0, metavar="N", help="another play")
+    return parser
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    groups = {option.group: parser.add_argument_group(f"{option.group} options") for option in OPTIONS}
+    for option in OPTIONS:
+        default = f" (default: {option.default})" if option.default else ""
+        text = f"{option.help}; takes {option.values.words}{default}"
+        groups[option.group].add_argument(option.flag, help=text.replace("%", "%%"))
+    # The Rust exporter's own name for it.
+    parser.add_argument(
+        "--container_health.filter_label", dest="container_health_filter_label", help=SUPPRESS
+    )
+
+
+def _fail(message: str, code: int) -> int:
+    """Write a line to standard error, where there is one, and return the exit code."""
+    with suppress(OSError, AttributeError):
+        os.write(sys.stderr.fileno(), f"{_NAME}: {printable(message)}\n".encode())
+    return code

@@ -1,25 +1,28 @@
-"""Owns what each command does: the wiring, the signals, the order of start and end."""
+"""What each command does: the wiring, the order of start and end."""
 
 from __future__ import annotations
 
+import errno
 import os
-import signal
 import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import requests
 import structlog
 
 from docker_prom_exporter import __version__, logs
 from docker_prom_exporter.engine import BadTargetError, Engine, find_target
-from docker_prom_exporter.exposition import Exposition, Publication
-from docker_prom_exporter.metrics import ENGINE_INFO, UP, container_families, exporter_families
+from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.metrics import Publications
 from docker_prom_exporter.outlets import OutletError, Outlets
+from docker_prom_exporter.output import standard_output
 from docker_prom_exporter.poller import Poller
+from docker_prom_exporter.signals import StopSignals
 from docker_prom_exporter.web import (
     BearerToken,
     CredentialsError,
@@ -34,122 +37,131 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
-    from prometheus_client.core import Metric
-
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import Snapshot
 
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-
 # A scrape must not find the exporter before it has found Docker, nor wait for a Docker that is stuck.
-_SECONDS_TO_FIRST_POLL: Final = 0.5
-_SECONDS_TO_LAST_POLL: Final = 0.4
-_SECONDS_TO_STOP: Final = 0.9
+_FIRST_POLL_TIMEOUT: Final = 0.5
+_LAST_POLL_TIMEOUT: Final = 0.4
+_OUTLETS_TIMEOUT: Final = 0.7
+_LOG_TIMEOUT: Final = 0.25
 
 
 class CommandError(Exception):
-    """The command can't do what it is to do: one line for the user, and the exit code."""
+    """A command can't do its work: one line for the user, and the exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
 
 
-def run(command: str | None, settings: Settings, seed: int) -> int:
-    """Do what the command says, or serve without one; return the exit code. Raises `CommandError`."""
-    logs.configure(settings.log_level, settings.log_format)
-    if command == "demo":
-        return _demo(settings, seed)
-    engine = _engine(settings, os.environ)
-    return {"once": _once, "check": _check}.get(command or "", _serve)(engine, settings)
+def run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int:
+    """Run the command, or serve without one; return the exit code. Raises `CommandError`.
+
+    `own` are the arguments that only this command takes.
+    """
+    writer = logs.configure(settings.log_level, settings.log_format)
+    try:
+        return _COMMANDS[command](settings, **own)
+    finally:
+        writer.close(_LOG_TIMEOUT)
 
 
 def _engine(settings: Settings, environ: Mapping[str, str]) -> Engine:
     """Find the engine, which asks it nothing yet."""
+    if not hasattr(requests.adapters.HTTPAdapter, "get_connection_with_tls_context"):
+        raise CommandError(f"requests {requests.__version__} is too old: install 2.32.2 or newer")
     try:
         return Engine(find_target(settings.docker_host, environ), settings.docker_timeout)
     except BadTargetError as error:
         raise CommandError(str(error), 2) from error
 
 
+def _check(settings: Settings) -> int:
+    from docker_prom_exporter.check import Report, check  # noqa: PLC0415
+
+    engine = _engine(settings, os.environ)
+    with standard_output() as output:
+        coloured = output.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        return check(engine, settings, Report(output, coloured=coloured))
+
+
+def _once(settings: Settings) -> int:
+    """Poll, deliver and print; what was pushed or written stays."""
+    engine, outlets = _engine(settings, os.environ), _outlets(settings)
+    with standard_output() as output:
+        snapshot = Poller(engine, settings, threading.Event()).poll()
+        exposition = Exposition()
+        exposition.publish(Publications(settings.container_labels).of(snapshot))
+        delivered = outlets.deliver(exposition)
+        output.write(b"".join(exposition.render().body).decode())
+    return 0 if snapshot.up and delivered else 1
+
+
 def _demo(settings: Settings, seed: int) -> int:
     """Serve the simulated engine by the same exporter that serves a real one."""
+    if sys.platform == "win32":
+        raise CommandError("demo needs unix sockets, which Python does not have on Windows")
     from docker_prom_exporter.demo import Play, SimulatedEngine  # noqa: PLC0415
 
+    signals = StopSignals()
     with (
         TemporaryDirectory() as folder,
         SimulatedEngine(Path(folder, "docker.sock"), Play(seed).containers) as simulated,
     ):
         log = structlog.get_logger()
         log.warning("demo.started", engine="simulated", seed=seed, docker_host=simulated.url)
-        settings = settings._replace(docker_host=simulated.url)
-        return _serve(_engine(settings, {}), settings)
+        return _serve_until(signals, settings._replace(docker_host=simulated.url), {})
 
 
-def _check(engine: Engine, settings: Settings) -> int:
-    from docker_prom_exporter.check import Report, check  # noqa: PLC0415
-
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    with suppress(KeyboardInterrupt, BrokenPipeError):
-        return check(engine, settings, Report(sys.stdout, coloured=coloured))
-    return 1
+def _serve(settings: Settings) -> int:
+    return _serve_until(StopSignals(), settings, os.environ)
 
 
-def _once(engine: Engine, settings: Settings) -> int:
-    """Poll, deliver and print; what was pushed or written stays."""
-    outlets = _outlets(settings)
-    poller = Poller(engine, settings, threading.Event())
-    delivered = False
-    with suppress(KeyboardInterrupt, BrokenPipeError):
-        snapshot = poller.poll()
-        delivered = outlets.deliver(snapshot)
-        exposition = Exposition()
-        exposition.publish(publication(snapshot))
-        sys.stdout.buffer.write(b"".join(exposition.render().body))
-        sys.stdout.flush()
-    return 0 if poller.snapshot.up and delivered else 1
-
-
-def _serve(engine: Engine, settings: Settings) -> int:
-    """Poll and serve until a signal. All threads are daemons, so that nothing stuck holds up the end."""
+def _serve_until(signals: StopSignals, settings: Settings, environ: Mapping[str, str]) -> int:
+    """Poll and serve until a signal comes. All threads are daemons: nothing stuck holds up the end."""
+    engine = _engine(settings, environ)
     tls, token = _credentials(settings)
     outlets = _outlets(settings)
     listener = _listener(settings)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     stop = threading.Event()
-    exposition = Exposition(outlets.families)
+    exposition, publications = Exposition(outlets.families), Publications(settings.container_labels)
 
-    def publish() -> None:
-        exposition.publish(publication(poller.snapshot))
+    def publish(snapshot: Snapshot) -> None:
+        exposition.publish(publications.of(snapshot))
         outlets.wake()
 
     poller = Poller(engine, settings, stop, publish)
-    exposition.publish(publication(poller.snapshot))
-    site = Site(
-        exposition,
-        lambda: poller.snapshot.is_trusted(time.monotonic()),
-        lambda: poller.snapshot.polled,
-        _page(settings, lambda: poller.snapshot),
-    )
+    publish(poller.snapshot)
+    page = _page(settings, lambda: poller.snapshot)
+    site = Site(exposition, exposition.is_trusted, poller.first_poll_ended.is_set, page)
     web = Web(listener, site, settings.client_ip_source, tls=tls, token=token)
     polling = threading.Thread(target=poller.run, name="poller", daemon=True)
 
     log = structlog.get_logger()
     log.info("exporter.started", version=__version__, metrics=_address(listener, "https" if tls else "http"))
     polling.start()
-    poller.first_poll_ended.wait(_SECONDS_TO_FIRST_POLL)
+    poller.first_poll_ended.wait(_FIRST_POLL_TIMEOUT)
     web.start()
-    outlets.start(lambda: _trusted(poller.snapshot))
-    _wait_for_signal()
-    ends = time.monotonic() + _SECONDS_TO_STOP
+    outlets.start(exposition)
+    signals.wait()
+    began = time.monotonic()
     outlets.stop()
     stop.set()
     engine.abort()
-    polling.join(_SECONDS_TO_LAST_POLL)
+    polling.join(_LAST_POLL_TIMEOUT)
     web.stop()
-    outlets.join(ends)
+    outlets.join(began + _OUTLETS_TIMEOUT)
     log.info("exporter.stopped")
     return 0
+
+
+_COMMANDS: Final[dict[str | None, Callable[..., int]]] = {
+    None: _serve,
+    "once": _once,
+    "check": _check,
+    "demo": _demo,
+}
 
 
 def _credentials(settings: Settings) -> tuple[ServerTls | None, BearerToken | None]:
@@ -176,31 +188,10 @@ def _listener(settings: Settings) -> socket.socket:
         return listen(settings.listen_addr, settings.listen_port)
     except OSError as error:
         address = f"--listen-addr {settings.listen_addr} --listen-port {settings.listen_port}"
-        raise CommandError(f"can't listen on {address}: {error.strerror or error}") from error
-
-
-def publication(snapshot: Snapshot) -> Publication:
-    """Return what to serve of a snapshot."""
-    trusted_until = snapshot.ended + snapshot.trusted_for
-    return Publication(
-        _engine_families(snapshot), _engine_families(snapshot.distrusted()), _own(snapshot), trusted_until
-    )
-
-
-def _engine_families(snapshot: Snapshot) -> list[Metric]:
-    return [*(f for f in exporter_families(snapshot) if _is_of_engine(f)), *container_families(snapshot)]
-
-
-def _own(snapshot: Snapshot) -> list[Metric]:
-    return [family for family in exporter_families(snapshot) if not _is_of_engine(family)]
-
-
-def _is_of_engine(family: Metric) -> bool:
-    return family.name in (UP.name, ENGINE_INFO.name)
-
-
-def _trusted(snapshot: Snapshot) -> Snapshot:
-    return snapshot if snapshot.is_trusted(time.monotonic()) else snapshot.distrusted()
+        advice = ""
+        if error.errno == errno.EADDRINUSE:
+            advice = "; Portainer, MinIO, php-fpm and ClickHouse often have 9000: set another --listen-port"
+        raise CommandError(f"can't listen on {address}: {error.strerror or error}{advice}") from error
 
 
 def _page(settings: Settings, take: Callable[[], Snapshot]) -> StatusPage:
@@ -226,15 +217,3 @@ def _documentation() -> str:
 def _address(listener: socket.socket, scheme: str) -> str:
     host, port, *_ = listener.getsockname()
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/metrics"
-
-
-def _wait_for_signal() -> None:
-    """Return at the first signal to stop; a second one ends the process at once.
-
-    The signals are blocked and waited for, not handled: that works as PID 1, which the kernel spares signals
-    it has no handler for, and leaves no handler that could interrupt a lock it needs.
-    """
-    signal.sigwait(_STOP_SIGNALS)
-    for number in _STOP_SIGNALS:
-        signal.signal(number, lambda number, _: os._exit(128 + number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)

@@ -60,11 +60,6 @@ _SECONDS: Final = {
 }
 
 
-def label_name(key: str) -> str:
-    """Return the Prometheus label for a container label: `com.example.team` is `label_com_example_team`."""
-    return "label_" + re.sub(r"[^a-zA-Z0-9_]", "_", key)
-
-
 class ContainerHealth(IntEnum):
     """The value of `container_health`."""
 

@@ -144,11 +144,18 @@ class Exposition:
         """Tell whether the last publication is recent enough."""
         return self._clock() <= self._publication.trusted_until
 
+    def found(self) -> tuple[Metric, ...]:
+        """Return the published `families`, or the `fallback` once they are too old to trust."""
+        return self._found(self._publication)
+
     def families(self) -> list[Metric]:
         """Return what is published, as far as it is recent enough, without `others` and `process_*`."""
         publication = self._publication
+        return [*self._found(publication), *publication.own]
+
+    def _found(self, publication: Publication) -> tuple[Metric, ...]:
         trusted = self._clock() <= publication.trusted_until
-        return [*(publication.families if trusted else publication.fallback), *publication.own]
+        return tuple(publication.families if trusted else publication.fallback)
 
     def render(self, accept: str = "", accept_encoding: str = "", names: Sequence[str] = ()) -> Answer:
         """Answer a scrape with these headers: all, or only the samples that `name[]` names.

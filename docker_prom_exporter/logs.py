@@ -1,13 +1,22 @@
-"""Owns the log: structlog, set up once, to standard error."""
+"""The log: structlog's lines to standard error, which nothing ever waits for."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
+import time
+from collections import deque
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+
+from docker_prom_exporter.output import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -15,42 +24,112 @@ _LEVELS: Final = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+_MAX_QUEUED: Final = 1000
+_RETRY_INTERVAL: Final = 0.05
 
 
-class _StandardError:
-    """A structlog logger that writes lines; a full disk or a reader that went away stops no poll."""
+class Writer:
+    """Writes lines to a file descriptor, or to nowhere, in a daemon thread.
+
+    While nothing can be written, the oldest of 1,000 queued lines make room for new ones. Once a line can be
+    written again, `notice` of how many were lost goes before it. It is a structlog logger, too.
+    """
+
+    def __init__(self, descriptor: int | None, notice: Callable[[int], str]) -> None:
+        self._descriptor = descriptor
+        self._notice = notice
+        self._lines: deque[str] = deque()
+        self._lost = 0
+        self._is_writing = False
+        self._changed = threading.Condition()
+        if descriptor is not None:
+            threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def msg(self, line: str) -> None:
-        with suppress(OSError, ValueError):
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+        """Queue a line."""
+        with self._changed:
+            if len(self._lines) == _MAX_QUEUED:
+                self._lines.popleft()
+                self._lost += 1
+            self._lines.append(line)
+            self._changed.notify_all()
 
     debug = info = warning = error = critical = exception = msg
 
+    def close(self, seconds: float) -> None:
+        """Wait until all lines are written, for so many seconds at most."""
+        if self._descriptor is not None:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._lines and not self._is_writing, seconds)
 
-def configure(level: str, form: str) -> None:
-    """Log events of `level` and above as `console`, `logfmt` or `json`; `auto` asks whether it's a terminal.
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                lost, line = self._lost, self._lines.popleft()
+                self._lost, self._is_writing = 0, True
+            written = self._write(f"{self._notice(lost)}\n{line}\n" if lost else f"{line}\n")
+            with self._changed:
+                self._is_writing = False
+                if not written:
+                    self._lost += lost + 1
+                self._changed.notify_all()
 
-    What libraries log by themselves (docker-py, urllib3, asyncio) stays out: each of their failures is
-    logged here, by name.
+    def _write(self, text: str) -> bool:
+        """Write all of it, by the descriptor: `sys.stderr` would keep the interpreter from ending."""
+        data = text.encode("utf-8", "backslashreplace")
+        while data:
+            try:
+                data = data[os.write(self._descriptor or 0, data) :]
+            except BlockingIOError:  # another process made the pipe or terminal non-blocking
+                time.sleep(_RETRY_INTERVAL)
+            except OSError:
+                return False
+        return True
+
+
+def configure(level: str, form: str) -> Writer:
+    """Log events of `level` and above as `console`, `logfmt` or `json`; `auto` is `console` on a terminal.
+
+    What libraries log by themselves (docker-py, urllib3) stays out: each of their failures is logged here, by
+    name. Close the writer that is returned before the process ends.
     """
+    descriptor = _standard_error()
+    coloured = descriptor is not None and os.isatty(descriptor)
     if form == "auto":
-        form = "console" if sys.stderr.isatty() else "logfmt"
+        form = "console" if coloured else "logfmt"
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(
+            fmt="iso", utc=True, key="timestamp" if form == "console" else "time"
+        ),
+        structlog.processors.format_exc_info,
+        _one_line,
+        _renderer(form, coloured=coloured),
+    ]
+
+    def notice(lines: int) -> str:
+        event: Any = {"event": "log.lines_lost", "lines": lines}
+        for processor in processors:
+            event = processor(None, "warning", event)
+        return str(event)
+
+    writer = Writer(descriptor, notice)
     logging.getLogger().addHandler(logging.NullHandler())
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(
-                fmt="iso", utc=True, key="timestamp" if form == "console" else "time"
-            ),
-            structlog.processors.format_exc_info,
-            _one_line,
-            _renderer(form),
-        ],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *_: _StandardError(),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
+    return writer
+
+
+def _standard_error() -> int | None:
+    """Return its file descriptor; None where it was closed at the start, as another file may have it now."""
+    with suppress(AttributeError, OSError, ValueError):
+        return sys.stderr.fileno()
+    return None
 
 
 def _one_line(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -60,14 +139,9 @@ def _one_line(_: object, __: str, event: structlog.typing.EventDict) -> structlo
     return event
 
 
-def printable(text: str) -> str:
-    """Escape what a foreign engine or client could break a line or colour a terminal with."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
-
-
-def _renderer(form: str) -> structlog.typing.Processor:
+def _renderer(form: str, *, coloured: bool) -> structlog.typing.Processor:
     if form == "console":
-        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        return structlog.dev.ConsoleRenderer(colors=coloured)
     if form == "json":
         return structlog.processors.JSONRenderer(ensure_ascii=False)
     return structlog.processors.LogfmtRenderer(key_order=["time", "level", "event"], bool_as_flag=False)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from docker_prom_exporter import __version__
-from docker_prom_exporter.containers import HEALTH_STATUSES, STATES, ContainerHealth, label_name
+from docker_prom_exporter.containers import HEALTH_STATUSES, STATES, ContainerHealth
 from docker_prom_exporter.exposition import Publication
+from docker_prom_exporter.label_names import label_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

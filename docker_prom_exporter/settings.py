@@ -1,16 +1,19 @@
-"""Owns the options: one table (flag, variable, default, reader, help), read into frozen `Settings`.
+"""The options, with flag, variable, default, values and help, and `Settings` read from them.
 
-Named tuples: `healthcheck` starts every few seconds, and to import dataclasses takes longer than all of this.
+Named tuples, because `healthcheck` starts every few seconds and to import dataclasses takes long.
 """
 
 from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from docker_prom_exporter.booleans import parse_boolean
+from docker_prom_exporter.durations import parse_duration
+from docker_prom_exporter.label_names import label_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,14 +34,14 @@ LOG_FORMATS: Final = ("auto", "console", "logfmt", "json")
 
 
 class BadOptionError(ValueError):
-    """What the user asked for can't be done; the message is one line that says what, and what would do."""
+    """An option can't be used; the message is one line that says which, why, and what it takes."""
 
 
 class Settings(NamedTuple):
-    """What the user asked for; seconds for `poll_interval`, `docker_timeout` and `push_interval`.
+    """The options' values; `docker_timeout` and all intervals are in seconds.
 
-    `docker_host` is `None` where docker-py is to find it: in its context, else the platform's local socket.
-    `push_url` and `textfile` are `None` where nothing is to be pushed or written.
+    `docker_host` is `None` where docker-py looks it up: in the Docker CLI's context, else the local socket.
+    `push_url` and `textfile` are `None` where nothing is pushed or written.
     """
 
     docker_host: str | None
@@ -46,6 +49,7 @@ class Settings(NamedTuple):
     poll_interval: float
     container_health_filter_label: bool
     container_details: bool
+    container_labels: tuple[str, ...]
     listen_addr: str
     listen_port: int
     client_ip_source: str
@@ -63,18 +67,24 @@ class Settings(NamedTuple):
     push_password_file: str | None
     push_ca_file: str | None
     textfile: str | None
-    container_labels: tuple[str, ...] = ()
+
+
+class Values(NamedTuple):
+    """The values an option takes, in words, and the function that reads one or raises `ValueError`."""
+
+    read: Callable[[str], Any]
+    words: str
 
 
 class Option(NamedTuple):
-    """One option. `read` turns its text into its value or raises `ValueError`; `takes` says what it reads."""
+    """One option. Without a default its value is `unset` where neither flag nor variable is given."""
 
     name: str
     group: str
     default: str | None
-    read: Callable[[str], Any]
-    takes: str
+    values: Values
     help: str
+    unset: Any = None
 
     @property
     def flag(self) -> str:
@@ -87,17 +97,34 @@ class Option(NamedTuple):
         return self.name.upper()
 
 
-def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
-    """Take each option from `flags` (by `Option.name`), else from the environment, else its default.
+def read_settings(
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    defaults: Mapping[str, str] = MappingProxyType({}),
+) -> Settings:
+    """Read each option from `flags` (by `Option.name`), else `environ`, `defaults`, its own default.
 
     Raises `BadOptionError` with the option as the user wrote it, the value, and what it takes; or with an
     option that is missing beside another.
     """
-    settings = Settings(**{option.name: _read(option, flags.get(option.name), environ) for option in OPTIONS})
+    settings = Settings(
+        **{
+            option.name: _read(
+                option, flags.get(option.name), environ, defaults.get(option.name, option.default)
+            )
+            for option in OPTIONS
+        }
+    )
     for name, needed in _NEEDS:
         if getattr(settings, name) is not None and getattr(settings, needed) is None:
             raise BadOptionError(f"{_spellings(name)} needs {_spellings(needed)}, too")
     return settings
+
+
+def redacted(text: str) -> str:
+    """Return a value without what may be a password: all before the last `@` but a scheme, and a query."""
+    text = re.sub(r"(?s)^([a-zA-Z]+://)?.*@", r"\1…@", text)
+    return re.sub(r"(?s)\?.*", "?…", text)
 
 
 def _spellings(name: str) -> str:
@@ -105,17 +132,21 @@ def _spellings(name: str) -> str:
     return f"{option.flag} ({option.variable})"
 
 
-def _read(option: Option, flag: str | None, environ: Mapping[str, str]) -> Any:
+def _read(option: Option, flag: str | None, environ: Mapping[str, str], default: str | None) -> Any:
     variable = environ.get(option.variable) or None
-    text = flag if flag is not None else variable if variable is not None else option.default
+    text = flag if flag is not None else variable if variable is not None else default
     if text is None:
-        return None
+        return option.unset
     try:
-        return option.read(text)
+        text.encode()
+        return option.values.read(text)
+    except UnicodeEncodeError:
+        takes = "UTF-8"
     except ValueError:
-        shown = re.sub(r"(//[^/:]*:|^[^/:]*:(?!//)).*@", r"\1…@", text)
-        written = f"{option.flag} {shown!r}" if flag is not None else f"{option.variable}={shown!r}"
-        raise BadOptionError(f"{written} can't be used: it takes {option.takes}") from None
+        takes = option.values.words
+    shown = redacted(text)
+    written = f"{option.flag} {shown!r}" if flag is not None else f"{option.variable}={shown!r}"
+    raise BadOptionError(f"{written} can't be used: it takes {takes}")
 
 
 def _boolean(text: str) -> bool:
@@ -125,13 +156,14 @@ def _boolean(text: str) -> bool:
     return value
 
 
-def _number(least: float, most: float) -> Callable[[str], float]:
+def _duration(least: float, most: float) -> Values:
     def read(text: str) -> float:
-        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or not least <= float(text) <= most:
+        seconds = parse_duration(text)
+        if not least <= seconds <= most:
             raise ValueError(text)
-        return float(text)
+        return seconds
 
-    return read
+    return Values(read, f"seconds from {least:g} to {most:g}, also as 500ms, 15s, 1m30s or 1h")
 
 
 def _port(text: str) -> int:
@@ -145,7 +177,7 @@ def _address(text: str) -> str:
     return str(ip_address(bracketed[1] if bracketed else text))
 
 
-def _choice(choices: tuple[str, ...]) -> Callable[[str], str]:
+def _choice(choices: tuple[str, ...]) -> Values:
     by_lower = {choice.lower(): choice for choice in choices}
 
     def read(text: str) -> str:
@@ -153,13 +185,13 @@ def _choice(choices: tuple[str, ...]) -> Callable[[str], str]:
             raise ValueError(text)
         return by_lower[text.lower()]
 
-    return read
+    return Values(read, "one of " + " ".join(choices))
 
 
 def _docker_host(text: str) -> str:
     text = text if "://" in text else f"tcp://{text}"
     url = urlsplit(text)
-    if url.username or url.password or url.query or url.fragment:
+    if url.username or url.password or url.query or url.fragment or not text.isprintable():
         raise ValueError(text)
     if url.scheme in ("unix", "npipe") and url.netloc + url.path:
         return text
@@ -172,9 +204,16 @@ def _push_url(text: str) -> str:
     url = urlsplit(text)
     if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
         raise ValueError(text)
-    if "@" in url.netloc or url.query or url.fragment or not re.fullmatch(r"[!-~]+", text):
+    if url.query or url.fragment or not re.fullmatch(r"[!-?A-~]+", text):
         raise ValueError(text)
     return text.rstrip("/")
+
+
+def _label_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(","))
+    if not all(keys) or "=" in text or len({*map(label_name, keys)}) < len(keys):
+        raise ValueError(text)
+    return keys
 
 
 def _not_empty(text: str) -> str:
@@ -183,188 +222,57 @@ def _not_empty(text: str) -> str:
     return text
 
 
-def _one_of(choices: tuple[str, ...]) -> str:
-    return "one of " + " ".join(choices)
-
-
-OPTIONS: Final = (
-    Option(
-        "docker_host",
-        "Docker",
-        None,
-        _docker_host,
-        "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH",
-        "the engine or its socket proxy; without it the Docker CLI's context, else the local socket",
-    ),
-    Option(
-        "docker_timeout",
-        "Docker",
-        "5",
-        _number(0.1, 600),
-        "seconds from 0.1 to 600",
-        "seconds one request to the engine may take",
-    ),
-    Option(
-        "poll_interval",
-        "Docker",
-        "5",
-        _number(0.5, 3600),
-        "seconds from 0.5 to 3600",
-        "seconds from one poll to the next",
-    ),
-    Option(
-        "container_health_filter_label",
-        "Containers",
-        "true",
-        _boolean,
-        "true or false",
-        "true: watch the containers labelled true; false: all but those labelled false",
-    ),
-    Option(
-        "container_details",
-        "Containers",
-        "true",
-        _boolean,
-        "true or false",
-        "false: leave out restarts, exit codes and times, and never inspect a container on Docker",
-    ),
-    Option(
-        "listen_addr",
-        "Web",
-        "127.0.0.1",
-        _address,
-        "an IPv4 or IPv6 address",
-        "address to serve on; 0.0.0.0 or :: for all",
-    ),
-    Option(
-        "listen_port",
-        "Web",
-        "9000",
-        _port,
-        "a port from 0 to 65535",
-        "port to serve on; 0 for any that is free",
-    ),
-    Option(
-        "client_ip_source",
-        "Web",
-        "ConnectInfo",
-        _choice(CLIENT_IP_SOURCES),
-        _one_of(CLIENT_IP_SOURCES),
-        "where the access log takes the client's address from: the connection, or a header of a proxy",
-    ),
-    Option(
-        "web_tls_cert_file",
-        "Web",
-        None,
-        _not_empty,
-        "a path",
-        "certificate chain, as PEM, to serve HTTPS with",
-    ),
-    Option(
-        "web_tls_key_file",
-        "Web",
-        None,
-        _not_empty,
-        "a path",
-        "private key of that certificate, as PEM and without a passphrase",
-    ),
-    Option(
-        "web_client_ca_file",
-        "Web",
-        None,
-        _not_empty,
-        "a path",
-        "certificates, as PEM, of who may sign those that clients must present",
-    ),
-    Option(
-        "web_bearer_token_file",
-        "Web",
-        None,
-        _not_empty,
-        "a path",
-        "file that holds the token which clients must send for /metrics and /",
-    ),
-    Option(
-        "log_level",
-        "Log",
-        "info",
-        _choice(LOG_LEVELS),
-        _one_of(LOG_LEVELS),
-        "least level to log: debug adds a line a request",
-    ),
-    Option(
-        "log_format",
-        "Log",
-        "auto",
-        _choice(LOG_FORMATS),
-        _one_of(LOG_FORMATS),
-        "auto is console on a terminal, else logfmt",
-    ),
-    Option(
-        "push_url",
-        "Push",
-        None,
-        _push_url,
-        "http://HOST:PORT or https://HOST:PORT; a password goes to --push-password-file",
-        "a Pushgateway to push to",
-    ),
-    Option(
-        "push_job",
-        "Push",
-        "docker_prom_exporter",
-        _not_empty,
-        "a text",
-        "label job of what is pushed",
-    ),
-    Option(
-        "push_instance",
-        "Push",
-        None,
-        _not_empty,
-        "a text",
-        "label instance of what is pushed: the name of this host; needed with --push-url",
-    ),
-    Option(
-        "push_interval",
-        "Push",
-        "15",
-        _number(1, 3600),
-        "seconds from 1 to 3600",
-        "seconds from one push to the next",
-    ),
-    Option(
-        "push_username",
-        "Push",
-        None,
-        _not_empty,
-        "a text",
-        "user name for the Pushgateway's basic authentication",
-    ),
-    Option(
-        "push_password_file",
-        "Push",
-        None,
-        _not_empty,
-        "a path",
-        "file that holds the password; read for each push",
-    ),
-    Option(
-        "push_ca_file",
-        "Push",
-        None,
-        _not_empty,
-        "a path",
-        "certificates, as PEM, of who may sign the Pushgateway's; without it those the system trusts",
-    ),
-    Option(
-        "textfile",
-        "Push",
-        None,
-        _not_empty,
-        "a path",
-        "file to write the metrics to, for node_exporter's textfile collector, which reads *.prom",
-    ),
+_BOOLEAN: Final = Values(_boolean, "true or false")
+_TEXT: Final = Values(_not_empty, "a text")
+_PATH: Final = Values(_not_empty, "a path")
+_DOCKER_HOST: Final = Values(_docker_host, "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH")
+_LABEL_KEYS: Final = Values(
+    _label_keys, "keys with commas between, none empty or with =, none twice (a.b and a-b are one label)"
 )
+_ADDRESS: Final = Values(_address, "an IPv4 or IPv6 address")
+_PORT: Final = Values(_port, "a port from 0 to 65535")
+_PUSH_URL: Final = Values(
+    _push_url, "http://HOST:PORT or https://HOST:PORT; a password goes to --push-password-file"
+)
+
+# fmt: off
+OPTIONS: Final = (
+    Option("docker_host", "Docker", None, _DOCKER_HOST,
+           "the engine or its socket proxy; without it the Docker CLI's context, else the local socket"),
+    Option("docker_timeout", "Docker", "5", _duration(0.1, 600), "limit of one request to the engine"),
+    Option("poll_interval", "Docker", "15", _duration(0.5, 3600), "time from one poll to the next"),
+    Option("container_health_filter_label", "Containers", "true", _BOOLEAN,
+           "true: watch the containers labelled true; false: all but those labelled false"),
+    Option("container_details", "Containers", "true", _BOOLEAN,
+           "false: leave out restarts, exit codes and times, and never inspect a container on Docker"),
+    Option("container_labels", "Containers", None, _LABEL_KEYS,
+           "container labels to export in docker_container_labels", unset=()),
+    Option("listen_addr", "Web", "127.0.0.1", _ADDRESS, "address to serve on; 0.0.0.0 or :: for all"),
+    Option("listen_port", "Web", "9000", _PORT, "port to serve on; 0 for any that is free"),
+    Option("client_ip_source", "Web", "ConnectInfo", _choice(CLIENT_IP_SOURCES),
+           "where the access log takes the client's address from: the connection, or a header of a proxy"),
+    Option("web_tls_cert_file", "Web", None, _PATH, "certificate chain, as PEM, to serve HTTPS with"),
+    Option("web_tls_key_file", "Web", None, _PATH,
+           "private key of that certificate, as PEM and without a passphrase"),
+    Option("web_client_ca_file", "Web", None, _PATH,
+           "certificates, as PEM, of the CAs that may sign those that clients must present"),
+    Option("web_bearer_token_file", "Web", None, _PATH,
+           "file that holds the token which clients must send for /metrics and /"),
+    Option("log_level", "Log", "info", _choice(LOG_LEVELS), "least level; debug adds a line a request"),
+    Option("log_format", "Log", "auto", _choice(LOG_FORMATS), "auto is console on a terminal, else logfmt"),
+    Option("push_url", "Push", None, _PUSH_URL, "a Pushgateway to push to"),
+    Option("push_job", "Push", "docker_prom_exporter", _TEXT, "label job of what is pushed"),
+    Option("push_instance", "Push", None, _TEXT,
+           "label instance of what is pushed: the name of this host; needed with --push-url"),
+    Option("push_interval", "Push", "15", _duration(1, 3600), "time from one push to the next"),
+    Option("push_username", "Push", None, _TEXT, "user name for the Pushgateway's basic authentication"),
+    Option("push_password_file", "Push", None, _PATH, "file that holds the password; read for each push"),
+    Option("push_ca_file", "Push", None, _PATH,
+           "certificates, as PEM, of CAs that may sign the Pushgateway's; without it the system's"),
+    Option("textfile", "Push", None, _PATH,
+           "file to write the metrics to, for node_exporter's textfile collector, which reads *.prom"),
+)
+# fmt: on
 """Every option, in the order `--help` and the README show them."""
 
 _NEEDS: Final = (

@@ -6,18 +6,23 @@ import hashlib
 import json
 import re
 import socket
+import sys
 import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
-from socketserver import ThreadingUnixStreamServer
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from docker_prom_exporter.snapshot import SIMULATED
+
+if sys.platform == "win32":
+    from socketserver import ThreadingTCPServer as ThreadingUnixStreamServer
+else:
+    from socketserver import ThreadingUnixStreamServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -233,7 +238,8 @@ class _Server(ThreadingUnixStreamServer):
     def __init__(self, engine: SimulatedEngine) -> None:
         self.engine = engine
         self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        super().__init__(str(engine.path), Request)
+        path: Any = str(engine.path)  # no address to the server that stands in on Windows
+        super().__init__(path, Request)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import socket
 import ssl
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +15,10 @@ from urllib.parse import urlsplit
 
 from docker_prom_exporter.containers import LABEL
 from docker_prom_exporter.engine.errors import causes
+
+if sys.platform != "win32":
+    import grp
+    import pwd
 
 if TYPE_CHECKING:
     from docker_prom_exporter.engine.errors import EngineError
@@ -92,7 +95,7 @@ def _of_socket(path: Path, error: EngineError) -> str:
 
 
 def _of_missing(path: Path) -> str:
-    others = [*_OTHER_SOCKETS, f"/run/user/{os.getuid()}/docker.sock"]
+    others = [*_OTHER_SOCKETS, f"/run/user/{_uid()}/docker.sock"]
     other = next((other for other in others if other != str(path) and _is_socket(Path(other))), None)
     if other:
         return f"there is no {path}, but a socket {other}: set DOCKER_HOST=unix://{other}"
@@ -121,31 +124,40 @@ def _of_forbidden(path: Path) -> str:
         return f"{_user()} has been put into the group {group} since this session began: log in anew"
     return (
         f"{path} is for the group {group}, which this user ({_user()}) isn't in: "
-        f"sudo usermod -aG {group} {_user_name(os.getuid())} and log in anew; "
+        f"sudo usermod -aG {group} {_user_name(_uid())} and log in anew; "
         f"in a container, docker run --group-add {status.st_gid}"
     )
 
 
 def _is_member(gid: int) -> bool:
     """Return whether the group's entry lists this user, whatever the groups of the process are."""
-    with suppress(KeyError):
-        return _user_name(os.getuid()) in grp.getgrgid(gid).gr_mem
+    if sys.platform != "win32":
+        with suppress(KeyError):
+            return _user_name(_uid()) in grp.getgrgid(gid).gr_mem
     return False
 
 
+def _uid() -> int:
+    if sys.platform != "win32":
+        return os.getuid()
+    return 0
+
+
 def _user() -> str:
-    return f"{_user_name(os.getuid())}, uid {os.getuid()}"
+    return f"{_user_name(_uid())}, uid {_uid()}"
 
 
 def _user_name(uid: int) -> str:
-    with suppress(KeyError):
-        return pwd.getpwuid(uid).pw_name
+    if sys.platform != "win32":
+        with suppress(KeyError):
+            return pwd.getpwuid(uid).pw_name
     return str(uid)
 
 
 def _group_name(gid: int) -> str:
-    with suppress(KeyError):
-        return grp.getgrgid(gid).gr_name
+    if sys.platform != "win32":
+        with suppress(KeyError):
+            return grp.getgrgid(gid).gr_name
     return str(gid)
 
 

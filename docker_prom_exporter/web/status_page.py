@@ -351,8 +351,8 @@ def _details_missing(view: _View) -> Iterator[str]:
         yield '<p class="facts">Restart policies, exit codes and times are left out: '
         yield "<code>CONTAINER_DETAILS=false</code>.</p>"
     elif missing and snapshot.listed:
-        yield f'<p class="facts">Restart policies, exit codes and times are missing for {missing} of them, as '
-        yield "inspecting them fails: <code>docker-prom-exporter check</code> says why.</p>"
+        yield f'<p class="facts">Restart policies, exit codes and times are missing for {missing} of them, '
+        yield "as inspecting them fails: <code>docker-prom-exporter check</code> says why.</p>"
 
 
 def _left_out(view: _View) -> Iterator[str]:
@@ -362,14 +362,15 @@ def _left_out(view: _View) -> Iterator[str]:
         return
     yield "<h2>Not watched</h2>"
     if view.page.only_labelled:
-        yield "<p>Docker is asked for labelled containers only. <code>docker-prom-exporter check</code> shows "
-        yield "the others. To have one watched, add to its service in a Compose file:</p>"
+        yield "<p>Docker is asked for labelled containers only. "
+        yield "<code>docker-prom-exporter check</code> shows the others. To have one watched, add to its service in a Compose file:</p>"
         yield f'<pre><code>labels:\n  {LABEL}: "true"</code></pre>'
         yield "<p>and create its container anew, or have the exporter watch all but those labelled false:</p>"
         yield "<pre><code>CONTAINER_HEALTH_FILTER_LABEL=false</code></pre>"
     else:
         yield f"<p>{_count(snapshot.unwatched)} labelled not to be watched: "
-        yield "<code>docker-prom-exporter check</code> names them. To have one watched, create it anew without:</p>"
+        yield "<code>docker-prom-exporter check</code> names them. "
+        yield "To have one watched, create it anew without:</p>"
         yield f'<pre><code>{LABEL}: "false"</code></pre>'
 
 

@@ -1,222 +1,215 @@
-"""The command as a user types it: what it says, what it serves, how it ends."""
+"""The command line: what it says of itself, and of what it can't use."""
 
-import json
 import os
-import signal
+import re
 import socket
-import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
+import requests
 
-from docker_prom_exporter import __version__
-from docker_prom_exporter.settings import OPTIONS
-from support.exporters import Exporter, exporter
-from support.simulated import Simulation, hangs
-from support.waiting import wait_for
+from docker_prom_exporter import __version__, cli, commands
+from docker_prom_exporter.settings import OPTIONS, read_settings
 
 
-@pytest.fixture
-def simulated(simulated: Simulation) -> Simulation:
-    simulated.stage.add("web", health="healthy")
-    return simulated
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("DOCKER_")]:
+        monkeypatch.delenv(name)
+    for name in (option.variable for option in OPTIONS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def serving(simulated: Simulation, *options: str) -> AbstractContextManager[Exporter]:
-    """Serve the simulated engine."""
-    return exporter("--docker-host", simulated.url, *options)
+def printed(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return what the command prints before it ends well by itself."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    captured = capfd.readouterr()
+
+    assert (0, "") == (ended.value.code, captured.err)
+    return captured.out
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end with nothing in its environment but what is given."""
-    return subprocess.run(
-        [sys.executable, "-m", "docker_prom_exporter", *arguments],
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def test_version() -> None:
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     """One line with the name and the version."""
-    done = run("--version")
-
-    assert (0, f"docker-prom-exporter {__version__}\n", "") == (done.returncode, done.stdout, done.stderr)
+    assert f"docker-prom-exporter {__version__}\n" == printed(capfd, "--version")
 
 
-@pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_is_a_table(flag: str) -> None:
-    """Each option with its variable and default on one line, none of it wider than a terminal."""
-    done = run(flag)
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["once", "--help"]], ids=str)
+def test_help(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """Each option with its variable, values and default, none of it wider than a terminal."""
+    text = printed(capfd, *arguments)
+    lines = [line.strip() for line in text.splitlines()]
+    flat = " ".join(lines)
 
-    assert 0 == done.returncode
-    lines = done.stdout.splitlines()
     for option in OPTIONS:
-        assert [[option.flag, option.variable, option.default or "-"]] == [
-            line.split() for line in lines if line.startswith(f"  {option.flag} ")
-        ]
-    assert max(map(len, lines)) <= 100
+        assert f"{option.flag} {option.variable}" in lines
+        assert option.values.words in flat
+        assert option.default is None or f"(default: {option.default})" in flat
+    assert max(map(len, text.splitlines())) <= 100
 
 
-BAD: list[tuple[Sequence[str], dict[str, str], Sequence[str]]] = [
+def test_help_names_the_commands_and_what_only_they_take(capfd: pytest.CaptureFixture[str]) -> None:
+    """The seed is for demo alone."""
+    general, demo = printed(capfd, "--help"), printed(capfd, "demo", "--help")
+
+    assert all(f"\n    {name}\n" in general for name in ("once", "check", "healthcheck", "demo"))
+    assert "--seed" not in general
+    assert "--seed N" in demo
+
+
+BAD: list[tuple[Sequence[str], Mapping[str, str], Sequence[str]]] = [
     (["--listen-port", "70000"], {}, ["--listen-port", "70000", "0 to 65535"]),
     ([], {"LISTEN_PORT": "70000"}, ["LISTEN_PORT", "70000", "0 to 65535"]),
-    ([], {"POLL_INTERVAL": "0"}, ["POLL_INTERVAL", "0.5 to 3600"]),
-    ([], {"CONTAINER_HEALTH_FILTER_LABEL": "maybe"}, ["maybe", "true or false"]),
-    ([], {"LISTEN_ADDR": "localhost:9000"}, ["LISTEN_ADDR", "IPv4 or IPv6"]),
-    ([], {"DOCKER_HOST": "ftp://x"}, ["DOCKER_HOST", "ftp://x", "unix://"]),
     ([], {"DOCKER_CONTEXT": "elsewhere"}, ["context", "elsewhere"]),
     ([], {"DOCKER_HOST": "tcp://x:1", "DOCKER_TLS_VERIFY": "1"}, ["certificate"]),
-    (["--nonsense"], {}, ["--nonsense"]),
-    (["--poll", "5"], {}, ["--poll"]),
-    (["--web-tls-cert=x"], {}, ["--web-tls-cert "]),
-    (["-x"], {}, ["-x"]),
-    (["--version=1"], {}, ["--version"]),
-    (["serve"], {}, ["serve", "once, check, healthcheck, demo"]),
-    (["check"] * 2, {}, ["check check"]),
-    (["--log-level"], {}, ["--log-level"]),
+    ([], {"PUSH_URL": "http://user:hunter2\n@gateway"}, ["PUSH_URL", "'http://…@gateway'"]),
+    (["--container_health.filter_label", "x"], {}, ["--container-health-filter-label", "true or false"]),
+    (["--nonsense"], {}, ["unknown arguments '--nonsense'"]),
+    (["--nonsense\n\udcff"], {}, [r"unknown arguments '--nonsense\n\udcff'"]),
+    (["--url=http://user:hunter2@gateway"], {}, ["unknown arguments '…@gateway'"]),
+    (["--poll", "5"], {}, ["unknown arguments '--poll 5'"]),
+    (["--web-tls-cert=x"], {}, ["unknown arguments '--web-tls-cert=x'"]),
+    (["-x"], {}, ["unknown arguments '-x'"]),
+    (["--version=1"], {}, ["unknown arguments '--version=1'"]),
+    (["--log-level"], {}, ["--log-level: expected one argument"]),
+    (["--seed", "1"], {}, ["unknown arguments '--seed 1'"]),
 ]
 
 
-@pytest.mark.parametrize("command", [[], ["once"]], ids=["serve", "once"])
 @pytest.mark.parametrize(("arguments", "environment", "words"), BAD, ids=str)
 def test_bad_input_is_one_line(
-    arguments: Sequence[str], environment: dict[str, str], words: Sequence[str], command: Sequence[str]
+    arguments: list[str],
+    environment: dict[str, str],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """It names what is wrong and what would do, without a traceback, and exits with 2."""
-    done = run(*command, *arguments, **environment)
+    """It names what is wrong and what would do, and no password; the exit code is 2."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
 
-    assert 2 == done.returncode
-    assert "" == done.stdout
-    (line,) = done.stderr.splitlines()
+    assert [2, 2] == [cli.main(arguments), cli.main(["once", *arguments])]
+
+    captured = capfd.readouterr()
+    line, same = captured.err.splitlines()
+    assert "" == captured.out
+    assert line == same
     assert all(word in line for word in words), line
-
-
-def test_a_malformed_cli_configuration_is_one_line(tmp_path: Path) -> None:
-    """The Docker CLI's own file is named, for it is not the exporter's."""
-    (tmp_path / "config.json").write_text(json.dumps({"auths": {"registry": {"auth": "%"}}}))
-    done = run("once", DOCKER_CONFIG=str(tmp_path))
-
-    assert 2 == done.returncode
-    (line,) = done.stderr.splitlines()
-    assert f"{tmp_path}/config.json" in line
-
-
-@pytest.mark.parametrize("text", ["", "not JSON", '{"auths": {}}', '{"HttpHeaders": {"X-Meta": "x"}}'])
-def test_other_cli_configurations_do(tmp_path: Path, simulated: Simulation, text: str) -> None:
-    """Empty, unreadable as JSON, or with settings that are not the exporter's business."""
-    (tmp_path / "config.json").write_text(text)
-
-    assert 0 == run("once", DOCKER_CONFIG=str(tmp_path), DOCKER_HOST=simulated.url).returncode
-
-
-def test_once(simulated: Simulation) -> None:
-    """Prints the exposition and nothing else, and exits with 0 where Docker is up."""
-    done = run("once", DOCKER_HOST=simulated.url)
-
-    assert 0 == done.returncode
-    assert "\ndocker_up 1.0\n" in done.stdout
-    assert 'name="web"} 4.0' in done.stdout
-    assert "event=docker.found" in done.stderr
-
-
-def test_once_without_docker(tmp_path: Path) -> None:
-    """Says so in the exposition, in the log and by its exit code."""
-    done = run("once", DOCKER_HOST=f"unix://{tmp_path}/docker.sock")
-
-    assert 1 == done.returncode
-    assert "\ndocker_up 0.0\n" in done.stdout
-    assert "No such file or directory" in done.stderr
-
-
-def test_serves(simulated: Simulation) -> None:
-    """From the first scrape on it knows what there is, and the log says where to scrape."""
-    with serving(simulated) as running:
-        first = running.get("/metrics")[1]
-
-    assert "\ndocker_up 1.0\n" in first
-    assert 'name="web"} 4.0' in first
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("stuck", [False, True], ids=["idle", "stuck"])
-def test_a_signal_ends_it(simulated: Simulation, number: signal.Signals, *, stuck: bool) -> None:
-    """With exit code 0, within a second, in the middle of a request that is stuck, too."""
-    if stuck:
-        simulated.faults = {"list": hangs()}
-    with serving(simulated, "--docker-timeout", "600") as running:
-        wait_for(lambda: simulated.asked("list"), what="a list to be asked for")
-        code, seconds = running.stop(number)
-        log = running.stderr
-
-    assert 0 == code
-    assert seconds < 2
-    assert "event=exporter.stopped" in log
-
-
-def test_a_port_in_use_is_one_line(simulated: Simulation) -> None:
-    """Named with the option that changes it, before anything is polled; exit code 1."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = str(other.getsockname()[1])
-        done = run("--listen-port", port, DOCKER_HOST=simulated.url)
-
-    assert 1 == done.returncode
-    (line,) = done.stderr.splitlines()
-    assert all(word in line for word in ("--listen-port", port, "in use"))
-    assert [] == simulated.requests
-
-
-def test_healthcheck(simulated: Simulation) -> None:
-    """Finds the exporter by the same options, on all addresses too, and tells by its exit code."""
-    for address in ("127.0.0.1", "0.0.0.0"):
-        with serving(simulated, "--listen-addr", address) as running:
-            done = run("healthcheck", LISTEN_ADDR=address, LISTEN_PORT=running.url.rpartition(":")[2])
-        assert (0, "healthy\n") == (done.returncode, done.stdout)
-
-
-def test_healthcheck_without_an_exporter() -> None:
-    """Nothing listens there."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        done = run("healthcheck", LISTEN_PORT=str(unused.getsockname()[1]))
-
-    assert 1 == done.returncode
-    assert "refused" in done.stdout
-    assert "" == done.stderr
-
-
-def test_healthcheck_imports_no_library() -> None:
-    """It runs every few seconds in every container: the standard library does."""
-    done = run("healthcheck", "--listen-port", "1", PYTHONPROFILEIMPORTTIME="1")
-
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert not imported & {"docker", "requests", "structlog", "prometheus_client", "tenacity", "asyncio"}
-
-
-def test_demo() -> None:
-    """Serves a simulated engine through the same exporter, says so, and leaves no file."""
-    with exporter("demo") as running:
-        metrics = running.get("/metrics")[1]
-        code, _ = running.stop(signal.SIGTERM)
-        log = running.stderr
-
-    assert 0 == code
-    assert 'version="29.0.0-simulated"' in metrics
-    assert metrics.count("\ncontainer_health{") >= 11
-    assert "event=demo.started" in log
+    assert "hunter2" not in line
 
 
 @pytest.mark.parametrize(
-    ("form", "beginning"), [("logfmt", "time="), ("json", "{"), ("auto", "time="), ("console", "20")]
+    ("arguments", "words"),
+    [
+        (["serve"], ["'serve'", "once", "check", "healthcheck", "demo"]),
+        (["check", "check"], ["unknown arguments 'check'"]),
+        (["http://user:hunter2@gateway"], ["'…@gateway'"]),
+        (["demo", "--seed", "x"], ["--seed", "'x'"]),
+    ],
+    ids=str,
 )
-def test_log_formats(simulated: Simulation, form: str, beginning: str) -> None:
-    """`auto` is logfmt where there is no terminal; no colours without one."""
-    done = run("once", LOG_FORMAT=form, DOCKER_HOST=simulated.url)
+def test_a_bad_command_is_one_line(
+    arguments: list[str], words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It names the commands there are."""
+    assert 2 == cli.main(arguments)
 
-    assert done.stderr.startswith(beginning)
-    assert "\x1b" not in done.stderr
+    (line,) = capfd.readouterr().err.splitlines()
+    assert all(word in line for word in words), line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--listen-port", "1", "demo", "--listen-addr", "::1"],
+        ["demo", "--listen-port=1", "--listen-addr", "::1"],
+        ["--listen-addr=::1", "--listen-port=1", "demo"],
+    ],
+    ids=" ".join,
+)
+def test_options_may_stand_before_and_behind_a_command(arguments: list[str]) -> None:
+    """None is lost, and what only the command takes is there, too."""
+    assert {"command": "demo", "listen_port": "1", "listen_addr": "::1", "seed": 0} == cli._parse(arguments)
+
+
+def test_only_the_serving_commands_end_well_by_a_signal(
+    monkeypatch: pytest.MonkeyPatch, signals: Mock
+) -> None:
+    """Exit code 0 of once or check says that Docker was up."""
+    monkeypatch.setattr(commands, "run", lambda *_: 0)
+    for command in ([], ["demo"], ["once"], ["check"]):
+        cli.main(command)
+
+    assert [call(0), call(0), call(None), call(None)] == signals.return_value.end_at_once.mock_calls
+
+
+def test_demo_polls_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that its play is seen."""
+    intervals: list[float] = []
+    monkeypatch.setattr(commands, "run", lambda _, settings, __: intervals.append(settings.poll_interval))
+    for arguments in (["demo"], ["demo", "--poll-interval=9"], []):
+        cli.main(arguments)
+
+    assert [2, 9, 15] == intervals
+
+
+def test_a_closed_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nowhere to complain; the exit code says it."""
+    monkeypatch.setattr(sys, "stderr", None)
+
+    assert 2 == cli.main(["--nonsense"])
+
+
+@pytest.mark.parametrize("command", ["once", "check", "healthcheck"])
+def test_a_closed_standard_output_is_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is asked or pushed."""
+    monkeypatch.setattr(sys, "stdout", None)
+
+    assert 1 == cli.main([command])
+    assert "docker-prom-exporter: can't write to standard output: it is closed\n" == capfd.readouterr().err
+
+
+def test_requests_that_is_too_old_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """docker-py leaves it to the user which one is there."""
+    monkeypatch.delattr(requests.adapters.HTTPAdapter, "get_connection_with_tls_context")
+    monkeypatch.setattr(requests, "__version__", "2.31.0")
+
+    assert 1 == cli.main(["once"])
+    assert (
+        "docker-prom-exporter: requests 2.31.0 is too old: install 2.32.2 or newer\n"
+        == capfd.readouterr().err
+    )
+
+
+def test_an_error_with_a_newline_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """As a path may have."""
+    assert 1 == cli.main(["once", "--textfile", "/missing\n/docker.prom"])
+    assert (
+        "docker-prom-exporter: can't write --textfile /missing\\n/docker.prom: No such file or directory\n"
+        == capfd.readouterr().err
+    )
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    """It names who often has it, and the option that changes it."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        with pytest.raises(commands.CommandError) as error:
+            commands._listener(read_settings({"listen_port": port}, {}))
+
+    assert 1 == error.value.code
+    assert re.fullmatch(
+        f"can't listen on --listen-addr 127.0.0.1 --listen-port {port}: Address already in use.*; "
+        "Portainer, MinIO, php-fpm and ClickHouse often have 9000: set another --listen-port",
+        str(error.value),
+    )

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from docker_prom_exporter import cli
 from docker_prom_exporter.demo.engine import SimulatedContainer
 from docker_prom_exporter.demo.play import PERIOD, Play
 
@@ -39,21 +38,3 @@ def test_a_seed_repeats_the_play() -> None:
     """The same seed gives the same play to the second, another gives another."""
     assert list(scenes(1)) == list(scenes(1))
     assert list(scenes(1)) != list(scenes(2))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["demo", "--seed", "one"], "--seed 'one' can't be used: it takes a whole number"),
-        (["demo", "--seed", "-1"], "--seed"),
-        (["once", "--seed", "1"], "--seed is for demo only"),
-    ],
-)
-def test_a_bad_seed_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It names the option and what it takes, and the exit code is 2."""
-    code = cli.main(arguments)
-    error = capsys.readouterr().err
-
-    assert 2 == code
-    assert says in error
-    assert 1 == error.count("\n")

@@ -1,0 +1,32 @@
+"""What is raised where an outlet fails."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_DETAIL: Final = 200
+
+
+class OutletError(Exception):
+    """An outlet can't start; the message is one line for the user."""
+
+
+class DeliveryError(Exception):
+    """A delivery failed: a short reason, one line of detail, the Pushgateway's status if it answered."""
+
+    def __init__(self, reason: str, detail: str, status: int | None = None) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.status = status
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed in a moment."""
+        return self.status is None or self.status >= 500
+
+
+def one_line(error: Exception) -> str:
+    """Return what the system calls the error, else its own words, in one line."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return " ".join(text.split())[:MAX_DETAIL] or type(error).__name__

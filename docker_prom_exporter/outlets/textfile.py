@@ -1,0 +1,110 @@
+"""The exposition as a file for node_exporter's textfile collector."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from prometheus_client.exposition import generate_latest
+
+from docker_prom_exporter.exposition import Families
+from docker_prom_exporter.metrics import textfile_families
+from docker_prom_exporter.outlets.errors import DeliveryError, OutletError, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from io import BufferedWriter
+
+    from prometheus_client.core import Metric
+
+    from docker_prom_exporter.exposition import Exposition
+    from docker_prom_exporter.settings import Settings
+
+_WRITE_INTERVAL: Final = 60
+_MODE: Final = 0o644
+
+
+class TextFile:
+    """A file that is replaced whole when what was found changed, and each minute; removed at the end.
+
+    It is written beside its place under a name that no `*.prom` matches. Raises `OutletError` where that
+    can't be done.
+    """
+
+    topic = "textfile"
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = Path(settings.textfile or "")
+        self._poll_interval = settings.poll_interval
+        self._due = 0.0
+        self._written: tuple[Metric, ...] | None = None
+        self.place = {"path": str(self._path)}
+        self._try_out()
+
+    @property
+    def _temporary(self) -> Path:
+        return self._path.with_name(f".{self._path.name}.tmp")
+
+    def families(self, results: Mapping[str, int]) -> list[Metric]:
+        """Return the writes by result."""
+        return textfile_families(results)
+
+    def is_due(self, exposition: Exposition) -> bool:
+        """Tell whether something else was found than is in the file, or a minute has passed."""
+        return self._written is None or (
+            time.monotonic() >= self._due or [*map(id, exposition.found())] != [*map(id, self._written)]
+        )
+
+    def pause(self) -> float:
+        """Return the seconds until `is_due` is worth asking: what is published gets too old by itself."""
+        return min(self._poll_interval, max(self._due - time.monotonic(), 0))
+
+    def deliver(self, exposition: Exposition) -> None:
+        """Replace the file."""
+        self._due = time.monotonic() + _WRITE_INTERVAL
+        self._written = None
+        found = exposition.found()
+        try:
+            with self._create() as file:
+                file.write(generate_latest(Families(exposition.families())))
+            self._temporary.replace(self._path)
+        except OSError as error:
+            with suppress(OSError):
+                self._temporary.unlink()
+            raise DeliveryError(one_line(error), "the file stays as it was; look at its mtime") from error
+        self._written = found
+
+    def delivered(self) -> None:
+        """Do nothing: the file says it all."""
+
+    def withdraw(self) -> None:
+        """Remove the file."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DeliveryError(one_line(error), "the file stays as it was") from error
+
+    def _create(self) -> BufferedWriter:
+        """Make the temporary file anew: nothing that has its name, be it a link or a FIFO, is opened."""
+        self._temporary.unlink(missing_ok=True)
+        file = self._temporary.open("xb")
+        if sys.platform != "win32":
+            os.fchmod(file.fileno(), _MODE)  # the umask may have taken some of it away
+        return file
+
+    def _try_out(self) -> None:
+        try:
+            if not self._path.name or self._path.is_dir():
+                raise IsADirectoryError("it is a directory")
+            self._create().close()
+            self._temporary.unlink()
+        except OSError as error:
+            raise OutletError(f"can't write --textfile {self._path}: {one_line(error)}") from error
+        if self._path.suffix != ".prom":
+            log = structlog.get_logger().bind(**self.place)
+            log.warning("textfile.ignored", reason="node_exporter reads only what is named *.prom")

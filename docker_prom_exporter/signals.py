@@ -1,0 +1,51 @@
+"""Signals that stop the program: SIGTERM, SIGINT, and SIGHUP unless it is ignored, as under nohup."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import Final
+
+_NAMES: Final = ("SIGTERM", "SIGINT", "SIGHUP")
+
+
+class StopSignals:
+    """Handles the signals from now on: the first is noted, one after it ends the process at once.
+
+    Only the main thread may make one. PID 1 gets no signal that it has no handler for.
+    """
+
+    def __init__(self) -> None:
+        self._noted = False
+        self._ends_at_once = False
+        self._code: int | None = None
+        self._reader, self._writer = socket.socketpair()
+        self._writer.settimeout(0)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for name in _NAMES:
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and (name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN):
+                signal.signal(number, self._handle)
+
+    def end_at_once(self, code: int | None = None) -> None:
+        """End the process at the first signal, or now if it came already.
+
+        The exit code is `code`, or, as in a shell, 128 and the signal's number.
+        """
+        self._code, self._ends_at_once = code, True
+        if self._noted:
+            self._handle(self._reader.recv(1)[0], None)
+
+    def wait(self) -> None:
+        """Return at the first signal.
+
+        Python writes to the socket when a signal comes. What else could be waited for misses one that comes
+        just before the wait begins, or to another thread.
+        """
+        self._reader.recv(1)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self._noted or self._ends_at_once:
+            os._exit(128 + number if self._code is None else self._code)
+        self._noted = True

@@ -1,0 +1,15 @@
+"""A simulated engine for whoever asks for one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.simulated import Simulation, simulation
+
+
+@pytest.fixture
+def simulated() -> Iterator[Simulation]:
+    """Yield a listening engine with one healthy container."""
+    with simulation() as engine:
+        engine.stage.add("web", health="healthy")
+        yield engine

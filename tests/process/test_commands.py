@@ -1,0 +1,154 @@
+"""Each command as a process: what it prints, what it serves, what it imports."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.exporters import exporter
+from support.simulated import Simulation
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end with nothing in its environment but what is given."""
+    return subprocess.run(
+        [sys.executable, "-m", "docker_prom_exporter", *arguments],
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def shell(redirection: str, docker_host: str) -> subprocess.CompletedProcess[str]:
+    """Run `once` with a shell's redirection."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "docker_prom_exporter", "once"],
+        env={"PATH": os.environ["PATH"], "DOCKER_HOST": docker_host, "LOG_LEVEL": "error"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_once(simulated: Simulation) -> None:
+    """Prints the exposition and nothing else, and exits with 0 where Docker is up."""
+    done = run("once", DOCKER_HOST=simulated.url)
+
+    assert 0 == done.returncode
+    assert "\ndocker_up 1.0\n" in done.stdout
+    assert 'name="web"} 4.0' in done.stdout
+    assert "event=docker.found" in done.stderr
+
+
+def test_once_without_docker(tmp_path: Path) -> None:
+    """Says so in the exposition, in the log and by its exit code."""
+    done = run("once", DOCKER_HOST=f"unix://{tmp_path}/docker.sock")
+
+    assert 1 == done.returncode
+    assert "\ndocker_up 0.0\n" in done.stdout
+    assert "No such file or directory" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")]
+)
+def test_output_that_can_not_be_written(simulated: Simulation, redirection: str, reason: str) -> None:
+    """One line, and no traceback of the interpreter's end."""
+    done = shell(redirection, simulated.url)
+
+    assert (1, f"docker-prom-exporter: can't write to standard output: {reason}\n") == (
+        done.returncode,
+        done.stderr,
+    )
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+def test_a_log_that_can_not_be_written(simulated: Simulation, redirection: str) -> None:
+    """Nothing else depends on it, and nothing of it goes elsewhere."""
+    done = shell(redirection, simulated.url)
+
+    assert 0 == done.returncode
+    assert "\ndocker_up 1.0\n" in done.stdout
+    assert "event=" not in done.stdout
+
+
+def test_a_malformed_cli_configuration_is_one_line(tmp_path: Path) -> None:
+    """The Docker CLI's own file is named, for it is not the exporter's."""
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {"registry": {"auth": "%"}}}))
+    done = run("once", DOCKER_CONFIG=str(tmp_path))
+
+    assert 2 == done.returncode
+    (line,) = done.stderr.splitlines()
+    assert f"{tmp_path}/config.json" in line
+
+
+@pytest.mark.parametrize("text", ["", "not JSON", '{"auths": {}}', '{"HttpHeaders": {"X-Meta": "x"}}'])
+def test_other_cli_configurations_do(tmp_path: Path, simulated: Simulation, text: str) -> None:
+    """Empty, unreadable as JSON, or with settings that are not the exporter's business."""
+    (tmp_path / "config.json").write_text(text)
+
+    assert 0 == run("once", DOCKER_CONFIG=str(tmp_path), DOCKER_HOST=simulated.url).returncode
+
+
+def test_serves(simulated: Simulation) -> None:
+    """From the first scrape on it knows what there is, and the log says where to scrape."""
+    with exporter("--docker-host", simulated.url) as running:
+        first = running.get("/metrics")[1]
+
+    assert "\ndocker_up 1.0\n" in first
+    assert 'name="web"} 4.0' in first
+
+
+def test_a_port_in_use_is_one_line(simulated: Simulation) -> None:
+    """Before anything is polled; exit code 1."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = run("--listen-port", port, DOCKER_HOST=simulated.url)
+
+    assert 1 == done.returncode
+    (line,) = done.stderr.splitlines()
+    assert all(word in line for word in ("--listen-port", port, "in use"))
+    assert [] == simulated.requests
+
+
+def test_healthcheck(simulated: Simulation) -> None:
+    """Finds the exporter by the same options, on all addresses too, and tells by its exit code."""
+    for address in ("127.0.0.1", "0.0.0.0"):
+        with exporter("--docker-host", simulated.url, "--listen-addr", address) as running:
+            done = run("healthcheck", LISTEN_ADDR=address, LISTEN_PORT=running.url.rpartition(":")[2])
+        assert (0, "healthy\n") == (done.returncode, done.stdout)
+
+
+def test_healthcheck_without_an_exporter() -> None:
+    """Nothing listens there; and it imports no library, as it runs every few seconds in every container."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = str(unused.getsockname()[1])
+        done = run("healthcheck", LISTEN_PORT=port, PYTHONPROFILEIMPORTTIME="1")
+
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert 1 == done.returncode
+    assert "refused" in done.stdout
+    assert "docker_prom_exporter.healthcheck" in imported
+    assert not imported & {"docker", "requests", "structlog", "prometheus_client", "tenacity", "dataclasses"}
+
+
+def test_demo() -> None:
+    """Serves a simulated engine through the same exporter, says so, and leaves no file."""
+    with exporter("demo") as running:
+        metrics = running.get("/metrics")[1]
+        code, _ = running.stop(signal.SIGTERM)
+        log = running.stderr
+
+    assert 0 == code
+    assert 'version="29.0.0-simulated"' in metrics
+    assert metrics.count("\ncontainer_health{") >= 11
+    assert "event=demo.started" in log

@@ -1,0 +1,115 @@
+"""Signals end the exporter: with exit code 0, soon, whatever it waits for, from the first moment."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.exporters import AS_PID_1, exporter
+from support.gateway import fake_gateway
+from support.missing import give_up, require_program
+from support.processes import Command, Daemon
+from support.simulated import Simulation, hangs
+from support.waiting import wait_for
+
+NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_ends_it(simulated: Simulation, number: signal.Signals) -> None:
+    """In the middle of a request that is stuck, too."""
+    simulated.faults = {"list": hangs()}
+    with exporter("--docker-host", simulated.url, "--docker-timeout", "600") as running:
+        wait_for(lambda: simulated.asked("list"), what="a list to be asked for")
+        code, seconds = running.stop(number)
+        log = running.stderr
+
+    assert 0 == code
+    assert seconds < 2
+    assert log.endswith("event=exporter.stopped\n")
+
+
+def test_a_hang_up_that_is_ignored_at_the_start_stays_ignored(simulated: Simulation) -> None:
+    """As under nohup: it goes on when the terminal is closed."""
+    wrapper = [require_program("nohup")]
+    with exporter("--docker-host", simulated.url, wrapper=wrapper) as running:
+        running._daemon.send(signal.SIGHUP)
+        polls = len(simulated.requests)
+        wait_for(lambda: len(simulated.requests) > polls + 2, what="the next polls")
+        code, _ = running.stop(signal.SIGTERM)
+
+    assert 0 == code
+
+
+def test_a_second_signal_ends_it_at_once(simulated: Simulation) -> None:
+    """While it still waits for the gateway to delete the group."""
+    with fake_gateway() as gateway:
+        gateway.answers = [hangs()]
+        push = (f"--push-url={gateway.url}", "--push-instance=host1")
+        with exporter("--docker-host", simulated.url, *push) as running:
+            wait_for(lambda: gateway.asked, what="a push that hangs")
+            running._daemon.send(signal.SIGINT)
+            running._daemon.send(signal.SIGTERM)
+            code = running._daemon.wait()
+            log = running.stderr
+
+    assert 128 + signal.SIGTERM == code
+    assert "exporter.stopped" not in log
+
+
+@contextmanager
+def launched(folder: Path, *arguments: str, environment: dict[str, str]) -> Iterator[Daemon]:
+    """Yield the command, just started as PID 1 of a namespace of its own."""
+    if os.geteuid() != 0:
+        give_up("a namespace of its own needs root: run tests/run as root")
+    require_program("unshare")
+    daemon = Daemon(folder / "log")
+    argv = [*AS_PID_1, sys.executable, "-P", "-m", "docker_prom_exporter", *arguments]
+    daemon.start(Command(argv, {"PATH": os.environ["PATH"], "HOME": str(folder), **environment}))
+    try:
+        yield daemon
+    finally:
+        daemon.kill()
+
+
+def _first_process(daemon: Daemon) -> int:
+    """Return the pid of the process that is PID 1 inside, once it handles SIGTERM."""
+
+    def handles() -> int:
+        for child in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split():
+            status = dict(
+                line.split(":", 1) for line in Path(f"/proc/{child}/status").read_text().splitlines()
+            )
+            if int(status["SigCgt"], 16) >> (signal.SIGTERM - 1) & 1:
+                return int(child)
+        return 0
+
+    return wait_for(handles, what="a handler for SIGTERM", every=0.001)
+
+
+@pytest.mark.parametrize("arguments", [[], ["demo"]], ids=["serve", "demo"])
+def test_a_signal_while_it_starts(tmp_path: Path, arguments: list[str]) -> None:
+    """The handler is there before the libraries are imported, and nothing has begun to listen."""
+    environment = {"DOCKER_HOST": f"unix://{tmp_path}/docker.sock", "LISTEN_PORT": "0"}
+    with launched(tmp_path, *arguments, environment=environment) as daemon:
+        os.kill(_first_process(daemon), signal.SIGTERM)
+        code = daemon.wait()
+
+    assert (0, "") == (code, daemon.log.read_text())
+
+
+def test_a_signal_ends_once(tmp_path: Path, simulated: Simulation) -> None:
+    """As PID 1, too, which gets no signal it does not handle; the exit code says that it did not finish."""
+    simulated.faults = {"list": hangs()}
+    environment = {"DOCKER_HOST": simulated.url, "DOCKER_TIMEOUT": "600"}
+    with launched(tmp_path, "once", environment=environment) as daemon:
+        pid = _first_process(daemon)
+        wait_for(lambda: simulated.asked("list"), what="a list to be asked for")
+        os.kill(pid, signal.SIGTERM)
+        code = daemon.wait()
+
+    assert 128 + signal.SIGTERM == code

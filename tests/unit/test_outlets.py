@@ -1,0 +1,168 @@
+"""How outlets live: what is counted and logged of deliveries, and what they leave at the end."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.outlets import OutletError, Outlets
+from docker_prom_exporter.settings import read_settings
+from support.expositions import Scrape, parse
+from support.gateway import GROUP, TAKEN, UNAVAILABLE, FakeGateway, exposition, fake_gateway
+from support.simulated import Fault, answers, hangs
+from support.waiting import wait_for
+
+SOON = 10
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    with fake_gateway() as server:
+        yield server
+
+
+def outlets(url: str, **options: Any) -> Outlets:
+    given = {"push_url": url, "push_instance": "host1", **options}
+    settings = read_settings({name: str(value) for name, value in given.items()}, {})
+    return Outlets(settings._replace(push_interval=0.5))
+
+
+def pushes(outlets: Outlets) -> dict[str, float]:
+    return scrape(Exposition(outlets.families)).by("result", "docker_exporter_pushes_total")
+
+
+def scrape(held: Exposition, *names: str) -> Scrape:
+    return parse(b"".join(held.render(names=names).body).decode())
+
+
+def test_all_get_the_same(gateway: FakeGateway, tmp_path: Path) -> None:
+    """The published families, without those of this process."""
+    path = tmp_path / "docker.prom"
+    delivered = outlets(gateway.url, textfile=path).deliver(exposition(web=4))
+
+    assert delivered
+    assert gateway.asked[0].scrape == parse(path.read_text())
+    assert {"container_health", "docker_up"} == {name for name, _ in gateway.asked[0].scrape.samples}
+
+
+def test_one_that_fails_holds_up_no_other(gateway: FakeGateway, tmp_path: Path) -> None:
+    """But that not all went well is known."""
+    gateway.answers = [answers("404 Not Found", "")]
+    path = tmp_path / "docker.prom"
+
+    assert not outlets(gateway.url, textfile=path).deliver(exposition(web=4))
+    assert path.exists()
+
+
+def test_without_any_there_is_nothing_to_fail() -> None:
+    """And nothing to count."""
+    none = Outlets(read_settings({}, {}))
+
+    assert none.deliver(exposition())
+    assert [] == none.families()
+
+
+def test_a_failure_is_logged_once(gateway: FakeGateway) -> None:
+    """Not each time, but again when the reason is another; and so is its end."""
+    pushing = outlets(gateway.url)
+    answering = [UNAVAILABLE, UNAVAILABLE, answers("404 Not Found", ""), TAKEN, TAKEN]
+    with capture_logs() as logs:
+        for answer in answering:
+            gateway.answers = [answer]
+            pushing.deliver(exposition())
+
+    assert [
+        ("push.failed", "503 Service Unavailable"),
+        ("push.failed", "404 Not Found"),
+        ("push.recovered", None),
+    ] == [(entry["event"], entry.get("reason")) for entry in logs]
+    assert {gateway.url} == {entry["url"] for entry in logs}
+    assert {"failure": 3, "success": 2} == pushes(pushing)
+
+
+def test_an_error_of_our_own_ends_no_delivery(gateway: FakeGateway) -> None:
+    """It counts as a failure, and the next delivery is made."""
+    pushing = outlets(gateway.url)
+    broken: Any = None
+    with capture_logs() as logs:
+        delivered = [pushing.deliver(broken), pushing.deliver(exposition())]
+
+    assert [False, True] == delivered
+    assert [("push.failed", "AttributeError"), ("push.recovered", None)] == [
+        (entry["event"], entry.get("reason")) for entry in logs
+    ]
+
+
+def test_delivers_until_it_is_stopped(gateway: FakeGateway, tmp_path: Path) -> None:
+    """Once an interval, from its start on; then the group is deleted and the file removed."""
+    both = outlets(gateway.url, textfile=tmp_path / "docker.prom")
+    both.start(exposition(web=4))
+    wait_for(lambda: len(gateway.pushed) >= 2, what="two pushes")
+    written = [*tmp_path.iterdir()]
+
+    both.stop()
+    both.join(time.monotonic() + SOON)
+
+    assert [tmp_path / "docker.prom"] == written
+    assert ("DELETE", GROUP) == (gateway.asked[-1].method, gateway.asked[-1].path)
+    assert [] == [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("fault", [hangs(), UNAVAILABLE])
+def test_a_gateway_in_trouble_does_not_hold_up_the_end(gateway: FakeGateway, fault: Fault) -> None:
+    """The log says that the group stays."""
+    gateway.answers = [TAKEN, fault]
+    pushing = outlets(gateway.url)
+    with capture_logs() as logs:
+        pushing.start(exposition())
+        wait_for(lambda: len(gateway.asked) >= 2, what="the push, and the question for the status")
+
+        began = time.monotonic()
+        pushing.stop()
+        pushing.join(began + 0.9)
+        waited = time.monotonic() - began
+
+    assert waited < 5
+    assert "push.left_behind" in [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"textfile": "missing/docker.prom"}, "--textfile .*missing/docker.prom: No such file or directory"),
+        ({"textfile": "."}, "--textfile .*: it is a directory"),
+        ({"textfile": "file/docker.prom"}, "--textfile .*: Not a directory"),
+        ({"push_username": "me", "push_password_file": "missing"}, "--push-password-file .*: No such file"),
+        ({"push_ca_file": "missing"}, "--push-ca-file .*: No such file"),
+        ({"push_ca_file": "file"}, "--push-ca-file .*: "),
+    ],
+)
+def test_what_is_missing_at_the_start_is_one_line(
+    tmp_path: Path, options: dict[str, str], message: str
+) -> None:
+    """It names the option."""
+    (tmp_path / "file").write_text("no certificate")
+    paths = {name: text if name == "push_username" else tmp_path / text for name, text in options.items()}
+
+    with pytest.raises(OutletError, match=message):
+        outlets("http://127.0.0.1:1", **paths)
+
+
+def test_metrics_count_pushes_and_writes(gateway: FakeGateway, tmp_path: Path) -> None:
+    """From the start, as 0, and they can be asked for by name."""
+    both = outlets(gateway.url, textfile=tmp_path / "docker.prom")
+    held = Exposition(both.families)
+    before = scrape(held)
+    both.deliver(exposition())
+    after = scrape(held)
+
+    for name in ("docker_exporter_pushes_total", "docker_exporter_textfile_writes_total"):
+        assert {"success": 0, "failure": 0} == before.by("result", name)
+        assert {"success": 1, "failure": 0} == after.by("result", name)
+        assert after.by("result", name) == scrape(held, name).by("result", name)
+    assert 0 == before.value("docker_exporter_last_push_timestamp_seconds")
+    assert time.time() - (after.value("docker_exporter_last_push_timestamp_seconds") or 0) < SOON

@@ -1,0 +1,51 @@
+"""The package type-checks for the platforms it isn't tested on, and imports without what only POSIX has."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent.parent
+
+# The libraries come first: they are not asked whether they work on the platform that is pretended.
+IMPORT = """
+import importlib, os, pkgutil, signal, socketserver, sys
+import docker, prometheus_client, requests, structlog, structlog.dev, tenacity, urllib3
+import asyncio, http.server, importlib.metadata, ssl, tempfile
+for name in ("grp", "pwd"):
+    sys.modules[name] = None
+for module, names in ((signal, ("SIGHUP", "pthread_sigmask", "sigwait")), (os, ("getuid", "fchmod")),
+                      (socketserver, ("ThreadingUnixStreamServer", "UnixStreamServer"))):
+    for name in names:
+        delattr(module, name)
+sys.platform = "win32"
+import docker_prom_exporter as package
+for found in pkgutil.walk_packages(package.__path__, "docker_prom_exporter."):
+    if not found.name.endswith("__main__"):
+        print(importlib.import_module(found.name).__name__)
+"""
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_the_types_fit(platform: str) -> None:
+    """Of the whole package."""
+    done = _python(
+        "-m", "mypy", "--platform", platform, "--cache-dir", f".mypy_cache/{platform}", "docker_prom_exporter"
+    )
+
+    assert (0, "") == (done.returncode, done.stderr), done.stdout
+
+
+def test_it_imports_where_there_is_no_posix() -> None:
+    """Each module of it."""
+    done = _python("-c", IMPORT)
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert {"docker_prom_exporter.commands", "docker_prom_exporter.demo.engine"} <= {*done.stdout.split()}
+
+
+def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False
+    )

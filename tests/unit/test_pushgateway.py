@@ -1,0 +1,280 @@
+"""What goes to a Pushgateway, when, and how little one that fails costs."""
+
+import base64
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.outlets.errors import DeliveryError
+from docker_prom_exporter.outlets.pushgateway import Pusher
+from docker_prom_exporter.settings import read_settings
+from support.gateway import (
+    GROUP,
+    TAKEN,
+    UNAVAILABLE,
+    FakeGateway,
+    exposition,
+    fake_gateway,
+    publish,
+    status_of,
+)
+from support.simulated import Fault, answers, drips, hangs, resets, says
+from support.waiting import wait_for
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    with fake_gateway() as server:
+        yield server
+
+
+def pusher(url: str, interval: float = 0.5, **options: Any) -> Pusher:
+    given = {"push_url": url, "push_instance": "host1", **options}
+    settings = read_settings({name: str(value) for name, value in given.items()}, {})
+    return Pusher(settings._replace(push_interval=interval), threading.Event())
+
+
+def failure(pusher: Pusher, held: Exposition | None = None) -> DeliveryError | None:
+    """Push, and return what went wrong, if anything did."""
+    try:
+        pusher.deliver(held or exposition())
+    except DeliveryError as error:
+        return error
+    return None
+
+
+def test_a_push_replaces_the_group(gateway: FakeGateway) -> None:
+    """By PUT, zipped."""
+    pusher(gateway.url).deliver(exposition(web=4))
+
+    (asked,) = gateway.asked
+    assert ("PUT", GROUP, "gzip") == (asked.method, asked.path, asked.headers["Content-Encoding"])
+    assert 1 == asked.scrape.value("docker_up")
+    assert 4 == asked.scrape.value("container_health", name="web")
+
+
+@pytest.mark.parametrize(
+    ("job", "instance", "path"),
+    [
+        ("ci", "my host", "/metrics/job/ci/instance@base64/bXkgaG9zdA=="),
+        ("a/b", "host1", "/metrics/job@base64/YS9i/instance/host1"),
+        ("a+b", "café", "/metrics/job/a%2Bb/instance/caf%C3%A9"),
+    ],
+)
+def test_any_group_has_a_path(gateway: FakeGateway, job: str, instance: str, path: str) -> None:
+    """A space would arrive as + from prometheus-client before 0.25."""
+    pusher(gateway.url, push_job=job, push_instance=instance).deliver(exposition())
+
+    assert [path] == [asked.path for asked in gateway.asked]
+
+
+def test_a_url_may_have_a_path(gateway: FakeGateway) -> None:
+    """Where the gateway is behind a prefix, with or without a slash at the end."""
+    pusher(f"{gateway.url}/gateway/").deliver(exposition())
+
+    assert [f"/gateway{GROUP}"] == [asked.path for asked in gateway.asked]
+
+
+def test_an_old_gateway_gets_plain_text(gateway: FakeGateway) -> None:
+    """Before 1.5 it takes gzip for bad metrics; from then on it gets none."""
+    gateway.answers = [answers("400 Bad Request", "text format parsing error in line 1"), TAKEN]
+    old = pusher(gateway.url)
+    old.deliver(exposition())
+    old.deliver(exposition())
+
+    assert ["gzip", None, None] == [asked.headers.get("Content-Encoding") for asked in gateway.asked]
+    assert [1, 1, 1] == [asked.scrape.value("docker_up") for asked in gateway.asked]
+
+
+def test_400_is_final(gateway: FakeGateway) -> None:
+    """Its reason is kept; once it was sent plain, too, it isn't sent again before the next push is due."""
+    gateway.answers = [answers("400 Bad Request", "pushed metrics are\ninvalid")]
+    refused = pusher(gateway.url)
+    errors = [failure(refused), failure(refused)]
+
+    assert 3 == len(gateway.pushed)
+    assert [("400 Bad Request", "pushed metrics are invalid")] * 2 == [
+        (error.reason, error.detail) for error in errors if error
+    ]
+
+
+@pytest.mark.parametrize("fault", [UNAVAILABLE, resets, says(b"nonsense\r\n\r\n"), hangs()])
+def test_what_may_pass_is_tried_again(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    """Within the interval, with what is known at that moment."""
+    monkeypatch.setattr("docker_prom_exporter.outlets.pushgateway._REQUEST_TIMEOUT", 0.2)
+    held = exposition(up=False)
+
+    def fail(connection: socket.socket) -> None:
+        publish(held, up=True)
+        fault(connection)
+
+    gateway.answers = [fail, TAKEN]
+    pusher(gateway.url, interval=5).deliver(held)
+
+    assert [0, 1] == [asked.scrape.value("docker_up") for asked in gateway.pushed]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (UNAVAILABLE, "503 Service Unavailable"),
+        (resets, "unreachable"),
+        (hangs(), "timeout"),
+        (hangs(b"HTTP/1.1 "), "timeout"),
+        (drips(b"HTTP/1.1 200 OK\r\nX: "), "timeout"),
+        (drips(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", every=0.001), None),
+    ],
+)
+def test_a_push_ends_when_the_next_is_due(gateway: FakeGateway, fault: Fault, reason: str | None) -> None:
+    """Whatever the gateway does: also when it drips, each byte in time."""
+    gateway.answers = [fault]
+    began = time.monotonic()
+    error = failure(pusher(gateway.url))
+
+    assert time.monotonic() - began < 5
+    assert reason == (error.reason if error else None)
+
+
+def test_a_gateway_that_drops_connections() -> None:
+    """A full backlog drops SYNs, as a firewall does: a timeout, and no traceback of any thread."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for filler in (first, second):
+            filler.settimeout(0)
+            filler.connect_ex(full.getsockname())
+        began = time.monotonic()
+        error = failure(pusher(f"http://127.0.0.1:{full.getsockname()[1]}"))
+
+    assert time.monotonic() - began < 5
+    assert "timeout" == (error.reason if error else None)
+
+
+def test_a_name_that_takes_long_to_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up can't be interrupted; the push goes on without it, and so does its end when it comes."""
+    looked_up = threading.Event()
+
+    def getaddrinfo(*_: Any, **__: Any) -> Any:
+        looked_up.wait(30)
+        raise socket.gaierror("nobody knows")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    began = time.monotonic()
+    error = failure(pusher("http://gateway.invalid"))
+    waited = time.monotonic() - began
+    looked_up.set()
+    wait_for(
+        lambda: "deadline" not in {thread.name for thread in threading.enumerate()}, what="the look-up's end"
+    )
+
+    assert waited < 5
+    assert "timeout" == (error.reason if error else None)
+
+
+def test_redirects_are_not_followed(gateway: FakeGateway) -> None:
+    """The password goes to the URL given and nowhere else."""
+    with fake_gateway() as other:
+        gateway.answers = [answers("307 Temporary Redirect", "", f"Location: {other.url}{GROUP}")]
+        error = failure(pusher(gateway.url))
+
+    assert [] == other.asked
+    assert 1 == len(gateway.asked)
+    assert f"it leads to {other.url}{GROUP}" in str(error)
+
+
+def test_the_password_is_read_for_each_push(gateway: FakeGateway, tmp_path: Path) -> None:
+    """So that it can be changed; where it can't be read, nothing is sent."""
+    known = _with_password(gateway, tmp_path)
+    known.deliver(exposition())
+    (tmp_path / "password").write_text("other")
+    known.deliver(exposition())
+    (tmp_path / "password").unlink()
+    error = failure(known)
+
+    assert ["mé:secret", "mé:other"] == [
+        base64.b64decode(asked.headers["Authorization"].removeprefix("Basic ")).decode()
+        for asked in gateway.asked
+    ]
+    assert error is not None
+    assert "no_password" == error.reason
+
+
+def test_a_wrong_password_is_not_repeated(gateway: FakeGateway, tmp_path: Path) -> None:
+    """It is answered with what to look at."""
+    gateway.answers = [answers("401 Unauthorized", "")]
+
+    assert "401 Unauthorized: check --push-username and --push-password-file" == str(
+        failure(_with_password(gateway, tmp_path))
+    )
+
+
+def _with_password(gateway: FakeGateway, folder: Path) -> Pusher:
+    file = folder / "password"
+    file.write_text("secret\n")
+    return pusher(gateway.url, push_username="mé", push_password_file=file)
+
+
+def test_environment_proxies_are_not_used(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the engine."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    assert failure(pusher(gateway.url)) is None
+
+
+def test_a_push_is_due_once_an_interval(gateway: FakeGateway) -> None:
+    """From the start on, whatever is published in between, and however the last one went."""
+    gateway.answers = [answers("404 Not Found", "")]
+    refused = pusher(gateway.url, interval=60)
+    first = refused.is_due(exposition())
+    failure(refused)
+
+    assert first
+    assert not refused.is_due(exposition())
+    assert 50 < refused.pause() <= 60
+
+
+@pytest.mark.parametrize(
+    ("flags", "event"),
+    [
+        ({}, "push.never_expires"),
+        ({"metric.timetolive": ""}, "push.never_expires"),
+        ({"metric.timetolive": "0s"}, "push.never_expires"),
+        ({"metric.timetolive": "44s"}, "push.expires_early"),
+        ({"metric.timetolive": "45s"}, None),
+        ({"metric.timetolive": "1h0m0.5s"}, None),
+        ({"metric.timetolive": "soon"}, "push.expiry_unknown"),
+    ],
+)
+def test_says_what_becomes_of_stale_groups(
+    gateway: FakeGateway, flags: dict[str, str], event: str | None
+) -> None:
+    """Once, and only where the user has something to do about it."""
+    gateway.status = status_of(flags)
+
+    assert ([event] if event else []) == _events_of_two_pushes(gateway)
+
+
+@pytest.mark.parametrize("status", [answers("404 Not Found", ""), answers("200 OK", "[]"), resets])
+def test_a_gateway_that_does_not_say(gateway: FakeGateway, status: Fault) -> None:
+    """One before 1.2, or a proxy that hides it: it is said once, and pushing goes on."""
+    gateway.status = status
+
+    assert ["push.expiry_unknown"] == _events_of_two_pushes(gateway)
+
+
+def _events_of_two_pushes(gateway: FakeGateway) -> list[str]:
+    usual = pusher(gateway.url, interval=15)
+    with capture_logs() as logs:
+        usual.delivered()
+        usual.delivered()
+    return [entry["event"] for entry in logs]

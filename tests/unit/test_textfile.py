@@ -1,0 +1,152 @@
+"""What is written to the text file, when, and how little harm that can do."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from docker_prom_exporter.exposition import Exposition, Publication
+from docker_prom_exporter.outlets.errors import DeliveryError, OutletError
+from docker_prom_exporter.outlets.textfile import TextFile
+from docker_prom_exporter.settings import read_settings
+from support.expositions import parse
+from support.gateway import exposition, publish
+
+
+def textfile(path: Path, **options: Any) -> TextFile:
+    return TextFile(read_settings({"textfile": str(path), **options}, {}))
+
+
+def test_the_file(tmp_path: Path) -> None:
+    """It is whole, for all to read, and alone."""
+    path = tmp_path / "docker.prom"
+    umask = os.umask(0o077)
+    try:
+        textfile(path).deliver(exposition(web=4))
+    finally:
+        os.umask(umask)
+
+    assert 4 == parse(path.read_text()).value("container_health", name="web")
+    assert 0o644 == path.stat().st_mode & 0o777
+    assert [path] == [*tmp_path.iterdir()]
+
+
+def test_it_is_due_when_something_else_was_found(tmp_path: Path) -> None:
+    """Not because something of the exporter itself has changed."""
+    file, held = textfile(tmp_path / "docker.prom"), exposition(web=4)
+    at_first = file.is_due(held)
+    file.deliver(held)
+    written = file.is_due(held)
+    held.publish(Publication(families=held.found(), own=[]))
+    polled = file.is_due(held)
+    publish(held, web=3)
+    changed = file.is_due(held)
+
+    assert [True, False, False, True] == [at_first, written, polled, changed]
+
+
+def test_it_is_due_when_what_was_found_is_too_old(tmp_path: Path) -> None:
+    """Nobody publishes anything then, so it is asked at least once in a poll's interval."""
+    now = 0.0
+    held = Exposition(clock=lambda: now)
+    held.publish(exposition(web=4)._publication._replace(trusted_until=20))
+    file = textfile(tmp_path / "docker.prom", poll_interval="15")
+    file.deliver(held)
+    before = file.is_due(held)
+    now = 21
+
+    assert not before
+    assert file.is_due(held)
+    assert 15 == file.pause()
+
+
+def test_it_is_due_each_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that its mtime tells whether anybody still writes it."""
+    file, held = textfile(tmp_path / "docker.prom"), exposition(web=4)
+    monkeypatch.setattr("docker_prom_exporter.outlets.textfile.time.monotonic", lambda: 1000.0)
+    file.deliver(held)
+    monkeypatch.setattr("docker_prom_exporter.outlets.textfile.time.monotonic", lambda: 1059.0)
+    soon, pause = file.is_due(held), file.pause()
+    monkeypatch.setattr("docker_prom_exporter.outlets.textfile.time.monotonic", lambda: 1060.0)
+
+    assert (False, 1) == (soon, pause)
+    assert file.is_due(held)
+
+
+def test_a_failed_write_is_made_up_for(tmp_path: Path) -> None:
+    """Though nothing has changed in between."""
+    folder = tmp_path / "textfiles"
+    folder.mkdir()
+    file, held = textfile(folder / "docker.prom", poll_interval="15"), exposition(web=4)
+    folder.rmdir()
+    with pytest.raises(DeliveryError, match="No such file or directory: the file stays as it was"):
+        file.deliver(held)
+    due, pause = file.is_due(held), file.pause()
+    folder.mkdir()
+    file.deliver(held)
+
+    assert (True, 15) == (due, pause)
+    assert (folder / "docker.prom").is_file()
+
+
+def _link(path: Path, precious: Path) -> None:
+    path.symlink_to(precious)
+
+
+def _hard_link(path: Path, precious: Path) -> None:
+    path.hardlink_to(precious)
+
+
+def _fifo(path: Path, _: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [_link, _hard_link, _fifo])
+def test_nothing_at_the_temporary_name_is_opened(tmp_path: Path, make: Callable[[Path, Path], None]) -> None:
+    """It is replaced: no other file is written to, and no FIFO waited for."""
+    temporary, precious = tmp_path / ".docker.prom.tmp", tmp_path / "precious"
+    precious.write_text("mine")
+    make(temporary, precious)
+    file = textfile(tmp_path / "docker.prom")
+    make(temporary, precious)
+    file.deliver(exposition(web=4))
+
+    assert "mine" == precious.read_text()
+    assert {"docker.prom", "precious"} == {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_folder_at_the_temporary_name_is_one_line(tmp_path: Path) -> None:
+    """Nobody removes a folder unasked."""
+    (tmp_path / ".docker.prom.tmp").mkdir()
+
+    with pytest.raises(OutletError, match=r"can't write --textfile .*docker.prom: Is a directory"):
+        textfile(tmp_path / "docker.prom")
+
+
+@pytest.mark.parametrize("path", ["/", ".", "..", "/tmp"])
+def test_a_folder_in_place_of_the_file_is_one_line(path: str) -> None:
+    """Also one that has no name."""
+    with pytest.raises(OutletError, match=r"can't write --textfile .*: it is a directory"):
+        textfile(Path(path))
+
+
+def test_the_file_is_removed_at_the_end(tmp_path: Path) -> None:
+    """Be it there or not."""
+    file = textfile(tmp_path / "docker.prom")
+    file.withdraw()
+    file.deliver(exposition())
+    file.withdraw()
+
+    assert [] == [*tmp_path.iterdir()]
+
+
+def test_a_name_that_node_exporter_ignores_is_logged(tmp_path: Path) -> None:
+    """Its metrics would never arrive."""
+    with capture_logs() as logs:
+        textfile(tmp_path / "docker.txt")
+        textfile(tmp_path / "docker.prom")
+
+    assert ["textfile.ignored"] == [entry["event"] for entry in logs]
