@@ -1,5 +1,6 @@
 """Expositions as tests read them: samples by family and labels, or all that is said of one container."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ Sample = tuple[str, frozenset[tuple[str, str]]]
 
 # Families with one sample for each value that a label can have, one of which is 1.
 _ONE_OF_SEVERAL = {"docker_container_state": "state", "docker_container_health_status": "status"}
+
+_OF_THE_PROCESS = re.compile(r"(# (HELP|TYPE) )?(process_|python_info)")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,12 @@ def parse(exposition: str) -> Scrape:
                 raise ValueError(f"twice in one exposition: {key}")
             samples[key] = sample.value
     return Scrape(samples)
+
+
+def without_process(exposition: str) -> str:
+    """Leave out what prometheus-client says of the process: it moves from one scrape to the next."""
+    lines = re.findall(r"[^\n]*\n", exposition)
+    return "".join(line for line in lines if not _OF_THE_PROCESS.match(line))
 
 
 def scraper(url: str, **options: Any) -> Callable[[], Scrape]:
