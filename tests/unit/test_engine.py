@@ -272,25 +272,23 @@ STATUSES = [
     ("503 Service Unavailable", "unreachable"),
     ("504 Gateway Timeout", "timeout"),
 ]
-BODIES = ["", "<html>no</html>", '{"message": "no"}', '{"no": "message"}', '["no"]', "OK", "[]", '{"a']
+BODIES = ["", "<html>no</html>", '{"message": "no"}', '["no"]', "OK"]
 
 
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize(("status", "expected"), STATUSES)
 def test_a_status_gives_the_reason(
-    engines: Engines, simulated: Simulation, status: str, expected: str
+    engines: Engines, simulated: Simulation, endpoint: str, status: str, expected: str
 ) -> None:
     """Whatever the body says: it is the proxy's or the engine's business, and often misleading."""
     number, _, phrase = status.partition(" ")
-    for endpoint in ENDPOINTS:
-        engine = engines.connected(simulated.url)
-        for body in BODIES if number != "204" else [""]:
-            simulated.faults = {endpoint: answers(status, body, "Location: /version")}
-            error = failure(engine, endpoint)
+    engine = engines.connected(simulated.url)
+    for body in BODIES if status != "204 No Content" else [""]:
+        simulated.faults = {endpoint: answers(status, body, "Location: /version")}
+        error = failure(engine, endpoint)
 
-            assert (endpoint, expected, int(number)) == (error.endpoint, error.reason, error.status)
-            assert f"the answer is {number} {phrase}" == error.detail
-            simulated.faults = {}
-            engine.connect(deadline())
+        assert (endpoint, expected, int(number)) == (error.endpoint, error.reason, error.status)
+        assert f"the answer is {number} {phrase}" == error.detail
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
