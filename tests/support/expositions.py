@@ -16,8 +16,6 @@ Sample = tuple[str, frozenset[tuple[str, str]]]
 # Families with one sample for each value that a label can have, one of which is 1.
 _ONE_OF_SEVERAL = {"docker_container_state": "state", "docker_container_health_status": "status"}
 
-_OF_THE_PROCESS = re.compile(r"(# (HELP|TYPE) )?(process_|python_info)")
-
 
 @dataclass(frozen=True)
 class Scrape:
@@ -72,8 +70,9 @@ def parse(exposition: str) -> Scrape:
 
 def without_process(exposition: str) -> str:
     """Leave out what prometheus-client says of the process: it moves from one scrape to the next."""
-    lines = re.findall(r"[^\n]*\n", exposition)
-    return "".join(line for line in lines if not _OF_THE_PROCESS.match(line))
+    of_the_process = re.compile(r"(# (HELP|TYPE) )?(process_|python_info)")
+    lines = exposition.split("\n")
+    return "\n".join(line for line in lines if not of_the_process.match(line))
 
 
 def scraper(url: str, **options: Any) -> Callable[[], Scrape]:

@@ -67,8 +67,8 @@ def text(exposition: Exposition, accept: str = "", *names: str) -> str:
     return without_process(body(exposition.render(accept, "", names)).decode())
 
 
-def samples(exposition: Exposition, accept: str = "") -> list[str]:
-    return [line for line in text(exposition, accept).splitlines() if not line.startswith("#")]
+def samples(served: str) -> list[str]:
+    return [line for line in served.splitlines() if not line.startswith("#")]
 
 
 def first_difference(expected: str, actual: str) -> tuple[str | None, str | None] | None:
@@ -281,7 +281,7 @@ def test_only_what_changed_is_encoded(encoder: Encoder) -> None:
 
     exposition.publish(first._replace(families=[first.families[1], family("web", 2)], own=[family("own", 2)]))
     assert ["web"] == encoder.kept()
-    assert ["db 1.0", "web 2.0", "own 2.0"] == samples(exposition)
+    assert ["db 1.0", "web 2.0", "own 2.0"] == samples(text(exposition))
 
 
 def test_foreign_formats_cost_nothing(encoder: Encoder) -> None:
@@ -330,21 +330,30 @@ def test_names_are_picked_together() -> None:
     assert 'docker_exporter_polls_total{result="success"} 0.0' in picked
 
 
+@pytest.mark.parametrize("names", [(), ("web", "db", "own", "other")])
 @pytest.mark.parametrize("accept", FORMATS)
-def test_a_scrape_under_way_is_all_of_the_old(accept: str) -> None:
-    """What is published meanwhile is for the next scrape, all of it."""
-    generations = iter(range(2, 9))
+def test_a_scrape_under_way_is_all_of_the_old(accept: str, names: tuple[str, ...]) -> None:
+    """What is published while a scrape looks at the clock or collects is for the next scrape, all of it."""
+    generations = iter(range(1, 99))
+
+    def publish() -> int:
+        generation = next(generations)
+        exposition.publish(publication(generation))
+        return generation
+
+    def clock() -> float:
+        publish()
+        return 101
 
     def others() -> list[Metric]:
-        exposition.publish(publication(next(generations)))
-        return [family("other", 0)]
+        return [family("other", publish())]
 
-    exposition = Exposition(others, clock=lambda: 101)
-    exposition.publish(publication(1))
-    for generation in range(1, 5):
-        expected = [f"{name} {generation}.0" for name in ("web", "db", "own")]
+    exposition = Exposition(others, clock)
+    for _ in range(3):
+        before = publish()
+        expected = [*(f"{name} {before}.0" for name in ("web", "db", "own")), f"other {before + 2}.0"]
 
-        assert [*expected, "other 0.0"] == samples(exposition, accept)
+        assert expected == samples(text(exposition, accept, *names))
 
 
 @pytest.mark.parametrize(("time", "expected"), [(100, True), (120, True), (120.001, False), (1e9, False)])
@@ -355,11 +364,9 @@ def test_trust_ends(time: float, expected: bool) -> None:  # noqa: FBT001  it's 
     kept = ["web", "db"] if expected else ["lost"]
 
     assert expected == exposition.is_trusted()
-    assert [*(f"{name} 1.0" for name in kept), "own 1.0"] == samples(exposition)
+    assert [*(f"{name} 1.0" for name in kept), "own 1.0"] == samples(text(exposition))
     assert [*kept, "own"] == [family.name for family in exposition.families()]
-    assert [f"{kept[0]} 1.0"] == [
-        line for line in text(exposition, "", "web", "lost").splitlines() if line[0] != "#"
-    ]
+    assert [f"{kept[0]} 1.0"] == samples(text(exposition, "", "web", "lost"))
 
 
 def test_before_anything_is_published() -> None:

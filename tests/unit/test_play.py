@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from docker_prom_exporter import cli
 from docker_prom_exporter.containers import (
     HEALTH_STATUSES,
     STATES,
@@ -85,21 +84,3 @@ def test_times_and_counts_make_sense(seed: int) -> None:
 
             restarts[each.id] = each.restarts
     assert any(restarts.values())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["demo", "--seed", "one"], "--seed 'one' can't be used: it takes a whole number"),
-        (["demo", "--seed", "-1"], "--seed"),
-        (["once", "--seed", "1"], "--seed is for demo only"),
-    ],
-)
-def test_a_bad_seed_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It names the option and what it takes, and the exit code is 2."""
-    code = cli.main(arguments)
-    error = capsys.readouterr().err
-
-    assert 2 == code
-    assert says in error
-    assert 1 == error.count("\n")
