@@ -34,7 +34,10 @@ def main() -> None:
             first, _, second = data.partition(b"\0")
             listed = _answer(first)
             rows = listed if isinstance(listed, list) else [{**_SEED, "Status": listed, "Names": [listed]}]
-            judging.judge(rows, _answer(second))
+            inspected = _answer(second)
+            judging.judge(
+                rows, {"Id": _SEED["Id"], **inspected} if isinstance(inspected, dict) else inspected
+            )
 
         atheris.Setup(sys.argv, once)
         atheris.Fuzz()

@@ -14,6 +14,7 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
+IDS = ["ab" * 32, "cd" * 32]
 STATE = st.sampled_from(["running", "Running", "exited", "paused", "dead", "stopped", "meditating", ""])
 HEALTH = st.sampled_from(["healthy", "unhealthy", "starting", "none", "HEALTHY", "reset", "fine", ""])
 STATUS = st.builds(
@@ -28,12 +29,19 @@ TIME = st.sampled_from(
 
 
 def like(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Return an object with these fields, each of which may be missing or anything; or anything instead."""
-    return st.fixed_dictionaries({}, optional={name: s | ANYTHING for name, s in fields.items()}) | ANYTHING
+    """Return an object with these fields, a few of which are anything or missing."""
+
+    def spoil(good: dict[str, Any], spoilt: dict[str, Any], missing: set[str]) -> dict[str, Any]:
+        return {name: value for name, value in {**good, **spoilt}.items() if name not in missing}
+
+    few = st.dictionaries(st.sampled_from([*fields]), ANYTHING, max_size=2)
+    return st.builds(
+        spoil, st.fixed_dictionaries(fields), few, st.sets(st.sampled_from([*fields]), max_size=1)
+    )
 
 
-ROW = like(
-    Id=st.sampled_from(["ab" * 32, "cd" * 32, "..", "a/b", "a\nb"]),
+ROW = ANYTHING | like(
+    Id=st.sampled_from([*IDS, *IDS, "..", "a/b", "a\nb"]),
     Names=st.lists(st.sampled_from(["/web", "/db/web", "web", "/", '/a"b\\c\nd']) | ANYTHING, max_size=3),
     Image=st.text(max_size=20),
     Created=st.integers(),
@@ -41,9 +49,15 @@ ROW = like(
     State=STATE,
     Status=STATUS,
     Health=like(Status=HEALTH, FailingStreak=st.integers()),
+    ImageManifestDescriptor=st.just({}),
 )
-INSPECT = like(
+INSPECT = ANYTHING | like(
+    Id=st.sampled_from(IDS),
+    Driver=st.sampled_from(["overlay2", "overlayfs"]),
+    Created=TIME,
     RestartCount=st.integers(),
+    Config=like(Labels=st.dictionaries(st.just("com.docker.compose.project"), ANYTHING)),
+    HostConfig=like(RestartPolicy=like(Name=st.text(max_size=9))),
     State=like(
         Status=STATE,
         ExitCode=st.integers(),

@@ -65,12 +65,22 @@ class Lane:
             case.befall(self.engine)
             watch.polls_pass(1)
             scrape = watch.shows(**case.said)
-            self.engine.faults, self.engine.rows, self.engine.api_version = {}, lambda rows: rows, "1.52"
+            self._mend()
             watch.recovers(**FINE)
-            wait_for(lambda: "restarts_total" in watch.scrape().container("web"), what="all details")
+            wait_for(lambda: self._details_of(watch), what="all details")
         after = errors(scrape)
         counted = {"/".join(failure) for failure in after if after[failure] > before.get(failure, 0)}
         return Outcome(watch, " ".join(sorted(counted)))
+
+    def _mend(self) -> None:
+        """Take the faults away, and the container: one whose inspect hung is not inspected for a minute."""
+        self.engine.faults, self.engine.inspect_faults = {}, {}
+        self.engine.change_rows, self.engine.api_version = lambda rows: rows, "1.52"
+        self.engine.stage.change("web", generation=self.engine.stage.containers["web"].generation + 1)
+
+    def _details_of(self, watch: Watch) -> bool:
+        detailed = watch.scrape().by("id", "docker_container_restarts_total")
+        return self.engine.stage.containers["web"].id in detailed
 
 
 @dataclass(frozen=True)
@@ -168,26 +178,34 @@ def faults_of(endpoint: str) -> Iterator[Case]:
 def lists(*changes: dict[str, Any] | Any) -> Callable[[Simulation], None]:
     """Have the list hold, after the container there is, a copy of its row with each change, or another thing.
 
-    An inspect says nothing of the copies.
+    An inspect says nothing of a copy that has an id of its own.
     """
 
     def rows(good: list[dict[str, Any]]) -> list[Any]:
-        copies = [{**good[0], **change} if isinstance(change, dict) else change for change in changes]
-        return [*good, *copies]
+        first = good[0] if good else {}
+        return [*good, *({**first, **change} if isinstance(change, dict) else change for change in changes)]
 
     def befall(engine: Simulation) -> None:
-        engine.rows = rows
-        engine.faults = {"inspect": answers_json({"State": {"Status": "running"}})}
+        engine.change_rows = rows
+        engine.inspect_faults = {NAMELESS: answers_json(None)}
 
     return befall
 
 
-def shown(value: float) -> dict[str, float]:
-    return {**FINE, NAMELESS[:12]: value}
+def another(name: str, value: float, **changes: Any) -> Case:
+    """Return a case: the list has a second container, without a name, of which this health is to be said."""
+    row = {"Id": NAMELESS, "Names": None, **changes}
+    return Case(f"list: {name}", lists(row), {**FINE, NAMELESS[:12]: value}, "inspect/bad_response")
 
 
-OTHER: dict[str, Any] = {"Id": NAMELESS, "Names": None}
-SPOILT = {"Names": {"a": 1}, "Image": [], "Created": "x", "State": [1], "Status": 7, "Health": "healthy"}
+SPOILT: dict[str, Any] = {
+    "Names": {"a": 1},
+    "Image": [],
+    "Created": "x",
+    "State": [1],
+    "Status": 7,
+    "Health": "healthy",
+}
 SPOILT_INSPECT = {
     "RestartCount": "x",
     "State": {"Status": [], "Health": 5, "ExitCode": {}, "StartedAt": 7, "OOMKilled": "yes"},
@@ -211,13 +229,15 @@ ROWS = [
     Case("list: things that are no rows", lists(1, None, "x", [], {"Id": None}, {"Id": 7}), FINE),
     Case("list: a row without id", lists({"Id": "", "Names": ["/other"]}), FINE),
     Case("list: a row twice", lists({}), FINE),
-    Case("list: a name twice", lists({"Id": NAMELESS}), FINE),
-    Case("list: null names", lists(OTHER), shown(4)),
-    Case("list: null labels", lists(OTHER | {"Labels": None}), FINE),
-    Case("list: an unknown state", lists(OTHER | {"State": "meditating"}), shown(0)),
-    Case("list: an unknown health", lists(OTHER | {"Health": {"Status": "fine"}}), shown(0)),
-    Case("list: the wrong type at every level", lists(OTHER | SPOILT), shown(0)),
-    Case("inspect: the wrong type at every level", on("inspect", answers_spoilt), FINE),
+    Case("list: a name twice", lists({"Id": NAMELESS}), FINE, "inspect/bad_response"),
+    Case("list: null labels", lists({"Id": NAMELESS, "Labels": None}), FINE),
+    another("null names", 4),
+    another("an unknown state", 0, State="meditating"),
+    another("an unknown health", 0, Health={"Status": "fine"}),
+    another("the wrong type at every level", 0, **SPOILT),
+    Case(
+        "inspect: the wrong type at every level", on("inspect", answers_spoilt), FINE, "inspect/bad_response"
+    ),
     Case("version: a newer API between polls", speaks("1.53"), FINE),
     Case("version: an older API between polls", speaks("1.41"), FINE),
     Case("ping: client version too new", on("ping", too("new")), LEFT["ping"], "ping/error"),

@@ -7,16 +7,21 @@ from typing import Any
 from docker_prom_exporter.containers import Container, Details
 from docker_prom_exporter.snapshot import EngineInfo, Snapshot
 
-DOCKER = EngineInfo("Docker", "29.1.0", "1.52", "linux", "amd64", health_listed=True)
+DOCKER = EngineInfo("Docker", "29.1.0", "1.52", "linux", "amd64")
+CONTAINER_ID = "4c01db0b339c" + 52 * "0"
+IMAGE_ID = "sha256:" + 64 * "a"
+CREATED = 1714979000
+_NANOSECONDS = 10**9
 
 
 def row(**changes: Any) -> dict[str, Any]:
     """Return a row of `/containers/json` as API 1.52 has it, of a running container without a healthcheck."""
     plain = {
-        "Id": "4c01db0b339c" + 52 * "0",
+        "Id": CONTAINER_ID,
         "Names": ["/web"],
         "Image": "nginx:1.27",
-        "Created": 1714979000,
+        "ImageID": IMAGE_ID,
+        "Created": CREATED,
         "Labels": {},
         "State": "running",
         "Status": "Up 5 minutes",
@@ -33,21 +38,30 @@ def old_row(**changes: Any) -> dict[str, Any]:
 
 
 def inspect(state: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """Return an answer of `/containers/{id}/json` for a container whose `State` is, or adds, `state`."""
-    return {"RestartCount": 0, "State": {"Status": "running"} | state} | changes
+    """Return an answer of `/containers/{id}/json` for the same container, `state` added to its `State`."""
+    plain = {
+        "Id": CONTAINER_ID,
+        "Name": "/web",
+        "Image": IMAGE_ID,
+        "Created": "2024-05-06T07:03:20Z",
+        "RestartCount": 0,
+        "State": {"Status": "running", "StartedAt": "2024-05-06T07:08:09.5Z"} | state,
+        "Config": {"Image": "nginx:1.27", "Labels": {}},
+        "HostConfig": {"RestartPolicy": {"Name": "always"}},
+    }
+    return plain | changes
 
 
 def details(**changes: Any) -> Details:
     """Return what an inspect says of a running container without a healthcheck."""
     plain = Details(
-        state="running",
-        health_status="none",
         started=1714979289.5,
         finished=None,
         restarts=0,
         exit_code=None,
         oom_killed=False,
         failing_streak=None,
+        restart_policy="always",
     )
     return plain._replace(**changes)
 
@@ -58,11 +72,12 @@ def container(name: str = "web", **changes: Any) -> Container:
         id=sha256(name.encode()).hexdigest()[:12],
         name=name,
         image="nginx:1.27",
+        image_id=IMAGE_ID,
         compose_project="",
         compose_service="",
         state="running",
         health_status="none",
-        created=1714979000.0,
+        created_ns=CREATED * _NANOSECONDS,
     )
     return plain._replace(**changes)
 
@@ -76,7 +91,6 @@ def snapshot(*containers: Container, **changes: Any) -> Snapshot:
         listed=True,
         engine=DOCKER,
         containers=containers,
-        seen=len(containers),
         duration=0.25,
         last_success=1714980000.0,
     )
@@ -84,42 +98,42 @@ def snapshot(*containers: Container, **changes: Any) -> Snapshot:
 
 
 def gallery() -> tuple[Container, ...]:
-    """Return one container in each state worth a look."""
-    stale: dict[str, Any] = {"health_status": "unhealthy", "failing_streak": 0}
+    """Return one container in each state worth a look; each has a value of one chosen label."""
+    return tuple(each._replace(labels=("payments" if each.details else "",)) for each in _gallery())
+
+
+def _gallery() -> tuple[Container, ...]:
     return (
         container(
             "healthy",
             health_status="healthy",
             compose_project="shop",
             compose_service="web",
-            details=details(health_status="healthy", failing_streak=0, restarts=2, finished=1714979280.0),
+            details=details(failing_streak=0, restarts=2, finished=1714979280.0),
         ),
-        container(
-            "unhealthy",
-            health_status="unhealthy",
-            details=details(health_status="unhealthy", failing_streak=3),
-        ),
-        container(
-            "starting",
-            health_status="starting",
-            details=details(health_status="starting", failing_streak=0),
-        ),
-        container("alive", details=details()),
+        container("unhealthy", health_status="unhealthy", details=details(failing_streak=3)),
+        container("starting", health_status="starting", details=details(failing_streak=0)),
+        container("alive", details=details(restart_policy="no")),
         container("not_inspected", health_status="healthy"),
         container("health_untold", health_status=None),
         container("state_untold", state="", health_status="healthy"),
-        container(
-            "paused", state="paused", health_status="unhealthy", details=details(state="paused", **stale)
-        ),
+        container("paused", state="paused", health_status="unhealthy", details=details(failing_streak=0)),
         container(
             "out_of_memory",
             state="exited",
             health_status="unhealthy",
-            details=details(state="exited", exit_code=137, oom_killed=True, finished=1714979300.25, **stale),
+            details=details(exit_code=137, oom_killed=True, finished=1714979300.25, failing_streak=0),
         ),
-        container("crash_loop", state="restarting", details=details(state="restarting", restarts=7)),
-        container("created", state="created", created=None, details=details(state="created", started=None)),
+        container(
+            "crash_loop", state="restarting", details=details(restarts=7, restart_policy="unless-stopped")
+        ),
+        container(
+            "created",
+            state="created",
+            created_ns=None,
+            details=details(started=None, restart_policy="on-failure"),
+        ),
         container("removing", state="removing"),
-        container("dead", state="dead", details=details(state="dead", exit_code=0)),
+        container("dead", state="dead", details=details(exit_code=0, restart_policy=None)),
         container('a "quoted" \\ name\nof two lines', image="ümläut:1"),
     )

@@ -1,5 +1,6 @@
 """Expositions as tests read them: samples by family and labels, or all that is said of one container."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,13 @@ def parse(exposition: str) -> Scrape:
                 raise ValueError(f"twice in one exposition: {key}")
             samples[key] = sample.value
     return Scrape(samples)
+
+
+def without_process(exposition: str) -> str:
+    """Leave out what prometheus-client says of the process: it moves from one scrape to the next."""
+    of_the_process = re.compile(r"(# (HELP|TYPE) )?(process_|python_info)")
+    lines = exposition.split("\n")
+    return "\n".join(line for line in lines if not of_the_process.match(line))
 
 
 def scraper(url: str, **options: Any) -> Callable[[], Scrape]:

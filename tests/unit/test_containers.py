@@ -1,59 +1,78 @@
 """What an engine answers becomes a container, and nonsense becomes nothing that isn't so."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from docker_prom_exporter.booleans import parse_boolean
 from docker_prom_exporter.containers import (
     HEALTH_STATUSES,
     LABEL,
+    RESTART_POLICIES,
     STATES,
+    Container,
     ContainerHealth,
+    Details,
     Row,
-    is_watched,
-    read_inspect,
+    label_name,
+    read_container,
     read_row,
+    stores_images_in_containerd,
 )
+from docker_prom_exporter.demo import SimulatedContainer
 from docker_prom_exporter.demo.engine import human_duration
-from support.builders import container, details, inspect, old_row, row
+from support.builders import CONTAINER_ID, CREATED, container, details, inspect, old_row, row
+from support.simulated import Simulation
 
 UNKNOWN, STOPPED, ALIVE, UNHEALTHY, HEALTHY = ContainerHealth
 YEAR = 365 * 86400
+SECOND = 10**9
 NO_NUMBERS: list[Any] = [None, True, "3", [3], {}, math.nan, math.inf, -math.inf, 10**400]
-CONTAINER_ID = row()["Id"]
 
 WHILE_RUNNING = {
     "none": ALIVE,
     "NONE": ALIVE,
     "": ALIVE,
     "starting": UNKNOWN,
+    "reset": UNKNOWN,
+    "stopped": UNKNOWN,
+    "splendid": UNKNOWN,
     "healthy": HEALTHY,
     "unhealthy": UNHEALTHY,
-    "splendid": UNKNOWN,
 }
 
 
-def read(answer: Any, *, health_listed: bool = True) -> Row:
-    result = read_row(answer, health_listed=health_listed)
-    assert result is not None
-    return result
+def read(answer: Any, *label_keys: str, health_listed: bool = True) -> Container:
+    found = read_container(answer, label_keys, health_listed=health_listed)
+    assert found is not None
+    return found
 
 
-def health_of(answer: Any) -> ContainerHealth:
-    return read(answer).container.health
+def listed(answer: Any) -> Row:
+    found = read_row(answer)
+    assert found is not None
+    return found
+
+
+def detailed(answer: Any) -> Details:
+    found = read(answer).details
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("status", WHILE_RUNNING)
-def test_health_is_the_listed_one_while_running(state: str, status: str) -> None:
-    """From API 1.52 on the list's `Health` counts, but only while the container runs."""
+def test_health_counts_while_running(state: str, status: str) -> None:
+    """The `Health` of a row, from API 1.52 on, and of an inspect counts only while the container runs."""
+    health = {"Status": status, "FailingStreak": 0}
     expected = WHILE_RUNNING[status] if state == "running" else STOPPED
 
-    assert expected == health_of(row(State=state, Health={"Status": status, "FailingStreak": 0}))
+    assert expected == read(row(State=state, Health=health)).health
+    assert expected == read(inspect({"Status": state, "Health": health})).health
 
 
 @pytest.mark.parametrize(
@@ -84,76 +103,52 @@ def test_health_is_the_suffix_of_status_before_api_1_52(
     state: str, status: Any, expected: ContainerHealth
 ) -> None:
     """Without `Health` the suffix that every moby writes into `Status` counts."""
-    assert expected == health_of(old_row(State=state, Status=status))
+    assert expected == read(old_row(State=state, Status=status)).health
 
 
 def test_listed_health_outdoes_the_suffix() -> None:
     """Where a row has both, `Health` is what the engine means."""
     both = row(Status="Up 5 minutes (healthy)", Health={"Status": "unhealthy"})
 
-    assert UNHEALTHY == health_of(both)
+    assert UNHEALTHY == read(both).health
 
 
 @pytest.mark.parametrize("health", [None, {}, {"Status": None}, {"Status": ""}])
-def test_suffix_counts_where_health_is_blank(health: Any) -> None:
-    """A `Health` that says nothing leaves it to the suffix."""
-    assert HEALTHY == health_of(row(Status="Up 5 minutes (healthy)", Health=health))
+def test_a_blank_health(health: Any) -> None:
+    """A `Health` that says nothing leaves it to the suffix; in an inspect there is no healthcheck."""
+    assert HEALTHY == read(row(Status="Up 5 minutes (healthy)", Health=health)).health
+    assert ALIVE == read(inspect({"Health": health})).health
 
 
-@pytest.mark.parametrize(
-    ("health", "expected"),
-    [
-        (None, ALIVE),
-        ({}, ALIVE),
-        ({"Status": ""}, ALIVE),
-        ({"Status": "healthy"}, HEALTHY),
-        ({"Status": "unhealthy"}, UNHEALTHY),
-        ({"Status": "starting"}, UNKNOWN),
-        ({"Status": "reset"}, UNKNOWN),
-        ({"Status": "stopped"}, UNKNOWN),
-    ],
-)
-def test_health_comes_from_inspect_where_the_list_hides_it(health: Any, expected: ContainerHealth) -> None:
-    """Podman's list never says health: unknown until inspect does."""
-    hidden = read(old_row(Status="Up 5 minutes"), health_listed=False)
-    told = hidden.with_health_of(read_inspect(inspect({"Health": health})))
-
-    assert hidden.health_hidden
-    assert UNKNOWN == hidden.container.health
-    assert expected == told.health
+@pytest.mark.parametrize("health", [7, "x", [], {"Status": 5}, {"Status": ["healthy"]}])
+def test_a_health_of_nonsense_is_unknown(health: Any) -> None:
+    """Neither a verdict nor the lack of a healthcheck can be read from it."""
+    assert UNKNOWN == read(row(Health=health)).health
+    assert UNKNOWN == read(inspect({"Health": health})).health
 
 
-def test_inspect_of_one_that_no_longer_runs_tells_no_health() -> None:
-    """Between list and inspect it stopped, and its health there is the stale one."""
-    hidden = read(old_row(), health_listed=False)
-    stopped = read_inspect(inspect({"Status": "exited", "Health": {"Status": "healthy"}}))
+@pytest.mark.parametrize("state", STATES)
+def test_health_where_the_list_has_none(state: str) -> None:
+    """Podman's list never says health: unknown while running, whatever `Status` looks like."""
+    told = read(old_row(State=state, Status="Up 5 minutes"), health_listed=False)
 
-    assert UNKNOWN == hidden.with_health_of(stopped).health
-
-
-@pytest.mark.parametrize("state", sorted({*STATES} - {"running"}))
-def test_no_health_is_hidden_of_one_that_does_not_run(state: str) -> None:
-    """Podman's stopped containers need no inspect for their health."""
-    stopped = read(old_row(State=state, Status=""), health_listed=False)
-
-    assert not stopped.health_hidden
-    assert STOPPED == stopped.container.health
+    assert told.health_status is None
+    assert (UNKNOWN if state == "running" else STOPPED) == told.health
 
 
-def test_health_is_not_hidden_where_podman_lists_it() -> None:
+def test_health_counts_where_podman_lists_it() -> None:
     """The day Podman's list says health, it counts."""
-    listed = read(row(Health={"Status": "healthy"}), health_listed=False)
-
-    assert not listed.health_hidden
-    assert HEALTHY == listed.container.health
+    assert HEALTHY == read(row(Health={"Status": "healthy"}), health_listed=False).health
 
 
 @pytest.mark.parametrize("state", [None, "", 7, "melting", ["running"]])
 def test_unknown_state_has_unknown_health(state: Any) -> None:
     """A state nobody knows is none, and neither stopped nor alive."""
-    unknown = read(row(State=state, Health={"Status": "healthy"})).container
-
-    assert ("", UNKNOWN) == (unknown.state, unknown.health)
+    for answer in (
+        row(State=state, Health={"Status": "healthy"}),
+        inspect({"Status": state, "Health": {"Status": "healthy"}}),
+    ):
+        assert ("", UNKNOWN) == (read(answer).state, read(answer).health)
 
 
 @pytest.mark.parametrize(
@@ -161,15 +156,15 @@ def test_unknown_state_has_unknown_health(state: Any) -> None:
     [
         ("Running", "running"),
         ("stopped", "exited"),
-        ("stopping", "exited"),
+        ("stopping", "running"),
         ("configured", "created"),
         ("initialized", "created"),
     ],
 )
 def test_other_words_for_states(engines_state: str, expected: str) -> None:
     """What Podman calls its states becomes Docker's words, in list and inspect."""
-    assert expected == read(row(State=engines_state)).container.state
-    assert expected == read_inspect(inspect({"Status": engines_state})).state
+    assert expected == read(row(State=engines_state)).state
+    assert expected == read(inspect({"Status": engines_state})).state
 
 
 @pytest.mark.parametrize(
@@ -190,120 +185,45 @@ def test_other_words_for_states(engines_state: str, expected: str) -> None:
 )
 def test_own_name(names: Any, expected: str) -> None:
     """The own name is the one with one slash, whatever legacy links add; without one, it's the short id."""
-    assert expected == read(row(Names=names)).container.name
+    assert expected == read(row(Names=names)).name
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [
-        None,
-        7,
-        "row",
-        [],
-        {},
-        *(row(Id=bad) for bad in (None, "", 7, "/etc", "a/b", "a b", "a\n", "..", "ü", "\ud800", "a?b")),
-    ],
+    ("name", "expected"), [("/web", "web"), ("web", "web"), ("", "4c01db0b339c"), (7, "4c01db0b339c")]
 )
-def test_row_without_an_id_is_none(answer: Any) -> None:
+def test_name_of_an_inspect(name: Any, expected: str) -> None:
+    """An inspect has just the own name."""
+    assert expected == read(inspect({}, Name=name)).name
+
+
+@pytest.mark.parametrize(
+    "container_id", [None, "", 7, "/etc", "a/b", "a b", "a\n", "..", "ü", "\ud800", "a?b"]
+)
+def test_an_id_that_is_none(container_id: Any) -> None:
     """What can't be asked for, and could lead elsewhere in a path, is no container."""
-    assert read_row(answer, health_listed=True) is None
+    assert read_row(row(Id=container_id)) is None
+    assert read_container(inspect({}, Id=container_id)) is None
+
+
+LABELS = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web", LABEL: "TRUE"}
+LABELLED = container(
+    id=CONTAINER_ID,
+    compose_project="shop",
+    compose_service="web",
+    health_status="healthy",
+    watch_label="TRUE",
+)
 
 
 def test_row_becomes_a_container() -> None:
     """All that the list says is there, id and image as they are."""
-    labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web", LABEL: "TRUE"}
-    expected = container(
-        id=CONTAINER_ID, compose_project="shop", compose_service="web", health_status="healthy"
-    )
+    answer = row(Labels=LABELS, Health={"Status": "healthy", "FailingStreak": 0})
 
-    read_one = read(row(Labels=labels, Health={"Status": "healthy", "FailingStreak": 0}))
-
-    assert expected == read_one.container
-    assert "TRUE" == read_one.label
+    assert LABELLED == read(answer)
 
 
-@pytest.mark.parametrize("labels", [None, [], "a=b", {}, {LABEL: None}])
-def test_without_labels(labels: Any) -> None:
-    """`Labels` may be null, and is then as empty."""
-    read_one = read(row(Labels=labels))
-
-    assert read_one.label is None
-    assert ("", "") == (read_one.container.compose_project, read_one.container.compose_service)
-
-
-def test_lone_surrogates_are_replaced() -> None:
-    """JSON can say what UTF-8 can't; every text that goes out can be encoded."""
-    labels = {
-        "com.docker.compose.project": "\ud800",
-        "com.docker.compose.service": "a\udfff",
-        LABEL: "\ud800",
-    }
-    read_one = read(row(Image="img\ud800", Labels=labels))
-
-    assert ("img?", "?", "a?", "?") == (
-        read_one.container.image,
-        read_one.container.compose_project,
-        read_one.container.compose_service,
-        read_one.label,
-    )
-
-
-@pytest.mark.parametrize("number", NO_NUMBERS)
-def test_numbers_that_are_none(number: Any) -> None:
-    """What is no finite number is left out, in the list and in inspect."""
-    ended = inspect(
-        {"Status": "exited", "ExitCode": number, "Health": {"Status": "healthy", "FailingStreak": number}},
-        RestartCount=number,
-    )
-    read_details = read_inspect(ended)
-
-    assert read(row(Created=number)).container.created is None
-    assert (0, None, None) == (read_details.restarts, read_details.exit_code, read_details.failing_streak)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("2024-05-06T07:08:09Z", 1714979289),
-        ("2024-05-06T07:08:09.5Z", 1714979289.5),
-        ("2024-05-06T07:08:09.123456789Z", 1714979289.123456),
-        ("2024-05-06T09:08:09.123456789+02:00", 1714979289.123456),
-        ("2024-05-06T00:08:09-07:00", 1714979289),
-        ("0001-01-01T00:00:00Z", None),
-        ("0001-01-01T00:00:00+23:59", None),
-        ("1969-12-31T23:59:59Z", None),
-        ("1970-01-01T00:00:00Z", None),
-        ("10000-01-01T00:00:00Z", None),
-        ("yesterday", None),
-        ("\ud800", None),
-        ("", None),
-        (None, None),
-        (1714979289, None),
-    ],
-)
-def test_timestamps(text: Any, expected: float | None) -> None:
-    """Times are RFC 3339 with nanoseconds and any offset; Go's zero time and nonsense are none."""
-    read_details = read_inspect(inspect({"StartedAt": text, "FinishedAt": text}))
-
-    assert (expected, expected) == (read_details.started, read_details.finished)
-
-
-@pytest.mark.parametrize("flag", [None, False, 1, "true", [True]])
-def test_only_true_is_out_of_memory(flag: Any) -> None:
-    """What is no boolean kills nobody."""
-    assert read_inspect(inspect({"OOMKilled": flag})).oom_killed is False
-
-
-@pytest.mark.parametrize("state", STATES)
-def test_exit_code_is_of_the_ended(state: str) -> None:
-    """Only what exited or is dead has an exit code; moby says 0 for the others."""
-    expected = 3 if state in ("exited", "dead") else None
-
-    assert expected == read_inspect(inspect({"Status": state, "ExitCode": 3})).exit_code
-
-
-def test_inspect_becomes_details() -> None:
-    """All that only inspect says is there."""
+def test_inspect_becomes_a_container() -> None:
+    """All that the list says is there, and all that only an inspect says."""
     answer = inspect(
         {
             "Status": "exited",
@@ -313,50 +233,227 @@ def test_inspect_becomes_details() -> None:
             "ExitCode": 137,
             "OOMKilled": True,
         },
+        Created="2024-05-06T07:03:20.000000001Z",
         RestartCount=2,
+        Config={"Image": "nginx:1.27", "Labels": LABELS},
+        HostConfig={"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}},
     )
-    expected = details(
+    expected = LABELLED._replace(
         state="exited",
         health_status="unhealthy",
-        started=1714979289,
-        finished=1714979290,
-        restarts=2,
-        exit_code=137,
-        oom_killed=True,
-        failing_streak=4,
+        created_ns=CREATED * SECOND + 1,
+        details=Details(
+            started=1714979289,
+            finished=1714979290,
+            restarts=2,
+            exit_code=137,
+            oom_killed=True,
+            failing_streak=4,
+            restart_policy="on-failure",
+        ),
     )
 
-    assert expected == read_inspect(answer)
+    assert expected == read(answer)
+
+
+def test_without_verdict() -> None:
+    """What a container is stays known, what becomes of it does not."""
+    before = LABELLED._replace(details=details())
+    expected = LABELLED._replace(state="", health_status=None)
+
+    assert expected == before.without_verdict()
+    assert UNKNOWN == before.without_verdict().health
+
+
+def labelled(labels: Any, *label_keys: str) -> list[Container]:
+    """Read a row and an inspect of a container that has these labels."""
+    config = {"Image": "nginx:1.27", "Labels": labels}
+    return [read(answer, *label_keys) for answer in (row(Labels=labels), inspect({}, Config=config))]
+
+
+@pytest.mark.parametrize("labels", [None, [], "a=b", {}, {LABEL: None}])
+def test_without_labels(labels: Any) -> None:
+    """`Labels` may be null, and is then as empty."""
+    for found in labelled(labels, "team"):
+        assert found.watch_label is None
+        assert ("", "", ("",)) == (found.compose_project, found.compose_service, found.labels)
+
+
+def test_chosen_labels() -> None:
+    """They are in the order in which the user named them, empty where the container has none."""
+    for found in labelled(
+        {"team": "payments", "com.example.Tier": "1\ud800"}, "com.example.Tier", "x", "team"
+    ):
+        assert ("1?", "", "payments") == found.labels
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("team", "label_team"),
+        ("com.example.team", "label_com_example_team"),
+        ("com.example/Team-Name", "label_com_example_Team_Name"),
+        ("1_é ", "label_1___"),
+    ],
+)
+def test_label_name(key: str, expected: str) -> None:
+    """Each character that Prometheus doesn't take in a label's name becomes an underscore; case is kept."""
+    assert expected == label_name(key)
+
+
+def test_lone_surrogates_are_replaced() -> None:
+    """JSON can say what UTF-8 can't; every text that goes out can be encoded."""
+    labels = {
+        "com.docker.compose.project": "\ud800",
+        "com.docker.compose.service": "a\udfff",
+        LABEL: "\ud800",
+    }
+    found = read(row(Image="img\ud800", Labels=labels))
+
+    assert ("img?", "?", "a?", "?") == (
+        found.image,
+        found.compose_project,
+        found.compose_service,
+        found.watch_label,
+    )
+
+
+@pytest.mark.parametrize("label", [True, 1, ["true"], {}])
+def test_label_that_is_no_text_is_no_boolean(label: Any) -> None:
+    """A value Docker can't have is as one that nobody can read."""
+    assert ["", ""] == [found.watch_label for found in labelled({LABEL: label})]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+def test_numbers_that_are_none(number: Any) -> None:
+    """What is no finite number is left out, in the list and in inspect."""
+    ended = detailed(
+        inspect(
+            {
+                "Status": "exited",
+                "ExitCode": number,
+                "Health": {"Status": "healthy", "FailingStreak": number},
+            },
+            RestartCount=number,
+        )
+    )
+
+    assert read(row(Created=number)).created is None
+    assert (0, None, None) == (ended.restarts, ended.exit_code, ended.failing_streak)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2024-05-06T07:08:09Z", 1714979289 * SECOND),
+        ("2024-05-06T07:08:09.5Z", 1714979289 * SECOND + 500_000_000),
+        ("2024-05-06T07:08:09.000000001Z", 1714979289 * SECOND + 1),
+        ("2024-05-06T09:08:09.123456789+02:00", 1714979289 * SECOND + 123_456_789),
+        ("2024-05-06T00:08:09-07:00", 1714979289 * SECOND),
+        ("2024-05-06T07:08:09.1234567890Z", None),
+        ("0001-01-01T00:00:00Z", None),
+        ("0001-01-01T00:00:00+23:59", None),
+        ("1969-12-31T23:59:59Z", None),
+        ("1970-01-01T00:00:00Z", None),
+        ("9999-12-31T23:59:60Z", None),
+        ("10000-01-01T00:00:00Z", None),
+        ("yesterday", None),
+        ("\ud800", None),
+        ("", None),
+        (None, None),
+        (1714979289, None),
+    ],
+)
+def test_times(text: Any, expected: int | None) -> None:
+    """Times are RFC 3339 with nanoseconds and any offset; Go's zero time and nonsense are none."""
+    found = read(inspect({"StartedAt": text, "FinishedAt": text}, Created=text))
+    seconds = None if expected is None else expected // 1000 / 1_000_000
+
+    assert expected == found.created_ns
+    assert found.details is not None
+    assert (seconds, seconds) == (found.details.started, found.details.finished)
+
+
+def test_order_of_creation() -> None:
+    """Go leaves trailing zeros of a fraction out, so that only as numbers times have their true order."""
+    second = "2024-05-06T07:08:09"
+    texts = [f"{second}Z", *(f"{second}.{fraction}Z" for fraction in ("09", "1", "100000001", "11", "2"))]
+    created = [read(inspect({}, Created=text)).created_ns or 0 for text in texts]
+
+    assert sorted(texts) != texts
+    assert sorted(set(created)) == created
+    assert {1714979289} == {read(inspect({}, Created=text)).created for text in texts}
+
+
+@pytest.mark.parametrize("seconds", [0, -5, 0.5])
+def test_a_row_created_at_no_time(seconds: float) -> None:
+    """A row has whole seconds; what is none of them after 1970 is none."""
+    assert not read(row(Created=seconds)).created
+
+
+@pytest.mark.parametrize("flag", [None, False, 1, "true", [True]])
+def test_only_true_is_out_of_memory(flag: Any) -> None:
+    """What is no boolean kills nobody."""
+    assert detailed(inspect({"OOMKilled": flag})).oom_killed is False
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_exit_code_is_of_the_ended(state: str) -> None:
+    """Only what exited or is dead has an exit code; moby says 0 for the others."""
+    expected = 3 if state in ("exited", "dead") else None
+
+    assert expected == detailed(inspect({"Status": state, "ExitCode": 3})).exit_code
 
 
 @pytest.mark.parametrize("health", [None, {}, {"Status": "none", "FailingStreak": 2}])
 def test_no_streak_without_a_healthcheck(health: Any) -> None:
     """The engine says 0 there, which would read as a healthcheck that passes."""
-    assert read_inspect(inspect({"Health": health})).failing_streak is None
-
-
-@pytest.mark.parametrize("health", [7, "x", [], {"Status": 5}, {"Status": "odd"}, {"Status": ["healthy"]}])
-def test_a_health_of_nonsense_is_unknown(health: Any) -> None:
-    """Neither a verdict nor the lack of a healthcheck can be read from it, in an inspect or in a row."""
-    found = read_row(row(Health=health), health_listed=True)
-
-    assert read_inspect(inspect({"Health": health})).health_status is None
-    assert found is not None
-    assert ContainerHealth.UNKNOWN == found.container.health
+    assert detailed(inspect({"Health": health})).failing_streak is None
+    assert listed(row(Health=health)).failing_streak is None
 
 
 def test_restarts_are_never_negative() -> None:
     """A counter that is would be none."""
-    assert 0 == read_inspect(inspect({}, RestartCount=-3)).restarts
+    assert 0 == detailed(inspect({}, RestartCount=-3)).restarts
 
 
-@pytest.mark.parametrize("answer", [None, 7, "x", [], {}, {"State": []}])
-def test_inspect_of_nonsense_is_empty(answer: Any) -> None:
-    """Nonsense is left out, and no state means no health either."""
-    expected = details(state="", started=None)
+@pytest.mark.parametrize(
+    ("host_config", "expected"),
+    [
+        *(({"RestartPolicy": {"Name": policy}}, policy) for policy in RESTART_POLICIES),
+        ({"RestartPolicy": {"Name": ""}}, "no"),
+        ({"RestartPolicy": None}, "no"),
+        (None, "no"),
+        ({"RestartPolicy": {"Name": "sometimes"}}, None),
+        ({"RestartPolicy": {"Name": ["always"]}}, None),
+    ],
+)
+def test_restart_policy(host_config: Any, expected: str | None) -> None:
+    """An empty one is `no`, as in moby; one that nobody knows is none."""
+    assert expected == detailed(inspect({}, HostConfig=host_config)).restart_policy
 
-    assert expected == read_inspect(answer)
-    assert UNKNOWN == read(old_row(), health_listed=False).with_health_of(read_inspect(answer)).health
+
+@pytest.mark.parametrize("state", [None, [], 7])
+def test_an_inspect_without_a_state(state: Any) -> None:
+    """It is read for what it says; health and details are not made up."""
+    found = read(inspect({}, State=state))
+
+    assert ("", UNKNOWN, None) == (found.state, found.health, found.details)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"Driver": "overlayfs"}, True),
+        ({"Driver": "overlay2"}, False),
+        ({}, False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_image_store(answer: Any, expected: bool) -> None:  # noqa: FBT001  it's the table's column
+    """The containerd image store shows in the name of the driver."""
+    assert expected == stores_images_in_containerd(answer)
 
 
 @pytest.mark.parametrize(
@@ -386,19 +483,10 @@ def test_booleans(texts: list[str], expected: bool | None) -> None:  # noqa: FBT
 )
 def test_watched(label: str | None, when_only_labelled: bool, otherwise: bool) -> None:  # noqa: FBT001
     """True is always watched, false never; without either the filter decides."""
-    watched = is_watched(label, only_labelled=True), is_watched(label, only_labelled=False)
+    one = container(watch_label=label)
 
-    assert (when_only_labelled, otherwise) == watched
-
-
-@pytest.mark.parametrize("label", [True, 1, ["true"], {}])
-def test_label_that_is_no_text_is_no_boolean(label: Any) -> None:
-    """A value Docker can't have is as one that nobody can read."""
-    assert "" == read(row(Labels={LABEL: label})).label
-
-
-def min_age(status: str) -> float:
-    return read(row(Status=status)).min_age
+    assert when_only_labelled == one.is_watched(only_labelled=True)
+    assert otherwise == one.is_watched(only_labelled=False)
 
 
 @pytest.mark.parametrize(
@@ -422,13 +510,13 @@ def min_age(status: str) -> float:
 @pytest.mark.parametrize("status", ["Up {}", "Up {} (healthy)", "Up {} (Paused)", "Exited (7) {} ago"])
 def test_age_of_every_wording(status: str, wording: str, least: float) -> None:
     """Each wording of go-units stands for what it cuts off, and half an hour less where it rounds."""
-    assert least == min_age(status.format(wording))
+    assert least == listed(row(Status=status.format(wording))).min_age
 
 
 @pytest.mark.parametrize("status", ["", "Up a while", "Up 1e9 years", "Exited (0)"])
 def test_no_age(status: str) -> None:
     """Where `Status` tells no age, it may be none."""
-    assert 0 == min_age(status)
+    assert 0 == listed(row(Status=status)).min_age
 
 
 @pytest.mark.parametrize(
@@ -436,7 +524,7 @@ def test_no_age(status: str) -> None:
 )
 def test_states_that_last(state: str, status: str) -> None:
     """No start or stop leads back to these, so that the same row is proof that there was none."""
-    assert math.inf == read(row(State=state, Status=status)).min_age
+    assert math.inf == listed(row(State=state, Status=status)).min_age
 
 
 def near_each_unit() -> st.SearchStrategy[float]:
@@ -449,18 +537,20 @@ def near_each_unit() -> st.SearchStrategy[float]:
 @given(age=near_each_unit(), status=st.sampled_from(["Up {}", "Up {} (healthy)", "Restarting (1) {} ago"]))
 def test_the_true_age_is_no_less(age: float, status: str) -> None:
     """Whatever the age, moby's wording of it leads to a bound below it, and not far below."""
-    least = min_age(status.format(human_duration(age)))
+    least = listed(row(Status=status.format(human_duration(age)))).min_age
 
     assert least <= age <= 2 * least + 3600
 
 
 @given(one=near_each_unit(), other=near_each_unit())
-def test_fingerprint_is_without_the_age(one: float, other: float) -> None:
-    """A row that only grew older is the row it was."""
+def test_a_row_that_only_grew_older(one: float, other: float) -> None:
+    """It is the row it was, but for the age."""
     for status in ("Up {}", "Up {} (unhealthy)", "Exited (1) {} ago"):
-        rows = [read(row(Status=status.format(human_duration(age)))) for age in (one, other)]
+        rows = [
+            listed(row(Status=status.format(human_duration(age))))._replace(min_age=0) for age in (one, other)
+        ]
 
-        assert rows[0].fingerprint == rows[1].fingerprint
+        assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize(
@@ -471,17 +561,29 @@ def test_fingerprint_is_without_the_age(one: float, other: float) -> None:
         (old_row(Status="Up 5 minutes"), old_row(Status="Up 5 minutes (healthy)")),
         (old_row(Status="Up 5 minutes (unhealthy)"), old_row(Status="Up 5 minutes (healthy)")),
         (row(Health={"Status": "healthy"}), row(Health={"Status": "unhealthy"})),
-        (
-            row(Health={"Status": "unhealthy", "FailingStreak": 3}),
-            row(Health={"Status": "unhealthy", "FailingStreak": 4}),
-        ),
         (row(Status="Exited (1) 5 seconds ago"), row(Status="Exited (2) 5 seconds ago")),
         (row(Status="Exited (1) 5 seconds ago"), row(Status="Restarting (1) 5 seconds ago")),
     ],
 )
-def test_fingerprint_differs(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """State, health, streak and exit code are what an inspect's answer depends on."""
-    assert read(one).fingerprint != read(other).fingerprint
+def test_a_row_that_changed(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """State, health and exit code are what an inspect's answer depends on."""
+    keys = [(found.container, found.summary) for found in (listed(one), listed(other))]
+
+    assert keys[0] != keys[1]
+
+
+def test_streak_of_a_row() -> None:
+    """From API 1.52 on the row has the failing streak; before, there is none."""
+    failing = {"Status": "unhealthy", "FailingStreak": 4}
+
+    assert 4 == listed(row(Health=failing)).failing_streak
+    assert listed(old_row(Status="Up 5 minutes (unhealthy)")).failing_streak is None
+
+
+def test_a_row_whose_image_was_looked_up() -> None:
+    """`ImageManifestDescriptor` shows that the engine looks up the image of each container it lists."""
+    assert listed(row(ImageManifestDescriptor={"digest": "sha256:0"})).described_image
+    assert not listed(row()).described_image
 
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
@@ -492,6 +594,10 @@ JSON = st.recursive(
 )
 STATE = st.sampled_from([*STATES, "Running", "stopped", "melting"])
 HEALTH = st.sampled_from([*HEALTH_STATUSES, "HEALTHY", "", "reset", "splendid"])
+ID = st.just(CONTAINER_ID) | JSON
+LABELS_ANSWER = st.fixed_dictionaries(
+    {}, optional={LABEL: st.sampled_from(["true", "false"]), "com.docker.compose.project": TEXT, "team": JSON}
+)
 
 
 def answers(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -501,10 +607,11 @@ def answers(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 ROWS = answers(
+    Id=ID,
     Names=st.lists(TEXT.map("/{}".format) | JSON, max_size=3),
     Image=TEXT,
     Created=st.integers(0, 2**40),
-    Labels=answers(**{LABEL: st.sampled_from(["true", "false"]), "com.docker.compose.project": TEXT}),
+    Labels=LABELS_ANSWER,
     State=STATE,
     Status=st.sampled_from(
         ["", "Up 5 minutes", "Up 5 minutes (healthy)", "(healthy)", "Exited (0) (healthy)"]
@@ -512,7 +619,12 @@ ROWS = answers(
     Health=answers(Status=HEALTH, FailingStreak=st.integers(0, 9)),
 )
 INSPECTS = answers(
+    Id=ID,
+    Name=TEXT,
+    Created=TEXT | st.datetimes().map("{:%Y-%m-%dT%H:%M:%S}Z".format),
     RestartCount=st.integers(0, 9),
+    Config=answers(Image=TEXT, Labels=LABELS_ANSWER),
+    HostConfig=answers(RestartPolicy=answers(Name=TEXT)),
     State=answers(
         Status=STATE,
         Health=answers(Status=HEALTH, FailingStreak=st.integers(0, 9)),
@@ -530,23 +642,36 @@ def at(answer: Any, *path: str) -> str:
     return answer.lower() if isinstance(answer, str) else ""
 
 
-@given(answer=ROWS, container_id=st.just(CONTAINER_ID) | JSON, health_listed=st.booleans())
-def test_any_row_can_be_read(answer: Any, container_id: Any, *, health_listed: bool) -> None:
-    """Nothing an engine lists raises, and nothing is healthy that isn't said to run and be healthy."""
-    named = answer | {"Id": container_id} if isinstance(answer, dict) else answer
-    read_one = read_row(named, health_listed=health_listed)
-    if read_one is None:
-        return
-    found = read_one.container
-    says_healthy = at(answer, "Health", "Status") == "healthy" or at(answer, "Status").endswith("(healthy)")
+def holds(found: Container) -> bool:
+    """Tell whether a container is one that can be exported."""
+    texts = (
+        found.name,
+        found.image,
+        found.image_id,
+        found.compose_project,
+        found.compose_service,
+        *found.labels,
+    )
+    return (
+        "".join(texts).encode() is not None
+        and found.name != ""
+        and found.state in ("", *STATES)
+        and found.health_status in (None, *HEALTH_STATUSES)
+        and (found.created is None or found.created >= 0)
+    )
 
-    assert found.health != HEALTHY or (at(answer, "State") == "running" and says_healthy)
-    assert found.state in ("", *STATES)
-    assert found.health_status in (None, *HEALTH_STATUSES)
-    assert found.created is None or math.isfinite(found.created)
-    assert f"{found.name}{found.image}{found.compose_project}{found.compose_service}".encode()
-    assert found.name
-    assert 0 <= read_one.min_age
+
+@given(answer=ROWS, health_listed=st.booleans())
+@example(answer=row(Health={"Status": "healthy"}), health_listed=True)
+def test_any_row_can_be_read(answer: Any, *, health_listed: bool) -> None:
+    """Nothing an engine lists raises, and nothing is healthy that isn't said to run and be healthy."""
+    found = read_row(answer, ("team",), health_listed=health_listed)
+    says_healthy = at(answer, "Health", "Status") == "healthy" or at(answer, "Status").endswith("(healthy)")
+    may_be_healthy = at(answer, "State") == "running" and says_healthy
+
+    assert found is None or holds(found.container)
+    assert found is None or may_be_healthy or found.container.health != HEALTHY
+    assert found is None or found.min_age >= 0
 
 
 @given(answer=INSPECTS)
@@ -554,12 +679,79 @@ def test_any_row_can_be_read(answer: Any, container_id: Any, *, health_listed: b
 @example(inspect({"Status": "paused", "Health": {"Status": "healthy"}}))
 def test_any_inspect_can_be_read(answer: Any) -> None:
     """Nothing an engine says of a container raises, and health is what it says while it runs."""
-    found = read_inspect(answer)
-    health = read(old_row(), health_listed=False).with_health_of(found).health
-    says_healthy = at(answer, "State", "Health", "Status") == "healthy"
+    found = read_container(answer, ("team",))
+    says_healthy = (
+        at(answer, "State", "Status") == "running" and at(answer, "State", "Health", "Status") == "healthy"
+    )
 
-    assert (health == HEALTHY) == (at(answer, "State", "Status") == "running" and says_healthy)
-    assert health == UNKNOWN or at(answer, "State", "Status") == "running"
-    assert found.state in ("", *STATES)
-    assert all(time is None or 0 < time < math.inf for time in (found.started, found.finished))
-    assert found.exit_code is None or found.state in ("exited", "dead")
+    assert found is None or holds(found)
+    assert found is None or says_healthy == (found.health == HEALTHY)
+    if found and found.details:
+        assert all(
+            time is None or 0 < time < math.inf for time in (found.details.started, found.details.finished)
+        )
+        assert found.details.exit_code is None or found.state in ("exited", "dead")
+        assert found.details.restart_policy in (None, *RESTART_POLICIES)
+
+
+TIMES = st.integers(1, 2**34).map(lambda eighths: eighths / 8)
+SIMULATED = st.builds(
+    SimulatedContainer,
+    name=st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=8),
+    state=st.sampled_from(STATES),
+    health=st.sampled_from([None, "starting", "healthy", "unhealthy"]),
+    failing_streak=st.integers(0, 9),
+    image=st.text(st.characters(codec="utf-8"), max_size=8),
+    restart_policy=st.sampled_from(RESTART_POLICIES),
+    labels=st.dictionaries(
+        st.sampled_from([LABEL, "team", "com.docker.compose.service"]), st.text(max_size=5)
+    ),
+    created=TIMES,
+    started=TIMES,
+    finished=TIMES,
+    restarts=st.integers(0, 9),
+    exit_code=st.integers(0, 255),
+    oom_killed=st.booleans(),
+)
+GENERATIONS = [
+    Simulation(Path(), api_version="1.41"),
+    Simulation(Path(), api_version="1.45"),
+    Simulation(Path(), api_version="1.52"),
+    Simulation(Path(), podman=True),
+]
+
+
+def shown_by_both(found: Container, *, health_listed: bool = True) -> Container:
+    """Leave out what only an inspect says, and a health that isn't shown: that of one that doesn't run."""
+    created_ns = None if found.created is None else found.created * SECOND
+    verdict = found.health_status if found.running and health_listed else None
+    return found._replace(details=None, created_ns=created_ns, health_status=verdict)
+
+
+@settings(max_examples=50)
+@given(simulated=SIMULATED)
+@example(SimulatedContainer("web", created=1714979289.999999, health="healthy"))
+def test_row_and_inspect_of_a_container_agree(simulated: SimulatedContainer) -> None:
+    """On every engine a row and an inspect give the same samples, but for those that only an inspect has."""
+    inspected = read(simulated.inspect(), "team")
+    for engine in GENERATIONS:
+        health_listed = not engine.podman
+        of_row = read(engine.rows([simulated])[0], "team", health_listed=health_listed)
+
+        assert inspected.details is not None
+        assert shown_by_both(inspected, health_listed=health_listed) == shown_by_both(of_row)
+        assert of_row.created_ns == shown_by_both(inspected).created_ns
+
+
+@pytest.mark.parametrize("engine", GENERATIONS[:3], ids=lambda engine: engine.api_version)
+@pytest.mark.parametrize("health", [None, "starting", "healthy", "unhealthy"])
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_and_health_in_row_and_inspect(
+    engine: Simulation, health: str | None, state: str
+) -> None:
+    """Each pair of a state and a health has one `container_health`, whoever tells it."""
+    simulated = SimulatedContainer("web", state, health, created=CREATED, started=CREATED)
+    expected = WHILE_RUNNING[health or "none"] if state == "running" else STOPPED
+
+    assert expected == read(engine.rows([simulated])[0]).health
+    assert expected == read(simulated.inspect()).health

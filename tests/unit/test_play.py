@@ -1,40 +1,86 @@
 """The play on the simulated engine: the same for the same seed, and complete within two minutes."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import pytest
 
-from docker_prom_exporter.demo.engine import SimulatedContainer
-from docker_prom_exporter.demo.play import PERIOD, Play
+from docker_prom_exporter.containers import (
+    HEALTH_STATUSES,
+    STATES,
+    Container,
+    ContainerHealth,
+    read_container,
+)
+from docker_prom_exporter.demo import Play, SimulatedContainer
+from docker_prom_exporter.demo.play import PERIOD
+
+BEGIN = 1714979289.0
+SEEDS = [0, 1, 12345]
 
 
-def scenes(seed: int) -> Iterator[list[SimulatedContainer]]:
-    """Yield the containers of each second of two minutes, on a clock that starts at 1000."""
-    now = [1000.0]
-    play = Play(seed, clock=lambda: now[0])
-    for second in range(PERIOD + 1):
-        now[0] = 1000.0 + second
-        yield play.containers()
+def played(
+    seed: int, seconds: Sequence[int] = range(2 * PERIOD)
+) -> list[tuple[float, list[SimulatedContainer]]]:
+    """Return what the play shows at each of these seconds after its begin, with the time then."""
+    now = [BEGIN]
+    play = Play(seed, lambda: now[0])
+    scenes = []
+    for second in seconds:
+        now[0] = BEGIN + second
+        scenes.append((now[0], play.containers()))
+    return scenes
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_everything_happens_within_two_minutes(seed: int) -> None:
-    """Each state, each verdict, a crash loop, a kill for want of memory, and a container made anew."""
-    seen = [container for scene in scenes(seed) for container in scene]
-    names = {container.name for container in seen}
-
-    assert {"created", "running", "paused", "restarting", "removing", "exited", "dead"} == {
-        container.state for container in seen
-    }
-    assert {None, "starting", "healthy", "unhealthy"} == {container.health for container in seen}
-    assert {0, 1, 137} == {container.exit_code for container in seen if container.state == "exited"}
-    assert any(container.oom_killed for container in seen)
-    assert max(container.restarts for container in seen) > 3
-    assert len({container.id for container in seen}) == len(names) + 1
-    assert 12 <= len(names) <= 15
+def listed(each: SimulatedContainer, now: float) -> Container:
+    found = read_container(each.row(now))
+    assert found is not None
+    return found
 
 
-def test_a_seed_repeats_the_play() -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("start", [0, 7 * PERIOD])
+def test_everything_happens_within_two_minutes(seed: int, start: int) -> None:
+    """Each state, verdict and value of container_health, a kill for want of memory, one not watched."""
+    scenes = played(seed, range(start, start + PERIOD))
+    simulated = [each for _, containers in scenes for each in containers]
+    seen = [listed(each, now) for now, containers in scenes for each in containers]
+
+    assert {*STATES} == {found.state for found in seen}
+    assert {*HEALTH_STATUSES} == {found.health_status for found in seen if found.running}
+    assert {*ContainerHealth} == {found.health for found in seen}
+    assert {True, False} == {found.is_watched(only_labelled=True) for found in seen}
+    assert {0, 1, 137} == {each.exit_code for each in simulated if each.state == "exited"}
+    assert any(each.oom_killed for each in simulated)
+    assert max(each.restarts for each in simulated) > 3
+    assert 12 <= len({each.name for each in simulated}) <= 15
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_seed_repeats_the_play(seed: int) -> None:
     """The same seed gives the same play to the second, another gives another."""
-    assert list(scenes(1)) == list(scenes(1))
-    assert list(scenes(1)) != list(scenes(2))
+    assert played(seed) == played(seed)
+    assert played(seed) != played(seed + 1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_ids_are_unique(seed: int) -> None:
+    """At no time two containers share an id or a name, and one created anew has another id."""
+    scenes = played(seed)
+
+    assert all(len({each.id for each in found}) == len(found) for _, found in scenes)
+    assert all(len({each.name for each in found}) == len(found) for _, found in scenes)
+    assert 3 == len({each.id for _, found in scenes for each in found if each.name == "shop-search-1"})
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_times_and_counts_make_sense(seed: int) -> None:
+    """No time lies ahead, none ends before it started, and restarts never fall."""
+    restarts: dict[str, int] = {}
+    for now, containers in played(seed):
+        for each in containers:
+            assert max(each.created, each.started, each.finished) <= now
+            assert each.state != "exited" or each.created <= each.started <= each.finished
+            assert restarts.get(each.id, 0) <= each.restarts
+
+            restarts[each.id] = each.restarts
+    assert any(restarts.values())
