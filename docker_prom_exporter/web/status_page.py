@@ -363,7 +363,8 @@ def _left_out(view: _View) -> Iterator[str]:
     yield "<h2>Not watched</h2>"
     if view.page.only_labelled:
         yield "<p>Docker is asked for labelled containers only. "
-        yield "<code>docker-prom-exporter check</code> shows the others. To have one watched, add to its service in a Compose file:</p>"
+        yield "<code>docker-prom-exporter check</code> shows the others. "
+        yield "To have one watched, add to its service in a Compose file:</p>"
         yield f'<pre><code>labels:\n  {LABEL}: "true"</code></pre>'
         yield "<p>and create its container anew, or have the exporter watch all but those labelled false:</p>"
         yield "<pre><code>CONTAINER_HEALTH_FILTER_LABEL=false</code></pre>"

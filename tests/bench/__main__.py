@@ -14,13 +14,13 @@ from support.real import EngineUnavailableError
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "polls": partial(polls.rows, size=200, inspected=(10, 50, 200), settle=True, rounds=9),
-    "scrapes": partial(scrapes.rows, size=1000, rounds=9, scrapes=300),
+    "scrapes": partial(scrapes.rows, size=1000, few=200, rounds=9, scrapes=300),
     "footprint": partial(footprint.rows, size=200, rounds=9, polls=10_000),
     "growth": partial(growth.rows, sizes=(100, 1000, 10_000), rounds=9),
 }
 SMALL: dict[str, Callable[[], Iterator[Row]]] = {
     "polls": partial(polls.rows, size=7, inspected=(1, 2, 3), settle=False, rounds=1),
-    "scrapes": partial(scrapes.rows, size=3, rounds=1, scrapes=5),
+    "scrapes": partial(scrapes.rows, size=3, few=2, rounds=1, scrapes=5),
     "footprint": partial(footprint.rows, size=3, rounds=1, polls=20),
     "growth": partial(growth.rows, sizes=(1, 3), rounds=1),
 }

@@ -193,12 +193,12 @@ def _measured(
     """Return the milliseconds of CPU that each costs the engine (dockerd and containerd) and this process."""
     daemons = [engine.pid, *_children(engine.pid)]
     measures = {
-        (name, who): partial(cost, subject, *pids, times=3)
+        f"{name}, {who}": partial(cost, subject, *pids, times=3)
         for name, subject in subjects.items()
         for who, pids in (("engine", daemons), ("client", []))
     }
     costs = medians(rounds, measures)
-    return {name: (costs[name, "engine"], costs[name, "client"]) for name in subjects}
+    return {name: (costs[f"{name}, engine"], costs[f"{name}, client"]) for name in subjects}
 
 
 def _children(pid: int) -> list[int]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from bench import polls
 from bench.__main__ import PARTS, SMALL
 from bench.measuring import Row, at_most, medians, p99, table
 
@@ -38,13 +37,6 @@ def test_a_part_runs(part: str) -> None:
     assert "Traceback" not in done.stderr
     assert "could not run" not in done.stdout
     assert cells(done.stdout)
-
-
-def test_counts() -> None:
-    """A steady poll takes two requests at any size."""
-    row = polls._requests((1, 3))
-
-    assert ("2, 2", True) == (row.measured, row.met)
 
 
 def test_unknown_part() -> None:

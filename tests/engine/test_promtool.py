@@ -4,7 +4,8 @@ import subprocess
 
 import pytest
 
-from docker_prom_exporter.metrics import Exposition
+from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.metrics import Publications
 from support.builders import gallery, snapshot
 from support.missing import require_program
 
@@ -13,7 +14,8 @@ from support.missing import require_program
 def test_promtool_is_silent(*, listed: bool) -> None:
     """`promtool check metrics` reads all of it and finds no fault, nor a name to be better chosen."""
     promtool = require_program("promtool")
-    exposition = Exposition(lambda: snapshot(*gallery(), listed=listed), lambda: 101.0)
+    exposition = Exposition(clock=lambda: 101.0)
+    exposition.publish(Publications().of(snapshot(*gallery(), listed=listed)))
     checked = subprocess.run(
         [promtool, "check", "metrics"],
         input=b"".join(exposition.render().body),

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from docker_prom_exporter.metrics import Exposition
+from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.metrics import Publications
 from support.expositions import parse
 from support.simulated import poller_for, simulation
 
@@ -19,15 +20,15 @@ def test_a_jump_changes_nothing_but_timestamps(jumps: list[float], monkeypatch: 
         engine.stage.add("web", health="healthy")
         poller = poller_for(engine.url)
         passed = 0.0
-        exposition = Exposition(lambda: poller.snapshot, lambda: time.monotonic() + passed)
-        poller.poll()
+        exposition, publications = Exposition(clock=lambda: time.monotonic() + passed), Publications()
+        exposition.publish(publications.of(poller.poll()))
         seen = []
         for jump in jumps:
             monkeypatch.setattr(time, "time", lambda jump=jump: wall() + jump)
             for _ in range(2):
                 scrape = parse(b"".join(exposition.render().body).decode())
                 seen.append((scrape.value("docker_up"), scrape.value("container_health", name="web")))
-                poller.poll()
+                exposition.publish(publications.of(poller.poll()))
         passed = 3 * 0.5 + 2 + 0.1
         stale = parse(b"".join(exposition.render().body).decode())
 

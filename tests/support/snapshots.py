@@ -6,26 +6,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from docker_prom_exporter.commands import publication
 from docker_prom_exporter.containers import Container, Details
 from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.metrics import Publications
 from docker_prom_exporter.snapshot import EngineInfo, Snapshot
 from docker_prom_exporter.web import BearerToken, Site, StatusPage, Web, listen
 
-ENGINE = EngineInfo("Docker", "26.1.5", "1.45", "linux", "amd64", health_listed=True)
+ENGINE = EngineInfo("Docker", "26.1.5", "1.45", "linux", "amd64")
 
 
 def details(**what: Any) -> Details:
     """Return the details of a container that started a minute ago."""
     usual: dict[str, Any] = {
-        "state": what.get("state", "running"),
-        "health_status": None,
         "started": time.time() - 60,
         "finished": None,
         "restarts": 0,
         "exit_code": None,
         "oom_killed": False,
         "failing_streak": None,
+        "restart_policy": "no",
     }
     return Details(**{**usual, **what})
 
@@ -36,12 +35,13 @@ def container(name: str, state: str = "running", health: str | None = "none", **
         id=f"{name:0>64}",
         name=name,
         image="app:1",
+        image_id="sha256:1",
         compose_project=what.pop("project", ""),
         compose_service=what.pop("service", ""),
         state=state,
         health_status=health,
-        created=time.time() - 86400,
-        details=what.pop("details") if "details" in what else details(state=state, **what),
+        created_ns=int(time.time() - 86400) * 10**9,
+        details=what.pop("details") if "details" in what else details(**what),
     )
 
 
@@ -55,7 +55,7 @@ def snapshot(*containers: Container, **what: Any) -> Snapshot:
         "since": time.time() - 3600,
         "engine": ENGINE,
         "containers": containers,
-        "seen": len(containers),
+        "unwatched": 0,
         "duration": 0.012,
         "last_success": time.time(),
     }
@@ -69,7 +69,7 @@ PAGE = StatusPage(snapshot, poll_interval=5, only_labelled=True, details=True)
 def serving(take: Callable[[], Snapshot], token: BearerToken | None = None) -> Iterator[str]:
     """Yield the address of a web side whose page shows what `take` returns; its metrics are of the first."""
     exposition = Exposition()
-    exposition.publish(publication(take()))
+    exposition.publish(Publications().of(take()))
     site = Site(exposition, lambda: True, lambda: True, replace(PAGE, take=take))
     listener = listen("127.0.0.1", 0)
     web = Web(listener, site, "ConnectInfo", token=token)

@@ -18,13 +18,13 @@ from docker_prom_exporter.containers import (
     ContainerHealth,
     Details,
     Row,
-    label_name,
     read_container,
     read_row,
     stores_images_in_containerd,
 )
 from docker_prom_exporter.demo import SimulatedContainer
 from docker_prom_exporter.demo.engine import human_duration
+from docker_prom_exporter.label_names import label_name
 from support.builders import CONTAINER_ID, CREATED, container, details, inspect, old_row, row
 from support.simulated import Simulation
 

@@ -35,8 +35,9 @@ def podman() -> Iterator[Simulation]:
 @pytest.fixture(params=["containerd", "podman"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Simulation]:
     """Yield each engine whose list is expensive."""
-    options = {"containerd": {"containerd": True}, "podman": {"podman": True, "api_version": "1.41"}}
-    with simulation(**options[request.param]) as simulated:
+    podman = {"podman": True, "api_version": "1.41"}
+    options: dict[str, Any] = {"containerd": True} if request.param == "containerd" else podman
+    with simulation(**options) as simulated:
         yield simulated
 
 

@@ -150,6 +150,7 @@ def test_a_row_tells_all() -> None:
         service="web",
         finished=time.time() - 90,
         restarts=2,
+        restart_policy="always",
         exit_code=137,
         oom_killed=True,
     )
@@ -163,12 +164,23 @@ def test_a_row_tells_all() -> None:
             "Health",
             "State",
             "Since",
+            "Restart policy",
             "Restarts",
             "Exit code",
             "Failing streak",
         ],
-        ["db", "", "▲unhealthy", "running", "1 min ago", "0", "", "3"],
-        ["shop-web-1", "shop / web", "■stopped", "exited", "1 min 30 s ago", "2", "137, out of memory", ""],
+        ["db", "", "▲unhealthy", "running", "1 min ago", "no", "0", "", "3"],
+        [
+            "shop-web-1",
+            "shop / web",
+            "■stopped",
+            "exited",
+            "1 min 30 s ago",
+            "always",
+            "2",
+            "137, out of memory",
+            "",
+        ],
     ] == rows
 
 
@@ -177,7 +189,7 @@ def test_the_table_is_a_table() -> None:
     page = read(snapshot(container("web")))
     scopes = [attributes.get("scope") for tag, attributes in page.elements if tag == "th"]
 
-    assert ["col"] * 8 + ["row"] == scopes
+    assert ["col"] * 9 + ["row"] == scopes
     assert "Watched: 1 of 1. The worst come first." in page.text
     assert "caption" in [tag for tag, _ in page.elements]
 
@@ -198,15 +210,35 @@ def test_who_is_left_out_can_be_let_in(*, only_labelled: bool, fix: str) -> None
     """The fix for the filter in use is there to copy."""
     page = replace(PAGE, only_labelled=only_labelled)
 
-    assert fix in read(snapshot(container("web"), seen=3), page).text
-    assert "2 containers are" in read(snapshot(container("web"), seen=3), page).text
+    for unwatched in (2, None):
+        text = read(snapshot(container("web"), unwatched=unwatched), page).text
+
+        assert fix in text
+        assert "docker-prom-exporter check" in text
     assert "Not watched" not in read(snapshot(container("web")), page).text
 
 
-def test_nothing_to_watch_is_explained() -> None:
-    """None is watched, or there is none."""
-    assert f'{LABEL}: "true"' in read(snapshot(seen=3)).text
-    assert "Docker has no containers at all." in read(snapshot()).text
+@pytest.mark.parametrize(
+    ("unwatched", "says"),
+    [(1, "1 container is"), (2, "2 containers are"), (None, "Some containers may be")],
+)
+def test_unwatched_containers_are_counted_where_they_are_known(unwatched: int | None, says: str) -> None:
+    """With the filter off, in list mode, all containers are listed."""
+    read_page = read(snapshot(container("web"), unwatched=unwatched), replace(PAGE, only_labelled=False))
+
+    assert f"{says} labelled not to be watched" in read_page.text
+
+
+def test_the_caption_counts_all_where_they_are_known() -> None:
+    """Else it counts those that are watched."""
+    assert "Watched: 1 of 3." in read(snapshot(container("web"), unwatched=2)).text
+    assert "Watched: 1. The worst" in read(snapshot(container("web"), unwatched=None)).text
+
+
+@pytest.mark.parametrize("mode", ["list", "inspect"])
+def test_the_mode_is_named(mode: str) -> None:
+    """It decides what a poll costs, and how old a detail may be."""
+    assert f"Mode {mode}:" in read(snapshot(mode=mode)).text
 
 
 def test_the_exporter_accounts_for_itself() -> None:
@@ -357,7 +389,7 @@ class Counted:
 
 
 def newer(counted: Counted) -> None:
-    counted.snapshot = replace(counted.snapshot, seen=7)
+    counted.snapshot = replace(counted.snapshot, unwatched=7)
 
 
 def later(counted: Counted) -> None:
@@ -384,7 +416,7 @@ def test_it_is_rendered_once_a_snapshot_and_second(change: Callable[[Counted], N
 @pytest.mark.parametrize("when", [253402300800.0, 1e18, 1e308, -1e18])
 def test_a_time_beyond_the_calendar_is_an_empty_cell(when: float) -> None:
     """Docker takes years past 9999; the rest of the page stands."""
-    odd = container("odd", "created")._replace(created=when)
+    odd = container("odd", "created")._replace(created_ns=int(when) * 10**9)
     running = container("running", details=details(started=when))
     rows = {row[0]: row for row in read(snapshot(odd, running, container("web"))).rows[1:]}
 
