@@ -165,10 +165,9 @@ class Questions:
                     found.errors[container_id] = answer
                 continue
             container = read_container(answer, self._settings.container_labels)
-            if container is None or container.id != container_id:
-                found.errors[container_id] = EngineError(
-                    "inspect", "bad_response", "it names no such container"
-                )
+            if container is None or container.id != container_id or not container.state:
+                detail = "it names another container, or no state"
+                found.errors[container_id] = EngineError("inspect", "bad_response", detail)
                 continue
             if stores_images_in_containerd(answer):
                 self.expensive = True

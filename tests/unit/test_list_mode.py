@@ -344,6 +344,20 @@ def test_one_stuck_container_costs_only_its_details(simulated: Simulation, clock
     assert 9 == len(details_of(poller.snapshot))
 
 
+@pytest.mark.parametrize("change", [{"Id": "another"}, {"State": {"Status": "melting"}}, {"State": None}])
+def test_an_inspect_of_nonsense_leaves_what_the_list_says(
+    simulated: Simulation, change: dict[str, Any]
+) -> None:
+    """It is counted, and no health is made of it."""
+    web = simulated.stage.add("web", health="healthy")
+    simulated.faults = {"inspect": answers_json(web.inspect() | change)}
+    snapshot = poller_for(simulated.url).poll()
+
+    assert {"web": 4} == healths(snapshot)
+    assert 1 == snapshot.counts.errors["inspect", "bad_response"]
+    assert [] == details_of(snapshot)
+
+
 def test_expensive_without_details() -> None:
     """The list is asked in pages, inspects never; one line says what it costs and what would help."""
     with simulation(containerd=True) as expensive, capture_logs() as logs:

@@ -110,7 +110,7 @@ def test_an_engine_that_is_down_says_why() -> None:
     page = read(snapshot(container("web", health="healthy"), up=False, listed=False, failure=DOWN))
 
     assert "ping unreachable: Connection refused What to do: start the engine" in page.text
-    assert ["web", "", "?unknown", "", "", "", "", ""] == page.rows[1]
+    assert ["web", "", "?unknown", *[""] * 6] == page.rows[1]
     assert "Last seen: 1. Nobody knows how they are now." in page.text
 
 
@@ -250,7 +250,8 @@ def test_the_exporter_accounts_for_itself() -> None:
     text = read(snapshot(counts=counts)).text
 
     assert "Last poll 1 s ago, took 12 ms" in text
-    assert "Interval 5 s Polls 7 succeeded, 1 failed Errors ping timeout: 1, in 17 requests" in text
+    assert "Interval 5 s Mode list: one list in each poll, inspects where a row has changed" in text
+    assert "Polls 7 succeeded, 1 failed Errors ping timeout: 1, in 17 requests" in text
 
 
 def test_a_simulation_says_so() -> None:
