@@ -146,7 +146,7 @@ class Scanner:
             self._publish([])
 
     def _log_unusable(self, unusable: Sequence[Unusable]) -> None:
-        """Say once what can't be used, until it can."""
+        """Log each thing that can't be used once, until it can be used again."""
         for each in unusable:
             if each not in self._unusable:
                 what = {"manifest" if ":" in each.name else "tag": each.name} if each.name else {}
