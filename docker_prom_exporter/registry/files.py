@@ -40,7 +40,7 @@ def is_settled(found: Version) -> bool:
 
 
 def folders(path: str) -> list[str]:
-    """Return the names of the folders in a folder; none where it is gone or not a folder. Raises `OSError`."""
+    """Return the names of the folders in one; none where it is gone or not a folder. Raises `OSError`."""
     try:
         opened = os.open(path, _LIST)
     except OSError as error:

@@ -31,7 +31,8 @@ _MAX_NAME: Final = 255
 _MAX_LINK: Final = 256
 
 # distribution 2 empties a link before it writes it, and deletes a manifest before the tags that lead to it.
-_SECONDS_TO_SECOND_LOOK: Final = 0.1
+_SECONDS_BETWEEN_LOOKS: Final = 0.1
+_MAX_LOOKS: Final = 5
 
 
 class StorageError(Exception):
@@ -235,14 +236,22 @@ class Storage:
         return images, reached, blobs
 
     def _look_again(self, found: dict[str, _Found]) -> None:
-        """Read those repositories anew where an unusable tag's link was just being written or deleted."""
-        suspects = {name: each for name, each in found.items() if each.unusable}
-        if suspects:
-            time.sleep(_SECONDS_TO_SECOND_LOOK)
-        for name, each in suspects.items():
-            with self._noting_denials(name):
-                if self._links(name, each.links) != each.links:
-                    found[name] = self._repository(name)
+        """Read anew those repositories where the link of an unusable tag was being written or deleted."""
+        suspects = {*found}
+        for _ in range(_MAX_LOOKS):
+            suspects = {name for name in suspects if found[name].unusable}
+            if not suspects:
+                break
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            suspects = {name for name in suspects if self._has_changed(name, found)}
+
+    def _has_changed(self, name: str, found: dict[str, _Found]) -> bool:
+        """Read a repository anew if its links have changed, and tell whether they have."""
+        with self._noting_denials(name):
+            if self._links(name, found[name].links) != found[name].links:
+                found[name] = self._repository(name)
+                return True
+        return False
 
     def _links(self, name: str, known: Mapping[str, _Link]) -> dict[str, _Link]:
         """Return what the link of each tag says, in the tags' order. A folder without a link is no tag."""
