@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from bench import footprint, growth, polls, scrapes
+from bench import footprint, growth, polls, registries, scrapes
 from bench.measuring import Row, table
 from docker_prom_exporter import logs
 from support.real import EngineUnavailableError
@@ -17,12 +17,14 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "scrapes": partial(scrapes.rows, size=1000, few=200, rounds=9, scrapes=300),
     "footprint": partial(footprint.rows, size=200, rounds=9, polls=10_000),
     "growth": partial(growth.rows, sizes=(100, 1000, 10_000), rounds=9),
+    "registry": partial(registries.rows, repositories=500, tags=20, rounds=9),
 }
 SMALL: dict[str, Callable[[], Iterator[Row]]] = {
     "polls": partial(polls.rows, size=7, inspected=(1, 2, 3), settle=False, rounds=1),
     "scrapes": partial(scrapes.rows, size=3, few=2, rounds=1, scrapes=5),
     "footprint": partial(footprint.rows, size=3, rounds=1, polls=20),
     "growth": partial(growth.rows, sizes=(1, 3), rounds=1),
+    "registry": partial(registries.rows, repositories=2, tags=2, rounds=1),
 }
 
 

@@ -123,6 +123,15 @@ END
 exec haproxy -W -db -f /dev/shm/haproxy.cfg
 """
 
+_REGISTRY = Image(
+    ("docker-registry",),
+    ('ENTRYPOINT ["docker-registry", "serve", "/etc/registry.yml"]',),
+    {
+        "/etc/registry.yml": "version: 0.1\nstorage: {filesystem: {rootdirectory: /var/lib/registry}}\n"
+        "http: {addr: ':5000'}\n"
+    },
+)
+
 _IMAGES = {
     "ghcr.io/calum4/docker-socket-proxy:latest": _proxy(_RULES_OF_CALUM4),
     "lscr.io/linuxserver/socket-proxy:latest": _proxy(_RULES_OF_ALL, _CLOSED_BY_LINUXSERVER),
@@ -142,6 +151,8 @@ _IMAGES = {
         folders=("/alertmanager",),
         data=("/usr/share/prometheus/alertmanager",),
     ),
+    # One generation of the registry can be had, and stands for the other: their storage is the same.
+    **dict.fromkeys(("registry:2", "registry:3"), _REGISTRY),
     # Nothing of Grafana's can be had: what takes its place does nothing, healthily.
     "grafana/grafana:12.1.1": Image(
         (), ('ENTRYPOINT ["httpd", "-f", "-p", "3000", "-h", "/www"]',), {"/www/api/health": "{}"}

@@ -1,0 +1,162 @@
+"""A registry's file storage, scanned again and again, as metrics."""
+
+from __future__ import annotations
+
+import time
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from docker_prom_exporter.exposition import Publication
+from docker_prom_exporter.registry.metrics import contents_families, scan_families, up_family
+from docker_prom_exporter.registry.storage import Storage, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from prometheus_client.core import Metric
+
+    from docker_prom_exporter.exposition import Exposition
+    from docker_prom_exporter.registry.storage import Contents, Unusable
+
+__all__ = ["Scanner"]
+
+_INTERVALS_TO_TRUST: Final = 3
+_SECONDS_BETWEEN_PROGRESS: Final = 10
+_SECONDS_BETWEEN_RENEWALS: Final = 1
+
+
+class _StoppedError(Exception):
+    """The exporter is to end."""
+
+
+class Scanner:
+    """Scans the storage at `path` once in `interval` seconds, and publishes what it finds.
+
+    Only its own daemon thread touches the storage, so a file system that hangs holds up nothing else.
+    `on_publish` is called after each scan and must return at once. Once `stop` is set nothing is published.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        interval: float,
+        exposition: Exposition,
+        stop: Event,
+        on_publish: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._path = path
+        self._interval = interval
+        self._exposition = exposition
+        self._stop = stop
+        self._on_publish = on_publish
+        self._storage = Storage(path, self._checkpoint)
+        self._thread = Thread(target=self._run, name="scanner", daemon=True)
+        self._log = structlog.get_logger()
+        self._families: list[Metric] = []
+        self._unusable: frozenset[Unusable] = frozenset()
+        self._state: str | None = None
+        self._duration = self._last_scan = 0.0
+        self._began = self._progress_due = self._renewal_due = 0.0
+        self.first_scan_ended = Event()
+
+    def start(self) -> None:
+        """Begin to scan. Until the first scan has ended, nothing is said of the storage, unless it hangs."""
+        self._publish([])
+        self._thread.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end, once `stop` is set; the thread of a file system that hangs is left behind."""
+        self._thread.join(seconds)
+
+    def is_healthy(self) -> bool:
+        """Tell whether it scans or will do so: a storage that can't be read is not the exporter's illness."""
+        return self._thread.is_alive()
+
+    def is_ready(self) -> bool:
+        """Tell whether the first scan has ended."""
+        return self.first_scan_ended.is_set()
+
+    def scan(self) -> bool:
+        """Scan once, publish what was found, and tell whether the storage could be read."""
+        self._began = time.monotonic()
+        self._progress_due = self._began + _SECONDS_BETWEEN_PROGRESS
+        try:
+            contents = self._storage.scan()
+        except StorageError as error:
+            self._lose(error.cause, advice=error.advice)
+        except _StoppedError:
+            return False
+        except Exception as error:  # noqa: BLE001  a monitor that dies of what it meets is none
+            self._lose(repr(error), exc_info=error)
+        else:
+            self._find(contents)
+        self._duration = time.monotonic() - self._began
+        if not self._stop.is_set():
+            self._publish(self._families)
+            self.first_scan_ended.set()
+            self._on_publish()
+        return not self._state
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while not self._stop.is_set():
+            self.scan()
+            due = max(due + self._interval, time.monotonic())
+            self._stop.wait(due - time.monotonic())
+
+    def _find(self, contents: Contents) -> None:
+        self._families = _unchanged(self._families, [up_family(up=True), *contents_families(contents)])
+        self._last_scan = time.time()
+        self._log_unusable(contents.unusable)
+        if self._state != "":
+            tags = sum(len(each.tags) for each in contents.repositories)
+            repositories = len(contents.repositories)
+            self._log.info("registry.found", path=self._path, repositories=repositories, tags=tags)
+        self._state = ""
+
+    def _lose(self, cause: str, **more: object) -> None:
+        self._families = [up_family(up=False)]
+        if self._state != cause:
+            self._log.warning("registry.lost", path=self._path, cause=cause, **more)
+        self._state = cause
+
+    def _publish(self, families: Sequence[Metric]) -> None:
+        now = time.monotonic()
+        self._exposition.publish(
+            Publication(
+                families,
+                fallback=[up_family(up=False)],
+                own=scan_families(self._duration, self._last_scan),
+                trusted_until=now + _INTERVALS_TO_TRUST * self._interval,
+            )
+        )
+
+    def _checkpoint(self) -> None:
+        """End a scan that is to end; say how far it is where it takes long, and that the first goes on."""
+        if self._stop.is_set():
+            raise _StoppedError
+        now = time.monotonic()
+        if now >= self._progress_due:
+            self._progress_due = now + _SECONDS_BETWEEN_PROGRESS
+            self._log.info("registry.scanning", seconds=round(now - self._began), **self._storage.progress())
+        if now >= self._renewal_due and not self.first_scan_ended.is_set():
+            self._renewal_due = now + _SECONDS_BETWEEN_RENEWALS
+            self._publish([])
+
+    def _log_unusable(self, unusable: Sequence[Unusable]) -> None:
+        """Log each thing that can't be used once, until it can be used again."""
+        for each in unusable:
+            if each not in self._unusable:
+                what = {"manifest" if ":" in each.name else "tag": each.name} if each.name else {}
+                self._log.warning(
+                    "registry.unusable", repository=each.repository, **what, **each.defect._asdict()
+                )
+        self._unusable = frozenset(unusable)
+
+
+def _unchanged(before: list[Metric], now: list[Metric]) -> list[Metric]:
+    """Keep the families that say the same as before, so that they need not be encoded again."""
+    known = {family.name: family for family in before}
+    return [old if (old := known.get(new.name)) and old.samples == new.samples else new for new in now]

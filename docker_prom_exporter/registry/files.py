@@ -1,0 +1,100 @@
+"""Files that others may change at any moment: no symbolic link is followed, and no FIFO waited for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from docker_prom_exporter.registry.manifests import DefectError
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO has no end to wait for
+_LIST: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
+
+# A change within one tick of a file system's clock leaves no trace in its times.
+_NANOSECONDS_TO_SETTLE: Final = 2 * 10**9
+
+
+class Version(NamedTuple):
+    """Which version of a file or folder it is; another one follows each change of its content."""
+
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+def version(path: str) -> Version | None:
+    """Return the version of what is at a path, None where nothing is. Raises `OSError`."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return _version(os.lstat(path))
+    return None
+
+
+def is_settled(found: Version) -> bool:
+    """Tell whether the next change will show in the version: not so soon after the last."""
+    return found.changed < time.time_ns() - _NANOSECONDS_TO_SETTLE
+
+
+def folders(path: str) -> list[str]:
+    """Return the names of the folders in one; none where it is gone or not a folder. Raises `OSError`."""
+    try:
+        opened = os.open(path, _LIST)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return []
+        raise
+    try:
+        with os.scandir(opened) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    finally:
+        os.close(opened)
+
+
+def is_folder(path: str) -> bool:
+    """Tell whether there is a folder. Raises `OSError`."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    return False
+
+
+def size(path: str) -> int | None:
+    """Return a file's size in bytes, None where there is no file. Raises `OSError`."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        status = os.lstat(path)
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+    return None
+
+
+def read(path: str, limit: int) -> tuple[bytes, Version]:
+    """Return what is in a file. Raises `DefectError`, also where it has more than `limit` bytes."""
+    try:
+        opened = os.open(path, _READ)
+        try:
+            return _content(opened, limit)
+        finally:
+            os.close(opened)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DefectError("missing", f"{path} is gone") from error
+    except OSError as error:
+        reason = "corrupt" if error.errno in (errno.ELOOP, errno.ENXIO) else "denied"
+        raise DefectError(reason, f"{path}: {error.strerror}") from error
+
+
+def _content(opened: int, limit: int) -> tuple[bytes, Version]:
+    status = os.fstat(opened)
+    if not stat.S_ISREG(status.st_mode):
+        raise DefectError("corrupt", "it is not a regular file")
+    if status.st_size > limit:
+        raise DefectError("unsupported", f"it has more than {limit} bytes")
+    content = b""
+    while len(content) < status.st_size and (more := os.read(opened, status.st_size - len(content))):
+        content += more
+    return content, _version(status)
+
+
+def _version(status: os.stat_result) -> Version:
+    return Version(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,0 +1,149 @@
+"""Manifests: the layers, configs and further manifests that an image, an index or an artifact names. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+REASONS: Final = ("missing", "corrupt", "unsupported", "denied")
+
+DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
+
+MAX_BYTES: Final = 4 * 2**20  # distribution takes no larger one: maxManifestBodySize
+
+# A value takes up to 240 bytes of memory, so 4 MiB of empty lists would take 100 MB.
+_MAX_VALUES: Final = 100_000
+_MAX_SIZE: Final = 2**63 - 1
+
+_DOCKER: Final = "application/vnd.docker.distribution.manifest"
+_OCI: Final = "application/vnd.oci"
+_BUILD_CACHE_CONFIG: Final = "application/vnd.buildkit.cacheconfig.v0"
+
+
+class Defect(NamedTuple):
+    """Why a manifest or a tag can't be used: one of `REASONS`, and a line about it."""
+
+    reason: str
+    detail: str
+
+
+def missing(digest: str) -> Defect:
+    """Say that a manifest or another blob is gone."""
+    return Defect("missing", f"{digest} is gone")
+
+
+class DefectError(Exception):
+    """A manifest or a tag can't be used."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.defect = Defect(reason, detail)
+
+
+class Layer(NamedTuple):
+    """A layer. `size` is in bytes, None where the manifest says none; a `foreign` one may be elsewhere."""
+
+    digest: str
+    size: int | None
+    foreign: bool
+
+
+class Manifest(NamedTuple):
+    """What a manifest names: layers, blobs of another kind, and for an index other manifests, by digest."""
+
+    layers: tuple[Layer, ...]
+    configs: tuple[str, ...] = ()
+    children: tuple[str, ...] = ()
+
+    def digests(self) -> Iterator[str]:
+        """Return the digests of all that it names directly."""
+        yield from (layer.digest for layer in self.layers)
+        yield from self.configs
+        yield from self.children
+
+
+def parse(text: bytes) -> Manifest:
+    """Read a manifest: Docker schema 1 and 2, Docker list, OCI image, index or artifact; raise `DefectError`.
+
+    The kind is told as distribution tells it: by `mediaType`, and where there is none by what is in it.
+    """
+    if sum(map(text.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise DefectError("unsupported", f"it has more than {_MAX_VALUES} values")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DefectError("corrupt", "it is not JSON") from error
+    if not isinstance(document, dict):
+        raise DefectError("corrupt", "it is no JSON object")
+    read = _READERS.get(_media_type(document))
+    if read is None:
+        raise DefectError("unsupported", "its mediaType and schemaVersion are of no known kind")
+    try:
+        return read(document)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DefectError("corrupt", "it lacks what a manifest of its kind has") from error
+
+
+def _media_type(document: Mapping[str, Any]) -> str:
+    media_type = document.get("mediaType") or ""
+    if media_type or document.get("schemaVersion") not in (1, 2):
+        return str(media_type)
+    if document["schemaVersion"] == 1:
+        return f"{_DOCKER}.v1+json"
+    return f"{_OCI}.image.{'manifest' if document.get('manifests') is None else 'index'}.v1+json"
+
+
+def _image(document: Mapping[str, Any]) -> Manifest:
+    config, _ = _descriptor(document["config"])
+    return Manifest(_layers(document.get("layers")), configs=(config,))
+
+
+def _artifact(document: Mapping[str, Any]) -> Manifest:
+    return Manifest(_layers(document.get("blobs")))
+
+
+def _schema_1(document: Mapping[str, Any]) -> Manifest:
+    digests = (_digest(layer["blobSum"]) for layer in document["fsLayers"])
+    return Manifest(tuple(Layer(digest, None, foreign=False) for digest in digests))
+
+
+def _index(document: Mapping[str, Any]) -> Manifest:
+    """Read an index. BuildKit's cache is one that names layers and a config instead of images."""
+    named = [(entry.get("mediaType"), entry) for entry in document.get("manifests") or ()]
+    return Manifest(
+        _layers(e for kind, e in named if kind not in _READERS and kind != _BUILD_CACHE_CONFIG),
+        configs=tuple(_descriptor(e)[0] for kind, e in named if kind == _BUILD_CACHE_CONFIG),
+        children=tuple(_descriptor(e)[0] for kind, e in named if kind in _READERS),
+    )
+
+
+def _layers(entries: Any) -> tuple[Layer, ...]:
+    return tuple(Layer(*_descriptor(entry), foreign=bool(entry.get("urls"))) for entry in entries or ())
+
+
+def _descriptor(entry: Mapping[str, Any]) -> tuple[str, int]:
+    size = entry["size"]
+    if type(size) is not int or not 0 <= size <= _MAX_SIZE:
+        raise ValueError("a size is no number of bytes")
+    return _digest(entry["digest"]), size
+
+
+def _digest(text: str) -> str:
+    if not DIGEST.fullmatch(text):
+        raise ValueError("a digest is not written like one")
+    return text
+
+
+_READERS: Final[dict[str, Callable[[Mapping[str, Any]], Manifest]]] = {
+    f"{_DOCKER}.v1+json": _schema_1,
+    f"{_DOCKER}.v1+prettyjws": _schema_1,
+    f"{_DOCKER}.v2+json": _image,
+    f"{_DOCKER}.list.v2+json": _index,
+    f"{_OCI}.image.manifest.v1+json": _image,
+    f"{_OCI}.image.index.v1+json": _index,
+    f"{_OCI}.artifact.manifest.v1+json": _artifact,
+}

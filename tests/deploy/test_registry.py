@@ -1,0 +1,71 @@
+"""The compose file for a registry at work: what is pushed is told, by an exporter that can't write there."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.expositions import Scrape, parse
+from support.images import EXPORTER, SAMPLE, provide
+from support.machine import COMPOSE, Machine
+from support.processes import CommandError
+from support.waiting import wait_for
+
+FILE = COMPOSE / "registry.yml"
+PUSHED = "127.0.0.1:5000/team/sample:1"
+
+
+@contextmanager
+def deployed(machine: Machine, override: Path, image: str) -> Iterator[None]:
+    """Bring it up with that registry and a scan each second, and down again with all it made."""
+    services = {
+        "docker-prom-exporter": {"environment": {"SCAN_INTERVAL": "1s"}},
+        "registry": {"image": image},
+    }
+    override.write_text(json.dumps({"services": services}))
+    machine.compose("up", "--detach", "--no-build", "--pull=never", files=(FILE, override))
+    try:
+        yield
+    finally:
+        machine.compose("down", "--volumes", "--timeout=1", files=(FILE, override))
+
+
+def scrape(machine: Machine) -> Scrape:
+    """Return what is served; nothing where the exporter does not answer yet."""
+    try:
+        return parse(machine.get("http://127.0.0.1:9000/metrics")[1])
+    except OSError:
+        return Scrape({})
+
+
+@pytest.mark.parametrize("image", ["registry:2", "registry:3"])
+def test_what_is_pushed_is_told(machine: Machine, tmp_path: Path, image: str) -> None:
+    """Before the first push there is no storage; both are healthy by their own checks."""
+    provide(machine, EXPORTER, SAMPLE, image)
+    with deployed(machine, tmp_path / "override.yml", image):
+        wait_for(lambda: scrape(machine).value("docker_registry_up") == 0, what="the exporter", seconds=30)
+        machine.cli("tag", SAMPLE, PUSHED)
+        wait_for(lambda: pushes(machine), what="the registry to take a push", seconds=30)
+        wait_for(lambda: scrape(machine).value("docker_registry_up") == 1, what="a scan", seconds=30)
+        found = scrape(machine)
+        for name in ("registry", "docker-prom-exporter"):
+            machine.await_health(f"docker-registry-{name}-1", "healthy")
+        with pytest.raises(CommandError, match="Read-only file system"):
+            machine.exec("docker-registry-docker-prom-exporter-1", "touch", "/var/lib/registry/x")
+
+    assert 1 == found.value("repository_tags_total", repository="team/sample")
+    assert 0 < (found.value("repository_tag_size_bytes", repository="team/sample", tag="1") or 0)
+    assert found.value("repository_size_bytes") == found.value(
+        "docker_registry_blob_bytes", referenced_by="tag"
+    )
+
+
+def pushes(machine: Machine) -> bool:
+    """Push the sample, and tell whether the registry took it."""
+    try:
+        machine.cli("push", PUSHED)
+    except CommandError:
+        return False
+    return True

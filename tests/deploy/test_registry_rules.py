@@ -1,0 +1,61 @@
+"""The rules for a registry's storage do what they say, by Prometheus's own tool."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from support.machine import COMPOSE
+from support.missing import require_program
+from support.processes import Command, CommandError
+
+RULES = COMPOSE / "prometheus/registry_rules.yml"
+TESTS = COMPOSE / "prometheus/registry_rules_test.yml"
+ALERTS = re.findall(r"- alert: (\w+)", RULES.read_text())
+CHANGES = [
+    ("for: 5m", "for: 4m"),
+    ("for: 15m", "for: 5m"),
+    ("for: 3h", "for: 1h"),
+    ('and on (instance, job) last_over_time(docker_registry_up{exported_job=""}[7d])', ""),
+    ('{exported_job=""}', ""),
+    ("docker_registry_up == 0", "docker_registry_up == 2"),
+    ('{reason="missing"}', ""),
+    ('{reason!="missing"} > 0\n        for', " > 0\n        for"),
+    ("> 0.5", ">= 0.5"),
+    ('unless on (instance, job) docker_registry_scan_errors{reason!="missing"} > 0', ""),
+    ("severity: info", "severity: warning"),
+]
+
+
+def promtool(*arguments: str) -> str:
+    """Run promtool and return what it prints; CommandError holds what it complains of."""
+    return Command([require_program("promtool"), *arguments], {}).run()
+
+
+def test_each_firing_and_each_silence() -> None:
+    """The rules' own tests pass."""
+    assert "SUCCESS" in promtool("test", "rules", str(TESTS))
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_says_what_it_is(alert: str) -> None:
+    """Each alert has a severity, names the instance, and says what to do."""
+    text = RULES.read_text().partition(f"- alert: {alert}\n")[2].partition("- alert:")[0]
+
+    assert re.search(r"^ {8}for: \d+[mh]$", text, re.MULTILINE)
+    assert re.search(r"^ {10}severity: (critical|warning|info)$", text, re.MULTILINE)
+    assert "{{ $labels.instance }}" in text
+    assert "description:" in text
+
+
+@pytest.mark.parametrize(("was", "becomes"), CHANGES, ids=[was for was, _ in CHANGES])
+def test_a_changed_rule_is_found_out(tmp_path: Path, was: str, becomes: str) -> None:
+    """The rules' own tests fail when a condition is missing or another."""
+    changed = RULES.read_text().replace(was, becomes)
+    (tmp_path / RULES.name).write_text(changed)
+    shutil.copy(TESTS, tmp_path)
+
+    assert changed != RULES.read_text()
+    with pytest.raises(CommandError, match="exit 1"):
+        promtool("test", "rules", str(tmp_path / TESTS.name))

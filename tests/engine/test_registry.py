@@ -1,0 +1,230 @@
+"""What a scan says of a real registry's storage, and what a garbage collection makes of what it foretold."""
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.registry import Scanner
+from docker_prom_exporter.registry.storage import Contents, Repository, Storage, Tag, Unusable
+from support.missing import require_program
+from support.registries import Registry, registry, write_layout
+from support.storages import CONFIG, OCI_INDEX, descriptor, digest_of, image, index, sizes, text_of
+
+A, B, C, D = (letter * length for letter, length in ((b"a", 1000), (b"b", 2000), (b"c", 4000), (b"d", 8000)))
+
+
+class Subject:
+    """A real registry and a scanner of its storage."""
+
+    def __init__(self, running: Registry) -> None:
+        """Begin to scan when asked."""
+        self.registry = running
+        self._storage = Storage(str(running.storage))
+
+    def scan(self) -> Contents:
+        """Scan; what is kept of the last scan must not make it another than a first one is."""
+        found = self._storage.scan()
+        assert Storage(str(self.registry.storage)).scan() == found
+        assert sum(found.blob_bytes.values()) == self.bytes_on_disk()
+        return found
+
+    def bytes_on_disk(self) -> int:
+        """Return the bytes of all blobs."""
+        return sum(sizes(self.registry.storage).values())
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Iterator[Subject]:
+    """Yield a registry that is empty and up."""
+    with registry(tmp_path) as running:
+        yield Subject(running)
+
+
+def repository(contents: Contents, name: str = "app") -> Repository:
+    """Return the repository of that name."""
+    return next(each for each in contents.repositories if each.name == name)
+
+
+def tag(contents: Contents, name: str = "latest") -> Tag:
+    """Return the tag of that name."""
+    return next(tag for each in contents.repositories for tag in each.tags if tag.name == name)
+
+
+def defects(contents: Contents) -> list[tuple[str, str]]:
+    """Return the tags that can't be used, and why."""
+    return [(each.name, each.defect.reason) for each in contents.unusable]
+
+
+def test_images_pushed_by_skopeo(subject: Subject, tmp_path: Path) -> None:
+    """Layers shared within a repository and by several, and an index."""
+    write_layout(tmp_path / "one", [A, B])
+    write_layout(tmp_path / "two", [A, C])
+    manifests, blobs = write_layout(tmp_path / "many", [A, B], [A, D])
+    for name, layout in (("app", "one"), ("team/other", "two")):
+        subject.registry.copy(name, layout, tmp_path / layout)
+    subject.registry.copy("app", "many", tmp_path / "many", "--all")
+    contents = subject.scan()
+    layers = {layer["digest"]: layer["size"] for each in manifests for layer in each["layers"]}
+
+    assert ["app", "team/other"] == [each.name for each in contents.repositories]
+    assert (3, sum(layers.values())) == tag(contents, "many")[2:]
+    assert (2, 3) == (len(repository(contents).tags), repository(contents).revisions)
+    assert sum(len(blob) for blob in {*blobs}) == repository(contents).size
+    assert subject.bytes_on_disk() == contents.blob_bytes["tag"]
+    assert () == contents.unusable
+
+
+def test_nested_indexes_attestations_and_build_caches(subject: Subject) -> None:
+    """As BuildKit pushes them."""
+    attestation = image(C, config=b"{}")
+    inner = index(image(A), attestation)
+    subject.registry.push("app", image(A), A, CONFIG)
+    subject.registry.push("app", attestation, C, b"{}")
+    subject.registry.push("app", inner)
+    subject.registry.push("app", index(inner), tag="latest")
+    config = b'{"layers":[]}'
+    cache = {
+        "schemaVersion": 2,
+        "mediaType": OCI_INDEX,
+        "manifests": [descriptor(D), descriptor(config, "application/vnd.buildkit.cacheconfig.v0")],
+    }
+    subject.registry.push("app", cache, D, config, tag="cache")
+    contents = subject.scan()
+
+    assert (2, len(A + C)) == tag(contents)[2:]
+    assert (1, len(D)) == tag(contents, "cache")[2:]
+    assert subject.bytes_on_disk() == repository(contents).size
+    assert () == contents.unusable
+
+
+def test_an_upload(subject: Subject) -> None:
+    """It counts until it ends; a repository comes of it only with a manifest."""
+    subject.registry.push("app", image(A), A, CONFIG, tag="latest")
+    subject.registry.begin_upload("new", B)
+    contents = subject.scan()
+
+    assert len(B) == contents.upload_bytes
+    assert ["app"] == [each.name for each in contents.repositories]
+
+
+def test_a_delete(subject: Subject) -> None:
+    """Plain garbage collection frees what was held by nothing, to the byte; the emptied repository stays."""
+    deleted = subject.registry.push("app", image(A, B), A, B, CONFIG, tag="latest")
+    subject.registry.push("other", image(A), A, CONFIG, tag="latest")
+    subject.registry.delete("app", deleted)
+    before, on_disk = subject.scan(), subject.bytes_on_disk()
+    subject.registry.collect_garbage()
+    after = subject.scan()
+
+    assert Repository("app", (), 0, 0) == repository(before)
+    assert len(B) + len(text_of(image(A, B))) == before.blob_bytes["nothing"]
+    assert before.blob_bytes["nothing"] == on_disk - subject.bytes_on_disk()
+    assert {**before.blob_bytes, "nothing": 0} == after.blob_bytes
+    assert () == after.unusable
+
+
+def test_a_deleted_child(subject: Subject) -> None:
+    """Its index can't be pulled; plain garbage collection frees what only the child named, to the byte."""
+    subject.registry.push("app", image(A), A, CONFIG)
+    child = subject.registry.push("app", image(B), B, CONFIG)
+    subject.registry.push("app", index(image(A), image(B)), tag="latest")
+    subject.registry.delete("app", child)
+    before, on_disk = subject.scan(), subject.bytes_on_disk()
+    subject.registry.collect_garbage()
+    after = subject.scan()
+
+    assert [("latest", "missing")] == defects(before)
+    assert len(B) == before.blob_bytes["nothing"] == on_disk - subject.bytes_on_disk()
+    assert [("latest", "missing")] == defects(after)
+    assert 0 == after.blob_bytes["nothing"]
+
+
+def test_delete_untagged_without_indexes(subject: Subject) -> None:
+    """It frees what is held by nothing and what only the untagged hold, to the byte."""
+    subject.registry.push("app", image(A, B), A, B, CONFIG, tag="latest")
+    subject.registry.push("app", image(A, C), A, C, CONFIG, tag="latest")
+    deleted = subject.registry.push("app", image(D), D, CONFIG)
+    subject.registry.delete("app", deleted)
+    before, on_disk = subject.scan(), subject.bytes_on_disk()
+    subject.registry.collect_garbage("--delete-untagged")
+    after = subject.scan()
+
+    assert len(B) + len(text_of(image(A, B))) == before.blob_bytes["untagged"]
+    assert len(D) + len(text_of(image(D))) == before.blob_bytes["nothing"]
+    freed = before.blob_bytes["untagged"] + before.blob_bytes["nothing"]
+    assert freed == on_disk - subject.bytes_on_disk()
+    assert {"tag": before.blob_bytes["tag"], "untagged": 0, "nothing": 0} == after.blob_bytes
+    assert () == after.unusable
+
+
+def test_delete_untagged_breaks_a_tagged_index(subject: Subject) -> None:
+    """Distribution 2 removes its children with their layers; the next scan tells that it can't be pulled."""
+    subject.registry.push("app", image(A), A, CONFIG)
+    subject.registry.push("app", index(image(A)), tag="latest")
+    before = subject.scan()
+    subject.registry.collect_garbage("--delete-untagged")
+    after = subject.scan()
+
+    assert () == before.unusable
+    assert {"untagged": 0, "nothing": 0}.items() <= before.blob_bytes.items()
+    assert [("latest", "missing")] == defects(after)
+    assert digest_of(text_of(image(A))) in after.unusable[0].defect.detail
+    assert (None, None) == tag(after)[2:]
+
+
+def test_a_tag_that_moves(subject: Subject) -> None:
+    """What it led to is untagged; pushing the same again tells a new time."""
+    subject.registry.push("app", image(A), A, CONFIG, tag="latest")
+    first = tag(subject.scan())
+    subject.registry.push("app", image(B), B, CONFIG, tag="latest")
+    moved = subject.scan()
+    subject.registry.push("app", image(B), tag="latest")
+    again = subject.scan()
+
+    assert (1, len(B)) == tag(moved)[2:]
+    assert len(A) + len(text_of(image(A))) == moved.blob_bytes["untagged"]
+    assert (first.pushed or 0) < (tag(moved).pushed or 0) < (tag(again).pushed or 0)
+
+
+def test_pushes_and_deletes_during_scans(subject: Subject) -> None:
+    """No scan finds anything unusable, and the last one has it all."""
+    subject.registry.push("stays", image(A), A, CONFIG, tag="latest")
+    ended = threading.Event()
+
+    def push() -> None:
+        for number in range(30):
+            layer = b"%d" % number * 100
+            pushed = subject.registry.push("app", image(A, layer), A, layer, CONFIG, tag=f"{number % 7}")
+            if number % 3 == 0:
+                subject.registry.delete("app", pushed)
+        ended.set()
+
+    pushing = threading.Thread(target=push)
+    pushing.start()
+    storage = Storage(str(subject.registry.storage))
+    unusable: list[Unusable] = []
+    while not ended.is_set():
+        unusable += storage.scan().unusable
+    pushing.join()
+
+    assert [] == unusable
+    assert Storage(str(subject.registry.storage)).scan() == storage.scan() == subject.scan()
+
+
+def test_promtool_finds_no_fault_but_inherited_names(subject: Subject) -> None:
+    """The names that are taken over from another exporter are all that it would choose better."""
+    subject.registry.push("app", image(A), A, CONFIG, tag="latest")
+    exposition = Exposition()
+    Scanner(str(subject.registry.storage), 60, exposition, threading.Event()).scan()
+    promtool = [require_program("promtool"), "check", "metrics"]
+    body = b"".join(exposition.render().body)
+    checked = subprocess.run(promtool, input=body, capture_output=True, check=False, timeout=30)
+    faults = (checked.stdout + checked.stderr).decode().splitlines()
+
+    assert {"repository_tags_total", "repository_revisions_total", "repository_tag_layers_total"} == {
+        fault.split()[0] for fault in faults
+    }

@@ -1,0 +1,361 @@
+"""The scanner: what it publishes, and when; what it logs; a storage that is gone, and one that hangs."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from docker_prom_exporter import registry
+from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.registry import Scanner
+from support.expositions import Scrape, parse
+from support.storages import HandMade
+from support.waiting import wait_for
+
+A, B = b"a" * 10, b"b" * 200
+
+
+class Scanned:
+    """A scanner of a storage, and what is served of it, at a time that can be set for the exposition."""
+
+    def __init__(self, path: Path, interval: float = 60) -> None:
+        """Begin with a storage that is there, and not begun to scan."""
+        self.storage = HandMade(path)
+        self.ahead = 0.0
+        self.stop = threading.Event()
+        self.published = 0
+        self.exposition = Exposition(clock=lambda: time.monotonic() + self.ahead)
+        self.scanner = Scanner(str(path), interval, self.exposition, self.stop, self._count)
+
+    def scrape(self, accept: str = "") -> Scrape:
+        """Return what is served now."""
+        return parse(b"".join(self.exposition.render(accept).body).decode())
+
+    def said(self) -> dict[str, float]:
+        """Return what is served without labels."""
+        return {name: value for (name, labels), value in self.scrape().samples.items() if not labels}
+
+    def _count(self) -> None:
+        self.published += 1
+
+
+@pytest.fixture
+def scanned(tmp_path: Path) -> Iterator[Scanned]:
+    """Yield a scanner; end it whatever became of it."""
+    scanned = Scanned(tmp_path / "v2")
+    yield scanned
+    scanned.stop.set()
+
+
+def test_what_is_served(scanned: Scanned) -> None:
+    """Every family of the contract, with the names that are taken over."""
+    scanned.storage.push_image("team/app", A, B, A, tag="1.0")
+    scanned.storage.upload("team/app", A)
+    os.utime(scanned.storage.tag_link("team/app", "1.0"), (1, 1.7e9))
+    up = scanned.scanner.scan()
+    scrape = scanned.scrape()
+    of_repository, of_tag = {"repository": "team/app"}, {"repository": "team/app", "tag": "1.0"}
+    size = sum(file.stat().st_size for file in scanned.storage.path.glob("blobs/*/*/*/data"))
+
+    assert up
+    assert 1 == scrape.value("repository_tags_total", **of_repository)
+    assert 1 == scrape.value("repository_revisions_total", **of_repository)
+    assert 2 == scrape.value("repository_tag_layers_total", **of_tag)
+    assert 210 == scrape.value("repository_tag_size_bytes", **of_tag)
+    assert 1.7e9 == scrape.value("repository_tag_pushed_timestamp_seconds", **of_tag)
+    assert size == scrape.value("repository_size_bytes", **of_repository)
+    blob_bytes = {"tag": size, "untagged": 0, "nothing": 0}
+    assert blob_bytes == scrape.by("referenced_by", "docker_registry_blob_bytes")
+    errors = {"missing": 0, "corrupt": 0, "unsupported": 0, "denied": 0}
+    assert errors == scrape.by("reason", "docker_registry_scan_errors")
+    assert 10 == scrape.value("docker_registry_upload_bytes")
+    assert 1 == scrape.value("docker_registry_up")
+    assert 1.7e9 < (scrape.value("docker_registry_last_scan_timestamp_seconds") or 0)
+    assert 0 < (scrape.value("docker_registry_scan_duration_seconds") or 0)
+    assert 1 == scrape.value("docker_exporter_build_info")
+
+
+def test_what_a_tag_lacks_is_left_out(scanned: Scanned) -> None:
+    """Of one that can't be used only the time of its link is known."""
+    digest = scanned.storage.push_image("app", A)
+    scanned.storage.data(digest).write_bytes(b"{")
+    scanned.scanner.scan()
+    scrape = scanned.scrape()
+
+    assert scrape.value("repository_tag_size_bytes", tag="latest") is None
+    assert scrape.value("repository_tag_layers_total", tag="latest") is None
+    assert scrape.value("repository_tag_pushed_timestamp_seconds", tag="latest") is not None
+    assert 1 == scrape.value("docker_registry_scan_errors", reason="corrupt")
+    assert 1 == scrape.value("docker_registry_up")
+
+
+def test_nothing_is_said_before_the_first_scan_has_ended(scanned: Scanned) -> None:
+    """Neither that the storage is up nor that it is down."""
+    scanned.scanner._publish([])
+
+    assert "docker_registry_up" not in scanned.said()
+    assert 0 == scanned.said()["docker_registry_last_scan_timestamp_seconds"]
+    assert not scanned.scanner.is_ready()
+
+
+def test_a_scan_that_is_too_old(scanned: Scanned) -> None:
+    """After three intervals without a scan it is down, and of repositories nothing is said."""
+    scanned.storage.push_image("app", A)
+    scanned.scanner.scan()
+    scanned.ahead = 179
+    recent = scanned.scrape()
+    scanned.ahead = 181
+    old = scanned.scrape()
+
+    assert 1 == recent.value("docker_registry_up")
+    assert 0 == old.value("docker_registry_up")
+    assert recent.value("repository_tags_total") is not None
+    assert old.value("repository_tags_total") is None
+    assert old.value("docker_registry_last_scan_timestamp_seconds") is not None
+
+
+def test_a_storage_that_is_gone_and_comes_back(scanned: Scanned) -> None:
+    """Each change is logged once; while it is gone, nothing is said of repositories."""
+    scanned.storage.push_image("app", A)
+    path, away = scanned.storage.path, scanned.storage.path.with_name("away")
+    with capture_logs() as log:
+        ups = [scanned.scanner.scan(), scanned.scanner.scan()]
+        path.rename(away)
+        ups += [scanned.scanner.scan(), scanned.scanner.scan()]
+        gone = scanned.scrape()
+        away.rename(path)
+        ups += [scanned.scanner.scan()]
+
+    assert [True, True, False, False, True] == ups
+    assert ["registry.found", "registry.lost", "registry.found"] == [line["event"] for line in log]
+    assert f"no folders repositories and blobs in {path}" == log[1]["cause"]
+    assert 0 == gone.value("docker_registry_up")
+    assert gone.value("repository_tags_total") is None
+    assert gone.value("docker_registry_upload_bytes") is None
+    assert 1 == scanned.said()["docker_registry_up"]
+
+
+def test_an_unusable_tag_is_logged_once(scanned: Scanned) -> None:
+    """However often it is found so."""
+    digest = scanned.storage.push_image("app", A)
+    kept = scanned.storage.data(digest).read_bytes()
+    scanned.storage.data(digest).write_bytes(b"{}")
+    with capture_logs() as log:
+        scanned.scanner.scan()
+        scanned.scanner.scan()
+        scanned.storage.data(digest).write_bytes(kept[:-1])
+        scanned.scanner.scan()
+
+    unusable = [line for line in log if line["event"] == "registry.unusable"]
+    told = {"repository": "app", "tag": "latest", "detail": f"{digest}: its content has another digest"}
+    assert ["corrupt"] == [line["reason"] for line in unusable]
+    assert told.items() <= unusable[0].items()
+
+
+def test_an_untagged_manifest_is_logged_as_one(scanned: Scanned) -> None:
+    """By its digest."""
+    digest = scanned.storage.push_image("app", A, tag="")
+    scanned.storage.data(digest).unlink()
+    with capture_logs() as log:
+        scanned.scanner.scan()
+
+    assert {"manifest": digest, "reason": "missing"}.items() <= log[0].items()
+    assert "tag" not in log[0]
+
+
+def test_a_scan_that_fails_by_itself(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is logged, and the next scan is made all the same."""
+    scans = iter([ZeroDivisionError(), None])
+    real = scanned.scanner._storage.scan
+
+    def scan() -> Any:
+        if error := next(scans):
+            raise error
+        return real()
+
+    monkeypatch.setattr(scanned.scanner._storage, "scan", scan)
+    with capture_logs() as log:
+        ups = [scanned.scanner.scan(), scanned.scanner.scan()]
+
+    assert [False, True] == ups
+    assert ["registry.lost", "registry.found"] == [line["event"] for line in log]
+    assert isinstance(log[0]["exc_info"], ZeroDivisionError)
+
+
+def test_progress_is_logged(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ten seconds of a scan."""
+    scanned.storage.push_image("app", A)
+    steps = iter(range(0, 10**6, 6))
+    monkeypatch.setattr(registry, "time", Clock(lambda: float(next(steps))))
+    with capture_logs() as log:
+        scanned.scanner.scan()
+    progress = [line for line in log if line["event"] == "registry.scanning"]
+
+    assert 3 < len(progress)
+    assert all(later["seconds"] - earlier["seconds"] >= 10 for earlier, later in pairwise(progress))
+    assert {"blobs", "manifests_read"} <= progress[-1].keys()
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        """Tell the time by this."""
+        self.monotonic = monotonic
+        self.time = monotonic
+
+
+def test_what_has_not_changed_is_not_encoded_again(scanned: Scanned) -> None:
+    """Its families are the same objects; those that have changed are not."""
+    scanned.storage.push_image("app", A)
+    scanned.scanner.scan()
+    first = scanned.exposition._publication.families
+    scanned.scanner.scan()
+    second = scanned.exposition._publication.families
+    scanned.storage.push_image("app", A, tag="")
+    os.utime(scanned.storage.tag_link("app", "latest"), (1, 1))
+    scanned.scanner.scan()
+    third = scanned.exposition._publication.families
+    changed = [new.name for old, new in zip(second, third, strict=True) if old is not new]
+
+    assert [*map(id, first)] == [*map(id, second)]
+    assert ["repository_tag_pushed_timestamp_seconds"] == changed
+
+
+def test_it_scans_again_and_again(tmp_path: Path) -> None:
+    """Once an interval, until it is to stop."""
+    scanned = Scanned(tmp_path / "v2", interval=0.01)
+    scanned.storage.push_image("app", A)
+    scanned.scanner.start()
+    wait_for(lambda: scanned.published > 2, what="three scans")
+    scanned.storage.push_image("app", B, tag="new")
+    wait_for(lambda: scanned.scrape().value("repository_tags_total") == 2, what="the new tag")
+    running = scanned.scanner.is_healthy(), scanned.scanner.is_ready()
+    scanned.stop.set()
+    scanned.scanner.join(10)
+
+    assert (True, True) == running
+    assert not scanned.scanner.is_healthy()
+
+
+class Hanging:
+    """A file system that hangs from a moment on, and lets go at the end of the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Hang in none but the scanner's thread."""
+        self.hangs = threading.Event()
+        self.lets_go = threading.Event()
+        self.hanging = threading.Event()
+        self._lstat = os.lstat
+        monkeypatch.setattr(os, "lstat", self)
+
+    def __call__(self, *path: Any, **options: Any) -> os.stat_result:
+        """Hang, or do as the system does."""
+        if self.hangs.is_set() and threading.current_thread().name == "scanner":
+            self.hanging.set()
+            self.lets_go.wait(60)
+        return self._lstat(*path, **options)
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
+    """Yield it; let go whatever became of the test."""
+    hanging = Hanging(monkeypatch)
+    yield hanging
+    hanging.lets_go.set()
+
+
+def test_a_file_system_that_hangs(tmp_path: Path, hanging: Hanging) -> None:
+    """Scrapes are answered, the exporter is healthy, and the storage is down after three intervals."""
+    scanned = Scanned(tmp_path / "v2", interval=0.01)
+    scanned.storage.push_image("app", A)
+    scanned.scanner.start()
+    wait_for(scanned.scanner.is_ready, what="the first scan")
+    hanging.hangs.set()
+    assert hanging.hanging.wait(10)
+    wait_for(lambda: scanned.said()["docker_registry_up"] == 0, what="it to be down")
+    down = scanned.scrape(), scanned.scanner.is_healthy()
+    hanging.hangs.clear()
+    hanging.lets_go.set()
+    wait_for(lambda: scanned.said()["docker_registry_up"] == 1, what="it to be up again")
+    scanned.stop.set()
+    scanned.scanner.join(10)
+
+    assert down[0].value("repository_tags_total") is None
+    assert down[1]
+
+
+def test_a_file_system_that_hangs_from_the_start(tmp_path: Path, hanging: Hanging) -> None:
+    """It is down after three intervals, too: nothing comes of the first scan."""
+    scanned = Scanned(tmp_path / "v2", interval=0.01)
+    hanging.hangs.set()
+    scanned.scanner.start()
+    wait_for(lambda: scanned.said().get("docker_registry_up") == 0, what="it to be down")
+    state = scanned.scanner.is_healthy(), scanned.scanner.is_ready()
+    hanging.lets_go.set()
+    scanned.stop.set()
+    scanned.scanner.join(10)
+
+    assert (True, False) == state
+
+
+def test_a_first_scan_may_take_its_time(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it goes on, it is not down, however many intervals it takes."""
+    scanned.storage.push_image("app", A)
+    now = [0.0]
+    monkeypatch.setattr(registry, "time", Clock(lambda: now[0]))
+    scanned.exposition._clock = lambda: now[0]
+    seen: list[float | None] = []
+    real = scanned.scanner._checkpoint
+
+    def slow() -> None:
+        now[0] += 100
+        seen.append(scanned.said().get("docker_registry_up"))
+        real()
+
+    for each in (scanned.scanner._storage, scanned.scanner._storage._blobs):
+        monkeypatch.setattr(each, "_checkpoint", slow)
+    scanned.scanner._publish([])
+    scanned.scanner.scan()
+
+    assert 10 < len(seen)
+    assert {None} == {*seen}
+    assert 1 == scanned.said()["docker_registry_up"]
+
+
+def test_a_scan_ends_when_it_is_to_stop(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the next file or folder, and publishes nothing."""
+    scanned.storage.push_image("app", A)
+    looked = []
+    real = scanned.scanner._checkpoint
+
+    def look() -> None:
+        looked.append(1)
+        if len(looked) == 3:
+            scanned.stop.set()
+        real()
+
+    monkeypatch.setattr(scanned.scanner._storage, "_checkpoint", look)
+    up = scanned.scanner.scan()
+
+    assert not up
+    assert 3 == len(looked)
+    assert 0 == scanned.published
+    assert not scanned.scanner.is_ready()
+
+
+def test_a_path_that_is_a_file(tmp_path: Path) -> None:
+    """It is no storage."""
+    (tmp_path / "file").write_text("x")
+    exposition = Exposition()
+    with capture_logs() as log:
+        Scanner(str(tmp_path / "file"), 60, exposition, threading.Event()).scan()
+
+    assert [f"no folders repositories and blobs in {tmp_path}/file"] == [line["cause"] for line in log]
+    assert 0 == parse(b"".join(exposition.render().body).decode()).value("docker_registry_up")

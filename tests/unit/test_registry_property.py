@@ -1,0 +1,269 @@
+"""Random storages, scanned, say the same as a slow and obvious reference that knows how they were made."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from docker_prom_exporter.registry import files
+from docker_prom_exporter.registry.storage import Contents, Storage
+from support.storages import (
+    DOCKER,
+    OCI_LAYER,
+    Document,
+    HandMade,
+    descriptor,
+    digest_of,
+    image,
+    index,
+    text_of,
+)
+
+LAYERS = [bytes([65 + number]) * (7 * 3**number) for number in range(5)]
+CONFIGS = [b'{"os":"a"}', b'{"os":"other"}']
+REPOSITORIES = ("a", "a/b", "c")
+
+
+class Made(NamedTuple):
+    """What a storage was made of: manifests, who links them, where tags lead, and which blobs are gone."""
+
+    manifests: list[Document]
+    linked: list[frozenset[str]]
+    tags: dict[tuple[str, str], int]
+    gone: frozenset[str]
+
+    def repositories(self) -> set[str]:
+        """Return the names of those that have a link."""
+        return {name for name, _ in self.tags}.union(*self.linked)
+
+
+@st.composite
+def storages(draw: st.DrawFn) -> Made:
+    """Draw images, schema 1 images, indexes of what was drawn before, and build caches."""
+    manifests: list[Document] = []
+    for _ in range(draw(st.integers(1, 6))):
+        layers = draw(st.lists(st.sampled_from(LAYERS), max_size=4))
+        kind = draw(st.sampled_from(["image", "image", "schema 1", "index", "index", "cache", "foreign"]))
+        manifests.append(_manifest(draw, kind, layers, manifests))
+    many = st.frozensets(st.sampled_from(REPOSITORIES))
+    linked = [draw(many) for _ in manifests]
+    names = st.tuples(st.sampled_from(REPOSITORIES), st.sampled_from(["1", "2", "latest"]))
+    tags = draw(st.dictionaries(names, st.integers(0, len(manifests) - 1)))
+    everything = [*LAYERS, *CONFIGS, *map(text_of, manifests)]
+    gone = draw(st.one_of(st.just(frozenset()), st.frozensets(st.sampled_from(everything), max_size=2)))
+    return Made(manifests, linked, tags, frozenset(map(digest_of, gone)))
+
+
+def _manifest(draw: st.DrawFn, kind: str, layers: list[bytes], before: list[Document]) -> Document:
+    if kind == "schema 1":
+        return {"schemaVersion": 1, "fsLayers": [{"blobSum": digest_of(layer)} for layer in layers]}
+    if kind == "index" and before:
+        children = [
+            {**descriptor(text_of(child)), "mediaType": child.get("mediaType", f"{DOCKER}.v1+prettyjws")}
+            for child in draw(st.lists(st.sampled_from(before), max_size=3))
+        ]
+        return index(manifests=children)
+    if kind == "cache":
+        return index(manifests=[descriptor(layer) for layer in layers])
+    described = [descriptor(layer) for layer in layers]
+    if kind == "foreign":
+        described = [{**each, "urls": ["https://example.com"]} for each in described]
+    return image(config=draw(st.sampled_from(CONFIGS)), layers=described)
+
+
+def write(made: Made, path: Path) -> HandMade:
+    """Write the storage."""
+    storage = HandMade(path)
+    for content in (*LAYERS, *CONFIGS, *map(text_of, made.manifests)):
+        if digest_of(content) not in made.gone:
+            storage.blob(content)
+    for document, repositories in zip(made.manifests, made.linked, strict=True):
+        for name in repositories:
+            storage.link(name, digest_of(text_of(document)))
+    for (name, tag), number in made.tags.items():
+        storage.tag(name, tag, digest_of(text_of(made.manifests[number])))
+    return storage
+
+
+class Reference:
+    """Reads nothing: it knows what was made. Everything is worked out anew, one question at a time."""
+
+    def __init__(self, made: Made) -> None:
+        self._made = made
+        self._documents = {digest_of(text_of(document)): document for document in made.manifests}
+        contents = [*LAYERS, *CONFIGS, *map(text_of, made.manifests)]
+        self.sizes = {digest_of(each): len(each) for each in contents if digest_of(each) not in made.gone}
+
+    def tags(self) -> dict[tuple[str, str], tuple[int | None, int | None]]:
+        """Return the layers and the size of each tag."""
+        return {key: self._tag(key[0], self._root(key)) for key in self._made.tags}
+
+    def broken(self) -> set[tuple[str, str]]:
+        """Return the repository and name of all that can't be used."""
+        tags = {key for key in self._made.tags if not self._usable(key[0], self._root(key))}
+        reached = {
+            (key[0], digest) for key in self._made.tags for digest in self._reached(key[0], self._root(key))
+        }
+        alone = {
+            (name, digest)
+            for digest, names in self._links()
+            for name in names
+            if digest in self._made.gone and (name, digest) not in reached
+        }
+        return tags | alone
+
+    def repository_sizes(self) -> dict[str, int]:
+        """Return the bytes that usable tags hold."""
+        sizes = dict.fromkeys(self._made.repositories(), 0)
+        for name in sizes:
+            roots = [self._root(key) for key in self._made.tags if key[0] == name]
+            usable = [root for root in roots if self._usable(name, root)]
+            manifests = {digest for root in usable for digest in self._reached(name, root)}
+            blobs = manifests | {each for digest in manifests for each in self._names(digest)}
+            sizes[name] = sum(self.sizes.get(each, 0) for each in blobs)
+        return sizes
+
+    def blob_bytes(self) -> dict[str, int]:
+        """Return the bytes by what holds them."""
+        tagged = {
+            digest
+            for digest in self.sizes
+            if any(self._holds(name, root, digest) for name, root in self._roots())
+        }
+        linked = {
+            digest
+            for digest in self.sizes
+            if any(digest in (held, *self._names(held)) for held, names in self._links() if names)
+        }
+        bytes_of = {"tag": tagged, "untagged": linked - tagged, "nothing": {*self.sizes} - linked - tagged}
+        return {holder: sum(self.sizes[digest] for digest in held) for holder, held in bytes_of.items()}
+
+    def _links(self) -> Iterator[tuple[str, frozenset[str]]]:
+        pairs: dict[str, frozenset[str]] = {}
+        for document, names in zip(self._made.manifests, self._made.linked, strict=True):
+            digest = digest_of(text_of(document))
+            pairs[digest] = pairs.get(digest, frozenset()) | names
+        yield from pairs.items()
+
+    def _linked(self, name: str, digest: str) -> bool:
+        return any(digest == linked and name in names for linked, names in self._links())
+
+    def _root(self, key: tuple[str, str]) -> str:
+        return digest_of(text_of(self._made.manifests[self._made.tags[key]]))
+
+    def _roots(self) -> list[tuple[str, str]]:
+        return [(key[0], self._root(key)) for key in self._made.tags]
+
+    def _readable(self, name: str, digest: str) -> bool:
+        return self._linked(name, digest) and digest in self.sizes
+
+    def _children(self, digest: str) -> list[str]:
+        entries = self._documents[digest].get("manifests", [])
+        return [entry["digest"] for entry in entries if entry["mediaType"] != OCI_LAYER]
+
+    def _layers(self, digest: str) -> dict[str, int | None]:
+        document = self._documents[digest]
+        if "fsLayers" in document:
+            return {each["blobSum"]: self.sizes.get(each["blobSum"]) for each in document["fsLayers"]}
+        entries = document.get("layers") or document.get("manifests") or []
+        return {each["digest"]: each["size"] for each in entries if each["mediaType"] == OCI_LAYER}
+
+    def _names(self, digest: str) -> set[str]:
+        if digest in self._made.gone:
+            return set()
+        config = self._documents[digest].get("config")
+        return {*self._children(digest), *self._layers(digest), *([config["digest"]] if config else [])}
+
+    def _reached(self, name: str, root: str) -> set[str]:
+        if not self._readable(name, root):
+            return {root}
+        return {root}.union(*(self._reached(name, child) for child in self._children(root)))
+
+    def _holds(self, name: str, root: str, blob: str) -> bool:
+        return any(
+            self._linked(name, digest) and blob in (digest, *self._names(digest))
+            for digest in self._reached(name, root)
+        )
+
+    def _whole(self, name: str, root: str) -> bool:
+        return all(self._readable(name, digest) for digest in self._reached(name, root))
+
+    def _usable(self, name: str, root: str) -> bool:
+        return self._whole(name, root) and all(
+            self._names(digest) - self._foreign(digest) <= self.sizes.keys()
+            for digest in self._reached(name, root)
+        )
+
+    def _foreign(self, digest: str) -> set[str]:
+        entries = self._documents[digest].get("layers", [])
+        return {entry["digest"] for entry in entries if "urls" in entry}
+
+    def _tag(self, name: str, root: str) -> tuple[int | None, int | None]:
+        if not self._whole(name, root):
+            return None, None
+        layers: dict[str, int | None] = {}
+        for digest in self._reached(name, root):
+            for layer, size in self._layers(digest).items():
+                layers[layer] = layers.get(layer) or size
+        known = [size for size in layers.values() if size is not None]
+        return len(layers), sum(known) if len(known) == len(layers) else None
+
+
+def check(found: Contents, reference: Reference, emptied: Iterable[str] = ()) -> None:
+    """Compare all that is said; emptied repositories stay."""
+    tags = {(each.name, tag.name): tag[2:] for each in found.repositories for tag in each.tags}
+
+    assert reference.tags() == tags
+    assert reference.broken() == {(each.repository, each.name) for each in found.unusable}
+    sizes = dict.fromkeys(emptied, 0) | reference.repository_sizes()
+    assert sizes == {each.name: each.size for each in found.repositories}
+    assert reference.blob_bytes() == found.blob_bytes
+    assert sum(reference.sizes.values()) == sum(found.blob_bytes.values())
+
+
+@given(storages())
+@settings(max_examples=60)
+def test_a_scan_says_what_is_there(made: Made) -> None:
+    """Of any storage."""
+    with TemporaryDirectory() as folder:
+        write(made, Path(folder, "v2"))
+        check(Storage(f"{folder}/v2").scan(), Reference(made))
+
+
+@given(storages(), storages())
+@settings(max_examples=30)
+def test_a_later_scan_says_what_is_there_then(before: Made, after: Made) -> None:
+    """Whatever has changed since the last one, and with all kept that can be."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "is_settled", lambda _: True)
+        write(before, Path(folder, "v2"))
+        for path in Path(folder).rglob("*"):
+            os.utime(path, (1, 1))
+        storage = Storage(f"{folder}/v2")
+        first = storage.scan()
+        turn(Path(folder, "v2"), write(after, Path(folder, "other")).path)
+        second = storage.scan()
+
+    check(first, Reference(before))
+    check(second, Reference(after), emptied={*before.repositories()})
+
+
+def turn(storage: Path, into: Path) -> None:
+    """Make a storage hold what another one does, as a registry would: a blob goes with its folder."""
+    old, new = (
+        {file.relative_to(each): file.read_bytes() for file in each.rglob("*") if file.is_file()}
+        for each in (storage, into)
+    )
+    for name in old.keys() - new.keys():
+        (storage / name).unlink()
+        if name.parts[0] == "blobs":
+            (storage / name).parent.rmdir()
+    for name in new:
+        if old.get(name) != new[name]:
+            (storage / name).parent.mkdir(parents=True, exist_ok=True)
+            (storage / name).write_bytes(new[name])
