@@ -28,10 +28,15 @@ _COMMANDS: Final = {
     "check": "ask Docker each question once, say what to do; exit 0 if health can be reported, else 1",
     "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
     "demo": "serve the metrics of a simulated engine; needs no Docker",
+    "registry": "serve the metrics of a Docker registry's file storage; needs no Docker",
 }
+_ARGUMENTS: Final = {"registry": "PATH "}
 _OTHER_FLAGS: Final = ("-h", "--help", "--version")
-_SERVING: Final = (None, "demo")
-_DEFAULTS: Final = {"demo": {"poll_interval": "2"}}
+_SERVING: Final = (None, "demo", "registry")
+_DEFAULTS: Final = {
+    "demo": {"poll_interval": "2"},
+    "registry": {"push_job": "docker_prom_exporter_registry"},
+}
 _EPILOG: Final = (
     "Without a command it serves metrics until SIGTERM, SIGINT or SIGHUP. The word after each flag is its "
     "environment variable. A flag wins over its variable; an empty variable counts as unset."
@@ -109,11 +114,18 @@ def _parser(options: ArgumentParser) -> ArgumentParser:
     shared["parents"] = [options]
     commands = {
         name: adding.add_parser(
-            name, help=does, description=does, usage=f"{_NAME} {name} [OPTIONS]", **shared
+            name,
+            help=does,
+            description=does,
+            usage=f"{_NAME} {name} {_ARGUMENTS.get(name, '')}[OPTIONS]",
+            **shared,
         )
         for name, does in _COMMANDS.items()
     }
     commands["demo"].add_argument("--seed", type=int, default=0, metavar="N", help="another play")
+    commands["registry"].add_argument(
+        "path", metavar="PATH", help="the storage: the folder docker/registry/v2 of the registry's files"
+    )
     return parser
 
 

@@ -47,6 +47,7 @@ class Settings(NamedTuple):
     docker_host: str | None
     docker_timeout: float
     poll_interval: float
+    scan_interval: float
     container_health_filter_label: bool
     container_details: bool
     container_labels: tuple[str, ...]
@@ -241,6 +242,7 @@ OPTIONS: Final = (
            "the engine or its socket proxy; without it the Docker CLI's context, else the local socket"),
     Option("docker_timeout", "Docker", "5", _duration(0.1, 600), "limit of one request to the engine"),
     Option("poll_interval", "Docker", "15", _duration(0.5, 3600), "time from one poll to the next"),
+    Option("scan_interval", "Registry", "5m", _duration(1, 86400), "time from one scan to the next"),
     Option("container_health_filter_label", "Containers", "true", _BOOLEAN,
            "true: watch the containers labelled true; false: all but those labelled false"),
     Option("container_details", "Containers", "true", _BOOLEAN,

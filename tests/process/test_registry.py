@@ -1,0 +1,47 @@
+"""The command `registry` as a process: what it serves, how it ends, and what it says of a bad PATH."""
+
+import signal
+from pathlib import Path
+
+from support.exporters import exporter, run
+from support.storages import HandMade
+from support.waiting import wait_for
+
+
+def test_a_storage_is_served(tmp_path: Path) -> None:
+    """It is scanned again and again; `/` is the exposition; the end takes less than a second."""
+    storage = HandMade(tmp_path / "v2")
+    storage.push_image("app", b"a" * 10)
+    with exporter("registry", str(storage.path), "--scan-interval=1") as running:
+        wait_for(lambda: running.metrics().value("docker_registry_up") == 1, what="a scan")
+        storage.push_image("app", b"b" * 20, tag="new")
+        wait_for(lambda: running.metrics().value("repository_tags_total") == 2, what="the new tag")
+        root, ready = running.get("/"), running.get("/-/ready")[0]
+        code, seconds = running.stop(signal.SIGTERM)
+
+    assert "repository_tag_size_bytes" in root[1]
+    assert 200 == ready
+    assert 0 == code
+    assert seconds < 1
+
+
+def test_a_path_is_needed() -> None:
+    """One line says so."""
+    done = run("registry")
+
+    assert 2 == done.returncode
+    assert "PATH" in done.stderr
+    assert 1 == done.stderr.count("\n")
+
+
+def test_a_path_that_is_no_storage_yet(tmp_path: Path) -> None:
+    """It is said what was expected there; what the first push makes is found."""
+    with exporter("registry", str(tmp_path), "--scan-interval=1") as running:
+        wait_for(lambda: running.metrics().value("docker_registry_up") == 0, what="a scan")
+        HandMade(tmp_path).push_image("app", b"a")
+        wait_for(lambda: running.metrics().value("docker_registry_up") == 1, what="another scan")
+        log = running.stderr
+
+    assert "event=registry.lost" in log
+    assert "no folders repositories and blobs in" in log
+    assert "event=registry.found" in log
