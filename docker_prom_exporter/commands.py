@@ -147,6 +147,8 @@ def _serve_engine(signals: StopSignals, settings: Settings, environ: Mapping[str
 
 def _registry(settings: Settings, path: str) -> int:
     """Scan a registry's storage and serve what it holds."""
+    if sys.platform == "win32":
+        raise CommandError("registry needs a POSIX file system, to read files that may be replaced by links")
     from docker_prom_exporter.registry import Scanner  # noqa: PLC0415
 
     stop, serving = threading.Event(), _Serving(settings, StopSignals())

@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import time
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from docker_prom_exporter.registry.manifests import DefectError
 
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO has no end to wait for
-_LIST: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
+if sys.platform == "win32":
+    _READ = _LIST = os.O_RDONLY
+else:
+    _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO has no end to wait for
+    _LIST = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
 
 # A change within one tick of a file system's clock leaves no trace in its times.
 _NANOSECONDS_TO_SETTLE: Final = 2 * 10**9

@@ -17,6 +17,7 @@ TABLE = [
     ("docker_host", "--docker-host", "DOCKER_HOST", None),
     ("docker_timeout", "--docker-timeout", "DOCKER_TIMEOUT", 5.0),
     ("poll_interval", "--poll-interval", "POLL_INTERVAL", 15.0),
+    ("scan_interval", "--scan-interval", "SCAN_INTERVAL", 300.0),
     (
         "container_health_filter_label",
         "--container-health-filter-label",
