@@ -132,7 +132,7 @@ def test_nothing_is_left(engine: Engine) -> None:
 
     assert [] == engine.sandbox.processes()
     assert str(engine.sandbox.directory) not in Path("/proc/self/mounts").read_text()
-    assert [] == [*Path("/sys/fs/cgroup").glob(f"**{engine.sandbox.cgroup}")]
+    assert [] == engine.sandbox.cgroups()
     assert not engine.sandbox.directory.exists()
 
 
