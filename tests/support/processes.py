@@ -120,8 +120,9 @@ class Daemon:
         self.kill()
 
     def last_words(self, lines: int = 5) -> str:
-        """Return the end of the log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        """Return the end of the log; nothing where it was never started."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
 
 
 def _fresh_directory() -> Path:
