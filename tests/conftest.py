@@ -46,6 +46,21 @@ PODMANS = [
 ]
 ENGINES = [*DOCKERS, *PODMANS]
 
+# Fixtures of a session that take seconds to start.
+_DEAR = {"machine", *(name for engine in ENGINES for name in engine.values)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, keep those together that share an engine, or else a file."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    names = [name for name in (*parameters, *getattr(item, "fixturenames", ())) if isinstance(name, str)]
+    return next((name for name in names if name in _DEAR), item.nodeid.partition("::")[0])
+
 
 class Pool:
     """The engines of this session, and the reasons why some can't be had."""

@@ -9,7 +9,7 @@ import pytest
 from docker import APIClient
 
 from support.processes import CommandError
-from support.real import DOCKER_20, DOCKER_26, GREEDY, Engine, EngineUnavailableError
+from support.real import DOCKER_20, DOCKER_26, GREEDY, PODMAN_6, Engine, EngineUnavailableError
 from support.waiting import wait_for
 
 
@@ -132,7 +132,7 @@ def test_nothing_is_left(engine: Engine) -> None:
 
     assert [] == engine.sandbox.processes()
     assert str(engine.sandbox.directory) not in Path("/proc/self/mounts").read_text()
-    assert [] == [*Path("/sys/fs/cgroup").glob(f"**{engine.sandbox.cgroup}")]
+    assert [] == engine.sandbox.cgroups()
     assert not engine.sandbox.directory.exists()
 
 
@@ -154,6 +154,17 @@ def test_the_reason_is_given() -> None:
     engine = Engine(replace(DOCKER_20, version="19.03"))
 
     with pytest.raises(EngineUnavailableError, match=r"dockerd, docker, containerd not found: tests/run"):
+        engine.start()
+
+
+@pytest.mark.usefixtures("podman_6")
+def test_a_root_that_cannot_be_made_is_a_reason() -> None:
+    """Where the kernel refuses a mount, the reason has its words."""
+    engine = Engine(PODMAN_6)
+    engine.sandbox.create()
+    (engine.sandbox.state / "root").touch()
+
+    with pytest.raises(EngineUnavailableError, match=r"podman-6 did not come up: .*root"):
         engine.start()
 
 

@@ -120,8 +120,9 @@ class Daemon:
         self.kill()
 
     def last_words(self, lines: int = 5) -> str:
-        """Return the end of the log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        """Return the end of the log; nothing where it was never started."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
 
 
 def _fresh_directory() -> Path:
@@ -168,6 +169,11 @@ class Sandbox:
             pid for pid in _living() if arguments in _proc(pid, "cmdline") or cgroup in _proc(pid, "cgroup")
         ]
 
+    def cgroups(self) -> list[Path]:
+        """Return the parent control groups that exist: in the one hierarchy of v2, or in each of v1."""
+        name = self.directory.name
+        return [*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")]
+
     def _killed(self) -> bool:
         """SIGKILL whoever is left, frozen or not, and say whether nobody is."""
         for frozen in CGROUPS.glob(f"freezer{self.cgroup}/*/freezer.state"):
@@ -185,16 +191,12 @@ class Sandbox:
 
     def _cgroups_removed(self) -> bool:
         """Remove the control groups, leaves first, and say whether none is left; those in use stay."""
-        name = self.cgroup.removeprefix("/")
-        tops = [
-            *CGROUPS.glob(name),
-            *CGROUPS.glob(f"*/{name}"),
-        ]  # in the one hierarchy of v2, or in each of v1
+        tops = self.cgroups()
         below = [path for top in tops for path in top.rglob("*/")]
         for cgroup in [*sorted(below, reverse=True), *tops]:
             with suppress(OSError):
                 cgroup.rmdir()
-        return not any(top.exists() for top in tops)
+        return not self.cgroups()
 
 
 def _living() -> Iterator[int]:

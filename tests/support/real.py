@@ -290,8 +290,8 @@ class Engine:
         self._require()
         self.sandbox.create()
         atexit.register(self.stop)
-        self._daemon.start(self.kind.daemon(self.sandbox, self.listen))
         try:
+            self._daemon.start(self.kind.daemon(self.sandbox, self.listen))
             wait_for(self._up, seconds=30, what="an answer")
             self._provide_image()
         except (TimeoutError, ChildProcessError, CommandError) as error:
@@ -428,8 +428,8 @@ class Podman:
         _require_programs(("podman",), f"{self._root}/usr/bin", _unpacked_in(self._root))
         _require_programs(("busybox", "nsenter", "pivot_root", "unshare"), SYSTEM_PATH, _INSTALLED)
         script = 'mount -t proc proc "$1/proc" && exec chroot "$1" podman --version'
-        found = Command(["unshare", "--mount", "sh", "-c", script, "sh", str(self._root)], _ENVIRONMENT).run()
-        _require_version(self.version, found, _unpacked_in(self._root))
+        asked = Command(["unshare", "--mount", "sh", "-c", script, "sh", str(self._root)], _ENVIRONMENT)
+        _require_version(self.version, asked.run(check=False), _unpacked_in(self._root))
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
         """Return the service; its locks are files, for those in shared memory are every Podman's.
