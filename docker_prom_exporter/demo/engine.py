@@ -151,7 +151,7 @@ class SimulatedEngine:
     def __enter__(self) -> Self:
         """Listen on the socket."""
         self._server = _Server(self)
-        Thread(target=self._server.serve_forever, args=(0.05,), name="simulated engine", daemon=True).start()
+        Thread(target=self._server.serve_forever, args=(0.005,), name="simulated engine", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

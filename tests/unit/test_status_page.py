@@ -401,7 +401,9 @@ def at_once(counted: Counted) -> None:
     counted.now += 0.5
 
 
-@pytest.mark.parametrize(("change", "rendered"), [(at_once, 1), (later, 2), (newer, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("change", "rendered"), [(at_once, 1), (later, 2), (newer, 2)], ids=["at once", "later", "newer"]
+)
 def test_it_is_rendered_once_a_snapshot_and_second(change: Callable[[Counted], None], rendered: int) -> None:
     """However many clients ask, plain or gzipped."""
     counted = Counted()
