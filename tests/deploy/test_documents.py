@@ -11,7 +11,7 @@ import pytest
 
 from docker_prom_exporter import __version__
 from support.bases import package_index
-from support.documents import DOCUMENTS, anchors, blocks, links
+from support.documents import DOCUMENTS, ON_THE_IMAGE, anchors, blocks, links
 from support.images import EXPORTER, SAMPLE, provide
 from support.machine import COMPOSE, REPOSITORY, Machine
 from support.missing import require_program
@@ -36,15 +36,13 @@ PRINTED = {
     (DEPLOYING, "When the proxy denies"): r"^result +good",
     (DEPLOYING, "All of it on one machine"): r"^$",
     (DEPLOYING, "Alerts"): r"SUCCESS",
+    (DEPLOYING, "A registry's storage"): r"^docker_registry_up [01]\.0$",
     (DEPLOYING, "A container that is stopped on purpose"): r"^docker-monitoring-\S+\n[0-9a-f-]{36}$",
     (DEPLOYING, "Routing by team"): r"SUCCESS(.|\n)*^shop-on-call$",
     (DEPLOYING, "Pushgateway"): r"^docker_up\{.*\} 1$",
     (DEPLOYING, "Text file"): r"^docker_up 1",
 }
 ON_A_HOST = (DEPLOYING, "On a host, without a container")
-
-# Sections on the image, whose commands test_image.py runs.
-ON_THE_IMAGE = {"The image", "Bases and platforms", "Publish, verify, look inside", "Dependencies"}
 
 each_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda document: str(document.relative_to(REPOSITORY))

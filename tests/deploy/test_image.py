@@ -35,6 +35,7 @@ from support.bases import (
     python_base,
     strange_checkout,
 )
+from support.documents import ON_THE_IMAGE, blocks
 from support.missing import give_up, require_program
 from support.processes import CommandError
 from support.real import DOCKER_26, Engine, EngineUnavailableError
@@ -384,12 +385,10 @@ def test_the_lock_is_up_to_date(tmp_path: Path) -> None:
 
 
 def commands() -> str:
-    """Return every command of the README's section on the image."""
-    section = re.search(
-        r"^## The image\n(.*?)^## ", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
-    )
-    assert section, "README.md has no section on the image"
-    return "\n".join(re.findall(r"^```sh\n(.*?)^```$", section[1], re.DOTALL | re.MULTILINE))
+    """Return every command of the documents' sections on the image."""
+    quick_start = [b.text for b in blocks(ROOT / "README.md", "sh") if b.section == "With Docker"]
+    deploying = [b.text for b in blocks(ROOT / "compose/README.md", "sh") if b.section in ON_THE_IMAGE]
+    return "".join([*quick_start, *deploying])
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ from support.bases import (
     python_base,
     strange_checkout,
 )
+from support.documents import blocks
+from support.machine import REPOSITORY
 from support.missing import give_up, require_program
 from support.processes import Command, Daemon, Sandbox
 from support.real import DOCKER_26, Docker, EngineUnavailableError
@@ -32,29 +34,11 @@ from support.waiting import wait_for
 
 PLATFORMS = ["linux/amd64", "linux/arm64", "linux/arm/v7"]
 
-# The commands of the README, as they stand there.
-COMMIT = r"""
-export SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)"
-arguments=(--build-arg REVISION="$(git rev-parse HEAD)"
-    --build-arg CREATED="$(date --utc --date="@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)")
-"""
-BUILDERS = {
-    "buildx": r"""
-docker buildx build --platform linux/amd64,linux/arm64,linux/arm/v7 --provenance=false "${arguments[@]}" \
-    --output type=oci,tar=false,dest=index .
-""",
-    "buildah": r"""
-native="$(buildah info --format '{{.host.os}}/{{.host.arch}}')"
-for platform in linux/amd64 linux/arm64 linux/arm/v7; do
-    buildah build --platform "$platform" --build-arg BUILDPLATFORM="$native" "${arguments[@]}" \
-        --timestamp "$SOURCE_DATE_EPOCH" --manifest docker-prom-exporter:index .
-done
-buildah manifest push --all docker-prom-exporter:index oci:index
-""",
-}
-PUSH = r"""
-skopeo copy --all --preserve-digests oci:index docker://"$IMAGE"
-"""
+# In the order of the document: what both tools need, each tool, and what follows.
+COMMIT, BUILDX, BUILDAH_INDEX, PUSH = (
+    block.text for block in blocks(REPOSITORY / "compose/README.md", "bash")
+)
+BUILDERS = {"buildx": BUILDX, "buildah": BUILDAH_INDEX}
 
 # What the README's reader has and this machine has not: a registry with TLS, a route to the package index.
 PRELUDE = r"""
