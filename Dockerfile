@@ -64,7 +64,7 @@ ARG BUILDER
 ARG CREATED=
 ARG REVISION=
 ARG SOURCE=
-ARG VERSION=0.1.0
+ARG VERSION=1.0.0
 LABEL org.opencontainers.image.title="docker-prom-exporter" \
     org.opencontainers.image.description="Tells Prometheus whether Docker is up and how each container's health is" \
     org.opencontainers.image.licenses="MIT OR Apache-2.0" \

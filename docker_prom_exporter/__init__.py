@@ -1,3 +1,3 @@
 """Tells Prometheus whether Docker is up and how each container's health is."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -136,7 +136,7 @@ class Poller:
         try:
             return question(deadline)
         except EngineError as error:
-            self._counts.failed(error)
+            self._counts.failed(error.endpoint, error.reason)
             raise
 
     def _found(self, found: Found) -> Snapshot:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from docker_prom_exporter.containers import Container
-    from docker_prom_exporter.engine import EngineError
 
 Mode = Literal["list", "inspect"]
 """How the containers are found: one list of all, or an inspect of each and a list of the new ones."""
@@ -68,9 +67,9 @@ class Counts:
     requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDPOINTS, 0))
     errors: dict[tuple[str, str], int] = field(default_factory=lambda: dict.fromkeys(FAILURES, 0))
 
-    def failed(self, error: EngineError) -> None:
+    def failed(self, endpoint: str, reason: str) -> None:
         """Count a request that failed."""
-        self.errors[error.endpoint, error.reason] += 1
+        self.errors[endpoint, reason] += 1
 
     def copy(self) -> Counts:
         """Return the counts as of now."""

@@ -103,7 +103,7 @@ class Questions:
         if unanswered and not (found.denied and not listed):
             self._ask_the_list(unanswered, found, last_seen, listed)
         for error in found.errors.values():
-            self._counts.failed(error)
+            self._counts.failed(error.endpoint, error.reason)
         return found
 
     def _further_pages(self, rows: list[Row]) -> list[Row]:
@@ -126,7 +126,7 @@ class Questions:
             anchor = options.get("since") or options["before"]
             if error.status in (404, 500) and not self._listed([anchor], deadline):
                 return None
-            self._counts.failed(error)
+            self._counts.failed(error.endpoint, error.reason)
             raise
 
     def _listed(self, ids: Sequence[str], deadline: float) -> list[Row]:
@@ -137,7 +137,7 @@ class Questions:
         try:
             return self._rows(deadline, **options)
         except EngineError as error:
-            self._counts.failed(error)
+            self._counts.failed(error.endpoint, error.reason)
             raise
 
     def _rows(self, deadline: float, **options: Any) -> list[Row]:

@@ -1,0 +1,86 @@
+"""The README's commands that start the exporter without Docker, run as they stand there."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.bases import checkout
+from support.certificates import authority, issue
+from support.documents import ON_THE_IMAGE, blocks
+from support.machine import REPOSITORY
+from support.waiting import wait_for
+
+README = REPOSITORY / "README.md"
+HERE = {"With Python", "TLS and a token"}
+
+
+def commands(section: str) -> list[str]:
+    return [block.text for block in blocks(README, "sh") if block.section == section]
+
+
+@contextmanager
+def running(script: str, folder: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a script in the background."""
+    everything = {**os.environ, "HOME": str(folder), **env}
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec 2>&1; {script}"], cwd=folder, env=everything, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+def answer(command: str) -> str:
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=10)
+    return done.stdout
+
+
+def test_every_command_is_run() -> None:
+    """Each section that has commands is run here or, on an image, by tests/deploy/test_image.py."""
+    assert HERE | {"With Docker"} == {block.section for block in blocks(README, "sh")} - ON_THE_IMAGE
+
+
+def test_with_python(tmp_path: Path) -> None:
+    """On a clean checkout, with nothing but Python: it installs and serves, and curl sees what it should."""
+    install, look = commands("With Python")
+    checkout(tmp_path / "checkout")
+    port = free_port()
+    path = f"{Path(sys.base_prefix) / 'bin'}:{os.environ['PATH']}"
+    with running(install, tmp_path / "checkout", LISTEN_PORT=port, PATH=path):
+        seen = wait_for(
+            lambda: answer(look.replace("9000", port)), what="the metrics", seconds=240, every=0.5
+        )
+
+    assert "\ndocker_up 1.0\n" in seen
+    assert "shop-database-1" in seen
+
+
+def test_tls_and_a_token(tmp_path: Path) -> None:
+    """The files of the example are all that it needs."""
+    (command,) = commands("TLS and a token")
+    ca = authority(tmp_path)
+    issue(tmp_path, "server", ca)
+    client = issue(tmp_path, "client", ca, "clientAuth")
+    (tmp_path / "token").write_text("secret\n")
+    port = free_port()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    look = (
+        f"curl --silent --noproxy '*' --cacert {ca.cert} --cert {client.cert} --key {client.key} "
+        f"--header 'Authorization: Bearer secret' https://127.0.0.1:{port}/metrics"
+    )
+    with running(command, tmp_path, LISTEN_PORT=port, PATH=path, DOCKER_HOST=f"unix://{tmp_path}/none"):
+        seen = wait_for(lambda: answer(look), what="the metrics", seconds=20)
+
+    assert "\ndocker_up 0.0\n" in seen
