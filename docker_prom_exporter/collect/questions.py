@@ -96,6 +96,8 @@ class Questions:
         """
         now = time.monotonic()
         due = [i for i in ids if i not in self._stalled or self._stalled[i][0] <= now]
+        # What is not inspected in time is to be listed in time.
+        deadline -= self._settings.docker_timeout
         answers = self._engine.inspect(due, deadline, _INSPECT_SECONDS)
         self._counts.requests["inspect"] += len(answers)
         found = self._sorted(answers)

@@ -317,6 +317,20 @@ def test_one_inspect_that_hangs(containerd: Simulation, monkeypatch: pytest.Monk
     assert 2 == poller.snapshot.counts.errors["inspect", "timeout"]
 
 
+def test_inspects_that_take_too_long_in_all(containerd: Simulation) -> None:
+    """Those that could not begin in time are told by the list, and the poll succeeds."""
+    ids = [add_old(containerd, f"c{number}", health="healthy") for number in range(12)]
+    poller = poller_for(containerd.url, docker_timeout=0.3, poll_interval=0.5)
+    poller.poll()
+    containerd.inspect_faults = dict.fromkeys(ids, hangs())
+    snapshot = poller.poll()
+
+    assert snapshot.listed
+    assert {4} == set(healths(snapshot).values())
+    assert 12 == len(snapshot.containers)
+    assert snapshot.duration < snapshot.trusted_for
+
+
 def test_a_container_that_neither_inspect_nor_list_answers(podman: Simulation) -> None:
     """`podman commit` holds up both: its health is unknown, the others' is known."""
     add_old(podman, "web", health="healthy")
