@@ -83,7 +83,8 @@ class Collector:
         asked = time.monotonic()
         rows = self._questions.whole_list(deadline)
         # A list in pages may have taken long, and inspects have to follow.
-        deadline = max(deadline, time.monotonic() + self._settings.poll_interval)
+        seconds = self._settings.poll_interval + self._settings.docker_timeout
+        deadline = max(deadline, time.monotonic() + seconds)
         if self._inspects(info):
             started = self._inspect_mode.start(rows, deadline)
             if not started.denied:
