@@ -123,7 +123,7 @@ def quick(tests: str) -> str:
 def test_a_changed_rule_is_found_out(tmp_path: Path, was: str, becomes: str) -> None:
     """The rules' own tests fail when a condition is missing or another."""
     changed = RULES.read_text().replace(was, becomes)
-    tests = TESTS.read_text() if re.search("86400|docker_up|7d", was) else quick(TESTS.read_text())
+    tests = TESTS.read_text() if re.search(r"86400|docker_up|7d|\n", was) else quick(TESTS.read_text())
 
     assert changed != RULES.read_text()
     with pytest.raises(CommandError, match="exit 1"):
