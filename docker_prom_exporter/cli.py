@@ -28,9 +28,10 @@ _COMMANDS: Final = {
     "check": "ask Docker each question once, say what to do; exit 0 if health can be reported, else 1",
     "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
     "demo": "serve the metrics of a simulated engine; needs no Docker",
+    "expire": "delete groups from a Pushgateway that are no longer pushed; needs no Docker",
 }
 _OTHER_FLAGS: Final = ("-h", "--help", "--version")
-_SERVING: Final = (None, "demo")
+_SERVING: Final = (None, "demo", "expire")
 _DEFAULTS: Final = {"demo": {"poll_interval": "2"}}
 _EPILOG: Final = (
     "Without a command it serves metrics until SIGTERM, SIGINT or SIGHUP. The word after each flag is its "

@@ -19,7 +19,7 @@ from docker_prom_exporter import __version__, logs
 from docker_prom_exporter.engine import BadTargetError, Engine, find_target
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.metrics import Publications
-from docker_prom_exporter.outlets import OutletError, Outlets
+from docker_prom_exporter.outlets import Expirer, OutletError, Outlets
 from docker_prom_exporter.output import standard_output
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.signals import StopSignals
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import Snapshot
 
-# A scrape must not find the exporter before it has found Docker, nor wait for a Docker that is stuck.
-_FIRST_POLL_TIMEOUT: Final = 0.5
-_LAST_POLL_TIMEOUT: Final = 0.4
+# A scrape must not find the exporter before it has found anything, nor wait for an engine that is stuck.
+_FIRST_RESULT_TIMEOUT: Final = 0.5
+_WORK_TIMEOUT: Final = 0.4
 _OUTLETS_TIMEOUT: Final = 0.7
 _LOG_TIMEOUT: Final = 0.25
 
@@ -111,49 +111,93 @@ def _demo(settings: Settings, seed: int) -> int:
     ):
         log = structlog.get_logger()
         log.warning("demo.started", engine="simulated", seed=seed, docker_host=simulated.url)
-        return _serve_until(signals, settings._replace(docker_host=simulated.url), {})
+        return _serve_engine(signals, settings._replace(docker_host=simulated.url), {})
 
 
 def _serve(settings: Settings) -> int:
-    return _serve_until(StopSignals(), settings, os.environ)
+    return _serve_engine(StopSignals(), settings, os.environ)
 
 
-def _serve_until(signals: StopSignals, settings: Settings, environ: Mapping[str, str]) -> int:
-    """Poll and serve until a signal comes. All threads are daemons: nothing stuck holds up the end."""
-    engine = _engine(settings, environ)
-    tls, token = _credentials(settings)
-    outlets = _outlets(settings)
-    listener = _listener(settings)
-    stop = threading.Event()
-    exposition, publications = Exposition(outlets.families), Publications(settings.container_labels)
+def _serve_engine(signals: StopSignals, settings: Settings, environ: Mapping[str, str]) -> int:
+    """Poll an engine and serve what is found."""
+    engine, stop, publications = (
+        _engine(settings, environ),
+        threading.Event(),
+        Publications(settings.container_labels),
+    )
 
     def publish(snapshot: Snapshot) -> None:
-        exposition.publish(publications.of(snapshot))
-        outlets.wake()
+        serving.exposition.publish(publications.of(snapshot))
+        serving.outlets.wake()
 
     poller = Poller(engine, settings, stop, publish)
+    serving = _Serving(settings, signals)
     publish(poller.snapshot)
-    page = _page(settings, lambda: poller.snapshot)
-    site = Site(exposition, exposition.is_trusted, poller.first_poll_ended.is_set, page)
-    web = Web(listener, site, settings.client_ip_source, tls=tls, token=token)
     polling = threading.Thread(target=poller.run, name="poller", daemon=True)
 
-    log = structlog.get_logger()
-    log.info("exporter.started", version=__version__, metrics=_address(listener, "https" if tls else "http"))
-    polling.start()
-    poller.first_poll_ended.wait(_FIRST_POLL_TIMEOUT)
-    web.start()
-    outlets.start(exposition)
-    signals.wait()
-    began = time.monotonic()
-    outlets.stop()
-    stop.set()
-    engine.abort()
-    polling.join(_LAST_POLL_TIMEOUT)
-    web.stop()
-    outlets.join(began + _OUTLETS_TIMEOUT)
-    log.info("exporter.stopped")
-    return 0
+    def end() -> None:
+        stop.set()
+        engine.abort()
+        polling.join(_WORK_TIMEOUT)
+
+    page = _page(settings, lambda: poller.snapshot)
+    site = Site(serving.exposition, serving.exposition.is_trusted, poller.first_poll_ended.is_set, page)
+    return serving.until_signal(site, polling.start, poller.first_poll_ended, end)
+
+
+class _Serving:
+    """What every serving command has: a listener, credentials, outlets, and one order of start and end.
+
+    All threads are daemons, so that nothing that hangs holds up the end. Raises `CommandError`.
+    """
+
+    def __init__(self, settings: Settings, signals: StopSignals) -> None:
+        self._settings = settings
+        self._signals = signals
+        self._tls, self._token = _credentials(settings)
+        self.outlets = _outlets(settings)
+        self._listener = _listener(settings)
+        self.exposition = Exposition(self.outlets.families)
+
+    def until_signal(
+        self, site: Site, start: Callable[[], object], found: threading.Event, end: Callable[[], object]
+    ) -> int:
+        """Start the work, serve once it has `found` something or a moment is over, and end it at a signal."""
+        source = self._settings.client_ip_source
+        web = Web(self._listener, site, source, tls=self._tls, token=self._token)
+        log = structlog.get_logger()
+        address = _address(self._listener, "https" if self._tls else "http")
+        log.info("exporter.started", version=__version__, metrics=address)
+        start()
+        found.wait(_FIRST_RESULT_TIMEOUT)
+        web.start()
+        self.outlets.start(self.exposition)
+        self._signals.wait()
+        began = time.monotonic()
+        self.outlets.stop()
+        end()
+        web.stop()
+        self.outlets.join(began + _OUTLETS_TIMEOUT)
+        log.info("exporter.stopped")
+        return 0
+
+
+def _expire(settings: Settings) -> int:
+    """Give the groups of a Pushgateway a time to live, and serve what came of it; push nothing."""
+    if settings.push_url is None:
+        raise CommandError("expire needs --push-url (PUSH_URL)", 2)
+    stop, serving = threading.Event(), _Serving(settings._replace(push_url=None), StopSignals())
+    try:
+        expirer = Expirer(settings, serving.exposition, stop, serving.outlets.wake)
+    except OutletError as error:
+        raise CommandError(str(error)) from error
+
+    def end() -> None:
+        stop.set()
+        expirer.join(_WORK_TIMEOUT)
+
+    site = Site(serving.exposition, serving.exposition.is_trusted, expirer.first_look_ended.is_set)
+    return serving.until_signal(site, expirer.start, expirer.first_look_ended, end)
 
 
 _COMMANDS: Final[dict[str | None, Callable[..., int]]] = {
@@ -161,6 +205,7 @@ _COMMANDS: Final[dict[str | None, Callable[..., int]]] = {
     "once": _once,
     "check": _check,
     "demo": _demo,
+    "expire": _expire,
 }
 
 
@@ -177,6 +222,8 @@ def _credentials(settings: Settings) -> tuple[ServerTls | None, BearerToken | No
 
 
 def _outlets(settings: Settings) -> Outlets:
+    if settings.push_url is not None and settings.push_instance is None:
+        raise CommandError("--push-url (PUSH_URL) needs --push-instance (PUSH_INSTANCE), too", 2)
     try:
         return Outlets(settings)
     except OutletError as error:
