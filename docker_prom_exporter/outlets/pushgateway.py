@@ -103,10 +103,10 @@ class Gateway:
             with closing(connection):
                 connection.request(request.method, urlsplit(request.url).path, request.body, headers)
                 sockets.append(connection.sock)  # the connection forgets it where the answer ends with it
-                response = connection.getresponse()
-                if not 200 <= response.status < 300:
-                    raise _status_error(response, _beginning(response))
-                return read(response)
+                with connection.getresponse() as response:
+                    if not 200 <= response.status < 300:
+                        raise _status_error(response, _beginning(response))
+                    return read(response)
 
         try:
             return call(exchange, seconds, lambda _: _shut_down(*sockets, connection.sock))
