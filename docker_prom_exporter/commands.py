@@ -145,6 +145,24 @@ def _serve_engine(signals: StopSignals, settings: Settings, environ: Mapping[str
     return serving.until_signal(site, polling.start, poller.first_poll_ended, end)
 
 
+def _expire(settings: Settings) -> int:
+    """Give the groups of a Pushgateway a time to live, and serve what came of it; push nothing."""
+    if settings.push_url is None:
+        raise CommandError("expire needs --push-url (PUSH_URL)", 2)
+    stop, serving = threading.Event(), _Serving(settings._replace(push_url=None), StopSignals())
+    try:
+        expirer = Expirer(settings, serving.exposition, stop, serving.outlets.wake)
+    except OutletError as error:
+        raise CommandError(str(error)) from error
+
+    def end() -> None:
+        stop.set()
+        expirer.join(_WORK_TIMEOUT)
+
+    site = Site(serving.exposition, serving.exposition.is_trusted, expirer.first_look_ended.is_set)
+    return serving.until_signal(site, expirer.start, expirer.first_look_ended, end)
+
+
 class _Serving:
     """What every serving command has: a listener, credentials, outlets, and one order of start and end.
 
@@ -180,24 +198,6 @@ class _Serving:
         self.outlets.join(began + _OUTLETS_TIMEOUT)
         log.info("exporter.stopped")
         return 0
-
-
-def _expire(settings: Settings) -> int:
-    """Give the groups of a Pushgateway a time to live, and serve what came of it; push nothing."""
-    if settings.push_url is None:
-        raise CommandError("expire needs --push-url (PUSH_URL)", 2)
-    stop, serving = threading.Event(), _Serving(settings._replace(push_url=None), StopSignals())
-    try:
-        expirer = Expirer(settings, serving.exposition, stop, serving.outlets.wake)
-    except OutletError as error:
-        raise CommandError(str(error)) from error
-
-    def end() -> None:
-        stop.set()
-        expirer.join(_WORK_TIMEOUT)
-
-    site = Site(serving.exposition, serving.exposition.is_trusted, expirer.first_look_ended.is_set)
-    return serving.until_signal(site, expirer.start, expirer.first_look_ended, end)
 
 
 _COMMANDS: Final[dict[str | None, Callable[..., int]]] = {
