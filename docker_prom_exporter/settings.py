@@ -264,7 +264,7 @@ OPTIONS: Final = (
     Option("push_url", "Push", None, _PUSH_URL, "a Pushgateway to push to, or for expire to delete from"),
     Option("push_job", "Push", "docker_prom_exporter", _TEXT, "label job of what is pushed, or expires"),
     Option("push_instance", "Push", None, _TEXT,
-           "label instance of what is pushed: the name of this host; needed with --push-url"),
+           "label instance of what is pushed: the name of this host; needed to push"),
     Option("push_interval", "Push", "15", _duration(1, 3600), "time from one push to the next"),
     Option("push_username", "Push", None, _TEXT, "user name for the Pushgateway's basic authentication"),
     Option("push_password_file", "Push", None, _PATH, "file that holds the password; read for each push"),

@@ -33,17 +33,17 @@ _DELETE_TIMEOUT: Final = 5
 _SECONDS_TO_DELETE: Final = 1
 _INTERVALS_TO_TRUST: Final = 3
 
-# As 1.11 writes label names that are UTF-8 where it is told nothing, two groups can look like one; by this
-# scheme, which older gateways overlook, it writes them as they are to stand in a path.
+# By default newer gateways replace characters in UTF-8 label names, so that two groups can look like one.
+# With this scheme, which older gateways ignore, names are written as a path takes them.
 _ACCEPT: Final = "text/plain;version=0.0.4;escaping=values"
 
 _BLOCK_BYTES: Final = 64 * 1024
 _MAX_LINE_BYTES: Final = 2 * 1024 * 1024  # a path, and so a label of a group, has at most half of it
 _MAX_GROUPS: Final = 100_000
-_WANTED: Final = b"push"
 _PUSHED: Final = b"push_time_seconds{"
 _FAILED: Final = b"push_failure_time_seconds{"
-_ITS_OWN: Final = b"pushgateway_"
+_OWN: Final = b"pushgateway_"
+_PREFIXES: Final = (_PUSHED, _FAILED, _OWN)
 
 _PLAIN: Final = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*")
 
@@ -74,7 +74,7 @@ class Expirer:
         self._log = structlog.get_logger().bind(url=self._gateway.url)
         self._candidates: set[Group] = set()
         self._expired = 0
-        self._failing: str | None = ""
+        self._failing: str | None = ""  # why the last turn failed; None where it went well
         self.first_look_ended = threading.Event()
 
     def start(self) -> None:
@@ -188,7 +188,7 @@ def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, f
     failed: dict[Group, float] = {}
     is_gateway = False
     for line in lines:
-        is_gateway = is_gateway or line.startswith(_ITS_OWN)
+        is_gateway = is_gateway or line.startswith(_OWN)
         if line.startswith(_PUSHED) and (last := _value(line)) <= until:
             _add(pushed, line, job, last)
         elif line.startswith(_FAILED) and (last := _value(line)) > 0:
@@ -204,12 +204,16 @@ def paths(group: Group) -> Iterator[str]:
 
     A gateway shows an empty `instance` for a group that has none; it refuses to have both.
     """
-    labels = dict(group)
-    job = _segment("job", labels.pop("job"))
-    yield "/metrics" + job + "".join(_segment(name, labels[name]) for name in sorted(labels))
-    if labels.get("instance") == "":
-        del labels["instance"]
-        yield "/metrics" + job + "".join(_segment(name, labels[name]) for name in sorted(labels))
+    yield _path(group)
+    without = group - {("instance", "")}
+    if without != group:
+        yield _path(without)
+
+
+def _path(group: Group) -> str:
+    """Return the labels as a path, which begins with the job."""
+    ordered = sorted(group, key=lambda label: (label[0] != "job", label))
+    return "/metrics" + "".join(_segment(name, value) for name, value in ordered)
 
 
 def _segment(name: str, value: str) -> str:
@@ -235,11 +239,11 @@ def _date(response: http.client.HTTPResponse) -> float:
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Yield each line that may be about pushes or the gateway, one that is too long without its end."""
+    """Yield the lines about pushes and the gateway itself; one that is too long is cut."""
     stream = io.BufferedReader(cast("io.RawIOBase", response), _BLOCK_BYTES)
     begins = True
     while line := stream.readline(_MAX_LINE_BYTES):
-        if begins and line.startswith(_WANTED):
+        if begins and line.startswith(_PREFIXES):
             yield line
         begins = line.endswith(b"\n")
 
