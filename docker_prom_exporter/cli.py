@@ -29,10 +29,11 @@ _COMMANDS: Final = {
     "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
     "demo": "serve the metrics of a simulated engine; needs no Docker",
     "registry": "serve the metrics of a Docker registry's file storage; needs no Docker",
+    "expire": "delete groups from a Pushgateway that are no longer pushed; needs no Docker",
 }
 _ARGUMENTS: Final = {"registry": "PATH "}
 _OTHER_FLAGS: Final = ("-h", "--help", "--version")
-_SERVING: Final = (None, "demo", "registry")
+_SERVING: Final = (None, "demo", "registry", "expire")
 _DEFAULTS: Final = {
     "demo": {"poll_interval": "2"},
     "registry": {"push_job": "docker_prom_exporter_registry"},

@@ -19,7 +19,7 @@ from docker_prom_exporter import __version__, logs
 from docker_prom_exporter.engine import BadTargetError, Engine, find_target
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.metrics import Publications
-from docker_prom_exporter.outlets import OutletError, Outlets
+from docker_prom_exporter.outlets import Expirer, OutletError, Outlets
 from docker_prom_exporter.output import standard_output
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.signals import StopSignals
@@ -162,6 +162,24 @@ def _registry(settings: Settings, path: str) -> int:
     return serving.until_signal(site, scanner.start, scanner.first_scan_ended, end)
 
 
+def _expire(settings: Settings) -> int:
+    """Give the groups of a Pushgateway a time to live, and serve what came of it; push nothing."""
+    if settings.push_url is None:
+        raise CommandError("expire needs --push-url (PUSH_URL)", 2)
+    stop, serving = threading.Event(), _Serving(settings._replace(push_url=None), StopSignals())
+    try:
+        expirer = Expirer(settings, serving.exposition, stop, serving.outlets.wake)
+    except OutletError as error:
+        raise CommandError(str(error)) from error
+
+    def end() -> None:
+        stop.set()
+        expirer.join(_WORK_TIMEOUT)
+
+    site = Site(serving.exposition, serving.exposition.is_trusted, expirer.first_look_ended.is_set)
+    return serving.until_signal(site, expirer.start, expirer.first_look_ended, end)
+
+
 class _Serving:
     """What every serving command has: a listener, credentials, outlets, and one order of start and end.
 
@@ -205,6 +223,7 @@ _COMMANDS: Final[dict[str | None, Callable[..., int]]] = {
     "check": _check,
     "demo": _demo,
     "registry": _registry,
+    "expire": _expire,
 }
 
 
@@ -221,6 +240,8 @@ def _credentials(settings: Settings) -> tuple[ServerTls | None, BearerToken | No
 
 
 def _outlets(settings: Settings) -> Outlets:
+    if settings.push_url is not None and settings.push_instance is None:
+        raise CommandError("--push-url (PUSH_URL) needs --push-instance (PUSH_INSTANCE), too", 2)
     try:
         return Outlets(settings)
     except OutletError as error:

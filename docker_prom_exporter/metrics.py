@@ -88,6 +88,16 @@ TEXTFILE_WRITES = _Family(
     "docker_exporter_textfile_writes_total", "Writes of the text file, by result.", ("result",), counter=True
 )
 
+GROUPS_EXPIRED = _Family(
+    "docker_exporter_groups_expired_total",
+    "Groups deleted from the Pushgateway after they were not pushed for EXPIRE_AFTER.",
+    counter=True,
+)
+GATEWAY_UP = _Family(
+    "docker_exporter_gateway_up",
+    "Whether the last look at the Pushgateway went well (1), or did not or is too old to trust (0).",
+)
+
 HEALTH = _Family(
     "container_health",
     "Container health: 0 unknown, 1 stopped, 2 alive without a healthcheck, 3 unhealthy, 4 healthy.",
@@ -236,7 +246,7 @@ def _engine_families(engine: EngineInfo | None, *, up: bool) -> tuple[Metric, ..
 def _own_families(snapshot: Snapshot) -> list[Metric]:
     counts = snapshot.counts
     return [
-        BUILD_INFO.of([((__version__, platform.python_version()), 1)]),
+        _build_info(),
         POLLS.of(((result,), count) for result, count in counts.polls.items()),
         POLL_DURATION.of(_one(snapshot.duration)),
         LAST_SUCCESS.of(_one(snapshot.last_success)),
@@ -244,6 +254,10 @@ def _own_families(snapshot: Snapshot) -> list[Metric]:
         REQUESTS.of(((endpoint,), count) for endpoint, count in counts.requests.items()),
         ERRORS.of((labels, count) for labels, count in counts.errors.items()),
     ]
+
+
+def _build_info() -> Metric:
+    return BUILD_INFO.of([((__version__, platform.python_version()), 1)])
 
 
 def _labels_family(keys: Sequence[str]) -> _Family:
@@ -258,3 +272,13 @@ def push_families(results: Mapping[str, int], last: float) -> list[Metric]:
 def textfile_families(results: Mapping[str, int]) -> list[Metric]:
     """Return how many writes of the text file had which result."""
     return [TEXTFILE_WRITES.of(((result,), count) for result, count in results.items())]
+
+
+def expiry_publication(*, up: bool, expired: int, trusted_until: float) -> Publication:
+    """Return what `expire` serves: whether it could ask the gateway, and how many groups it deleted."""
+    return Publication(
+        families=[GATEWAY_UP.of(_one(up))],
+        fallback=[GATEWAY_UP.of(_one(value=False))],
+        own=[_build_info(), GROUPS_EXPIRED.of(_one(expired))],
+        trusted_until=trusted_until,
+    )

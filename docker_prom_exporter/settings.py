@@ -68,6 +68,7 @@ class Settings(NamedTuple):
     push_password_file: str | None
     push_ca_file: str | None
     textfile: str | None
+    expire_after: float
 
 
 class Values(NamedTuple):
@@ -164,7 +165,7 @@ def _duration(least: float, most: float) -> Values:
             raise ValueError(text)
         return seconds
 
-    return Values(read, f"seconds from {least:g} to {most:g}, also as 500ms, 15s, 1m30s or 1h")
+    return Values(read, f"seconds from {least:g} to {most:.10g}, also as 500ms, 15s, 1m30s or 1h")
 
 
 def _port(text: str) -> int:
@@ -262,10 +263,10 @@ OPTIONS: Final = (
            "file that holds the token which clients must send for /metrics and /"),
     Option("log_level", "Log", "info", _choice(LOG_LEVELS), "least level; debug adds a line a request"),
     Option("log_format", "Log", "auto", _choice(LOG_FORMATS), "auto is console on a terminal, else logfmt"),
-    Option("push_url", "Push", None, _PUSH_URL, "a Pushgateway to push to"),
-    Option("push_job", "Push", "docker_prom_exporter", _TEXT, "label job of what is pushed"),
+    Option("push_url", "Push", None, _PUSH_URL, "a Pushgateway to push to, or for expire to delete from"),
+    Option("push_job", "Push", "docker_prom_exporter", _TEXT, "label job of what is pushed, or expires"),
     Option("push_instance", "Push", None, _TEXT,
-           "label instance of what is pushed: the name of this host; needed with --push-url"),
+           "label instance of what is pushed: the name of this host; needed to push"),
     Option("push_interval", "Push", "15", _duration(1, 3600), "time from one push to the next"),
     Option("push_username", "Push", None, _TEXT, "user name for the Pushgateway's basic authentication"),
     Option("push_password_file", "Push", None, _PATH, "file that holds the password; read for each push"),
@@ -273,12 +274,13 @@ OPTIONS: Final = (
            "certificates, as PEM, of CAs that may sign the Pushgateway's; without it the system's"),
     Option("textfile", "Push", None, _PATH,
            "file to write the metrics to, for node_exporter's textfile collector, which reads *.prom"),
+    Option("expire_after", "Expire", "1h", _duration(1, 30 * 86400),
+           "time after which expire deletes a group that is no longer pushed"),
 )
 # fmt: on
 """Every option, in the order `--help` and the README show them."""
 
 _NEEDS: Final = (
-    ("push_url", "push_instance"),
     ("push_username", "push_password_file"),
     ("push_password_file", "push_username"),
     ("web_tls_cert_file", "web_tls_key_file"),

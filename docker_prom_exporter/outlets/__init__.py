@@ -1,4 +1,7 @@
-"""Where else the exposition goes, in threads of their own: a Pushgateway, and a file for node_exporter."""
+"""Where else the exposition goes, in threads of their own: a Pushgateway, and a file for node_exporter.
+
+`Expirer` is beside them: it deletes from a Pushgateway what others no longer push.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from docker_prom_exporter.outlets.errors import DeliveryError, OutletError, one_line
+from docker_prom_exporter.outlets.expire import Expirer
 from docker_prom_exporter.outlets.pushgateway import Pusher
 from docker_prom_exporter.outlets.textfile import TextFile
 
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from docker_prom_exporter.exposition import Exposition
     from docker_prom_exporter.settings import Settings
 
-__all__ = ["OutletError", "Outlets"]
+__all__ = ["Expirer", "OutletError", "Outlets"]
 
 
 class _Target(Protocol):

@@ -1,4 +1,4 @@
-"""The exposition on a Pushgateway."""
+"""Requests to a Pushgateway, and the exposition on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import time
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from docker_prom_exporter.exposition import Exposition
     from docker_prom_exporter.settings import Settings
 
+T = TypeVar("T")
+
 _MAX_BYTES: Final = 64 * 1024
 _REQUEST_TIMEOUT: Final = 5
 _DELETE_TIMEOUT: Final = 0.65
@@ -56,87 +59,61 @@ _ADVICE_BY_STATUS: Final = {
 }
 
 
+class Request(NamedTuple):
+    """What is asked of a Pushgateway."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = MappingProxyType({})
+    body: bytes = b""
+
+
+def _beginning(response: http.client.HTTPResponse) -> bytes:
+    return response.read(_MAX_BYTES)
+
+
 class Gateway:
-    """One group of a Pushgateway, by prometheus-client's own push. Each request has a connection of its own.
+    """A Pushgateway. Each request has a connection of its own.
 
     Redirects are not followed and the environment's proxies not used: the password goes to `--push-url` or
-    nowhere. All methods raise `DeliveryError`, and take the seconds they may last. Raises `OutletError` where
-    the password or the certificates can't be read.
+    nowhere. Raises `OutletError` where the password or the certificates can't be read.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.url = settings.push_url or ""
-        self._job = settings.push_job
-        self._grouping_key = {"instance": settings.push_instance}
         self._username = settings.push_username
         self._password_file = settings.push_password_file
         self._context = _tls_context(settings.push_ca_file)
-        self._gzips = True
         try:
             self._authorization()
         except DeliveryError as error:
             raise OutletError(error.detail) from error
 
-    def replace(self, families: Collector, seconds: float) -> None:
-        """Put the families in the place of the whole group.
+    def send(self, request: Request, seconds: float, read: Callable[[http.client.HTTPResponse], T]) -> T:
+        """Send a request and return what `read` makes of a good answer, all within so many seconds.
 
-        A Pushgateway before 1.5 takes gzip for bad metrics: it gets the same again as plain text.
+        Raises `DeliveryError`, as `read` may, too.
         """
-        try:
-            self._put(families, seconds)
-        except DeliveryError as error:
-            if error.status != 400 or not self._gzips:
-                raise
-            self._gzips = False
-            self._put(families, seconds)
+        agent = f"docker-prom-exporter/{__version__}"
+        headers = {**request.headers, **self._authorization(), "User-Agent": agent}
+        connection = self._connection(request.url, seconds)
+        sockets: list[socket.socket] = []
 
-    def delete(self, seconds: float) -> None:
-        """Delete the group."""
-        delete_from_gateway(self.url, self._job, self._grouping_key, seconds, self._handle)
-
-    def time_to_live(self, seconds: float) -> float:
-        """Ask for how many seconds the gateway keeps a group; 0 where for ever, as upstream's does.
-
-        Builds that expire groups, like k0s's, have a flag for it, which `/api/v1/status` shows (from 1.2).
-        """
-        text = self._request("GET", f"{self.url}/api/v1/status", seconds, {}, b"")
-        try:
-            return parse_duration(json.loads(text)["data"]["flags"].get("metric.timetolive") or "0")
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise DeliveryError("bad_response", "/api/v1/status tells no time to live", 200) from None
-
-    def _put(self, families: Collector, seconds: float) -> None:
-        push_to_gateway(self.url, self._job, families, self._grouping_key, seconds, self._handle)
-
-    def _handle(
-        self, url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes
-    ) -> Callable[[], bytes]:
-        """Be a handler as prometheus-client takes it: return what sends the request."""
-        more = {}
-        if data and self._gzips:
-            more["Content-Encoding"] = "gzip"
-            data = gzip.compress(data)
-        return partial(self._request, method, url, timeout or 0, {**dict(headers), **more}, data)
-
-    def _request(self, method: str, url: str, seconds: float, headers: dict[str, str], body: bytes) -> bytes:
-        headers = {**headers, **self._authorization(), "User-Agent": f"docker-prom-exporter/{__version__}"}
-        connection = self._connection(url, seconds)
-
-        def exchange() -> tuple[http.client.HTTPResponse, bytes]:
+        def exchange() -> T:
             with closing(connection):
-                connection.request(method, urlsplit(url).path, body, headers)
-                response = connection.getresponse()
-                return response, response.read(_MAX_BYTES)
+                connection.request(request.method, urlsplit(request.url).path, request.body, headers)
+                sockets.append(connection.sock)  # the connection forgets it where the answer ends with it
+                with connection.getresponse() as response:
+                    if not 200 <= response.status < 300:
+                        raise _status_error(response, _beginning(response))
+                    return read(response)
 
         try:
-            response, answer = call(exchange, seconds, lambda _: _shut_down(connection))
+            return call(exchange, seconds, lambda _: _shut_down(*sockets, connection.sock))
         except TimeoutError as error:
             raise DeliveryError("timeout", f"no answer within {seconds:.3g} s") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise DeliveryError("unreachable", one_line(error)) from error
-        if not 200 <= response.status < 300:
-            raise _status_error(response, answer)
-        return answer
 
     def _connection(self, url: str, seconds: float) -> http.client.HTTPConnection:
         parts = urlsplit(url)
@@ -157,6 +134,61 @@ class Gateway:
         return {"Authorization": f"Basic {token}"}
 
 
+class _Group:
+    """One group of a Pushgateway, by prometheus-client's own push.
+
+    All methods raise `DeliveryError`, and take the seconds they may last.
+    """
+
+    def __init__(self, gateway: Gateway, settings: Settings) -> None:
+        self._gateway = gateway
+        self._job = settings.push_job
+        self._grouping_key = {"instance": settings.push_instance}
+        self._gzips = True
+
+    def replace(self, families: Collector, seconds: float) -> None:
+        """Put the families in the place of the whole group.
+
+        A Pushgateway before 1.5 takes gzip for bad metrics: it gets the same again as plain text.
+        """
+        try:
+            self._put(families, seconds)
+        except DeliveryError as error:
+            if error.status != 400 or not self._gzips:
+                raise
+            self._gzips = False
+            self._put(families, seconds)
+
+    def delete(self, seconds: float) -> None:
+        """Delete the group."""
+        delete_from_gateway(self._gateway.url, self._job, self._grouping_key, seconds, self._handle)
+
+    def time_to_live(self, seconds: float) -> float:
+        """Ask for how many seconds the gateway keeps a group; 0 where for ever, as upstream's does.
+
+        Builds that expire groups, like k0s's, have a flag for it, which `/api/v1/status` shows (from 1.2).
+        """
+        text = self._gateway.send(Request("GET", f"{self._gateway.url}/api/v1/status"), seconds, _beginning)
+        try:
+            return parse_duration(json.loads(text)["data"]["flags"].get("metric.timetolive") or "0")
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise DeliveryError("bad_response", "/api/v1/status tells no time to live", 200) from None
+
+    def _put(self, families: Collector, seconds: float) -> None:
+        push_to_gateway(self._gateway.url, self._job, families, self._grouping_key, seconds, self._handle)
+
+    def _handle(
+        self, url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes
+    ) -> Callable[[], bytes]:
+        """Be a handler as prometheus-client takes it: return what sends the request."""
+        more = {}
+        if data and self._gzips:
+            more["Content-Encoding"] = "gzip"
+            data = gzip.compress(data)
+        request = Request(method, url, {**dict(headers), **more}, data)
+        return partial(self._gateway.send, request, timeout or 0, _beginning)
+
+
 class Pusher:
     """Replaces a Pushgateway's group once an interval, also while Docker is down; deletes it at the end.
 
@@ -166,8 +198,9 @@ class Pusher:
     topic = "push"
 
     def __init__(self, settings: Settings, stop: threading.Event) -> None:
-        self._gateway = Gateway(settings)
-        self.place = {"url": self._gateway.url}
+        gateway = Gateway(settings)
+        self._group = _Group(gateway, settings)
+        self.place = {"url": gateway.url}
         self._interval = settings.push_interval
         self._due = time.monotonic()
         self._last = 0.0
@@ -202,11 +235,11 @@ class Pusher:
 
     def _push(self, exposition: Exposition, deadline: float) -> None:
         seconds = min(_REQUEST_TIMEOUT, max(deadline - time.monotonic(), 0.1))
-        self._gateway.replace(Families(exposition.families()), seconds)
+        self._group.replace(Families(exposition.families()), seconds)
 
     def withdraw(self) -> None:
         """Delete the group."""
-        self._gateway.delete(_DELETE_TIMEOUT)
+        self._group.delete(_DELETE_TIMEOUT)
 
     def delivered(self) -> None:
         """Log, after the first push, what becomes of a group that is no longer replaced."""
@@ -215,7 +248,7 @@ class Pusher:
         self._expiry_logged = True
         log = structlog.get_logger().bind(**self.place)
         try:
-            seconds = self._gateway.time_to_live(min(_REQUEST_TIMEOUT, self._interval))
+            seconds = self._group.time_to_live(min(_REQUEST_TIMEOUT, self._interval))
         except DeliveryError as error:
             log.warning("push.expiry_unknown", reason=error.reason, detail=error.detail)
             return
@@ -237,11 +270,11 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
         raise OutletError(f"can't read --push-ca-file {ca_file}: {one_line(error)}") from error
 
 
-def _shut_down(connection: http.client.HTTPConnection) -> None:
-    """End what the connection waits for; there is no socket yet while its name is looked up."""
-    with suppress(OSError):
-        if connection.sock is not None:
-            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+def _shut_down(*sockets: socket.socket | None) -> None:
+    """End what is waited for; there is no socket yet while a name is looked up."""
+    for each in filter(None, sockets):
+        with suppress(OSError):
+            socket.socket.shutdown(each, socket.SHUT_RDWR)
 
 
 def _status_error(response: http.client.HTTPResponse, body: bytes) -> DeliveryError:

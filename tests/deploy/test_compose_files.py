@@ -19,6 +19,7 @@ from support.waiting import wait_for
 
 METRICS = "http://127.0.0.1:9000/metrics"
 EXPORTER_SERVICE = "docker-prom-exporter"
+EXPIRE_SERVICE = "expire"
 PROXY_SERVICE = "docker-socket-proxy"
 FILES = sorted(COMPOSE.glob("*.yml"))
 PROXY_FILES = [*sorted(COMPOSE.glob("socket-proxy.*.yml")), COMPOSE / "monitoring.yml"]
@@ -30,10 +31,11 @@ PROXIES = {
 }
 PUSH_IMAGES = ("prom/pushgateway:v1.11.1", "prom/prometheus:v3.5.0")
 PUSHED = next(expr for name, expr in panel_queries() if name == "Pushed hosts: age of the data A")
+GATEWAY_UP = "docker_exporter_gateway_up == 1"
 HEALTH = {"healthy": 4, "unhealthy": 3, "plain": 2, "stopped": 1}
 CHECK = ["--health-interval=500ms", "--health-retries=1"]
 
-each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+EXPORTERS = [*((file, EXPORTER_SERVICE) for file in FILES), (COMPOSE / "pushgateway.yml", EXPIRE_SERVICE)]
 
 
 def service_of(machine: Machine, file: Path, name: str) -> dict[str, Any]:
@@ -105,10 +107,10 @@ def status_through_proxy(machine: Machine, path: str) -> int:
     return int(machine.exec(f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1", "python3", "-c", script))
 
 
-@each_file
-def test_an_exporter_has_no_more_than_it_needs(machine: Machine, file: Path) -> None:
+@pytest.mark.parametrize(("file", "name"), EXPORTERS, ids=lambda part: getattr(part, "stem", part))
+def test_an_exporter_has_no_more_than_it_needs(machine: Machine, file: Path, name: str) -> None:
     """Every exporter runs as nobody with nothing to write to, bounded, checked, and published locally."""
-    exporter = service_of(machine, file, EXPORTER_SERVICE)
+    exporter = service_of(machine, file, name)
     mounted, swarm = "mount" in file.stem, file.stem == "swarm"
     limits = exporter["deploy"]["resources"]["limits"] if swarm else {}
 
@@ -177,8 +179,15 @@ def test_health_comes_through_a_pushgateway(machine: Machine) -> None:
             seconds=60,
         )
         age = wait_for(lambda: query(machine, PUSHED), what="the dashboard's panel to show the push")
+        wait_for(lambda: query(machine, GATEWAY_UP), what="expire to have found the gateway", seconds=30)
+        expire = wait_for(
+            lambda: pushed_health(machine).get("docker-pushed-expire-1"),
+            what="the verdict of expire's healthcheck",
+            seconds=60,
+        )
 
     assert found
+    assert 4 == expire
     assert [True] == [0 <= float(series["value"][1]) < 60 for series in age]
 
 

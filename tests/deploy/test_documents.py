@@ -40,6 +40,7 @@ PRINTED = {
     (DEPLOYING, "A container that is stopped on purpose"): r"^docker-monitoring-\S+\n[0-9a-f-]{36}$",
     (DEPLOYING, "Routing by team"): r"SUCCESS(.|\n)*^shop-on-call$",
     (DEPLOYING, "Pushgateway"): r"^docker_up\{.*\} 1$",
+    (DEPLOYING, "A time to live"): r"^docker_exporter_gateway_up 1",
     (DEPLOYING, "Text file"): r"^docker_up 1",
 }
 ON_A_HOST = (DEPLOYING, "On a host, without a container")
@@ -109,6 +110,8 @@ docker-prom-exporter() {
     trap 'kill "$exporter"; wait "$exporter"' EXIT
     case $1 in
         --push-url) until curl --silent "$2/metrics" | grep "^docker_up.*$4.* 1$"; do sleep 0.1; done ;;
+        expire)
+            until curl -s localhost:9000/metrics | grep "^docker_exporter_gateway_up 1"; do sleep 0.1; done ;;
         --textfile) until grep "^docker_up 1" "$2"; do sleep 0.1; done ;;
     esac
 }

@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 from support.expositions import Scrape, parse
 from support.missing import require_program
 from support.processes import Command, Daemon
+from support.real import cache
 from support.waiting import wait_for
 
 
@@ -25,7 +26,7 @@ class Server:
         self.url = f"{scheme}://127.0.0.1:{port}"
         path = require_program(program)
         self.command = Command([path, f"--web.listen-address=127.0.0.1:{port}", *options], {})
-        self.daemon = Daemon(folder / f"{program}.log")
+        self.daemon = Daemon(folder / f"{Path(program).name}.log")
 
     def start(self) -> None:
         """Start it, and return once it answers; with TLS, once it accepts connections."""
@@ -78,9 +79,15 @@ def running(server: Server) -> Iterator[Server]:
         server.daemon.kill()
 
 
-def pushgateway(folder: Path, *options: str, scheme: str = "http") -> Server:
+NEWER_PUSHGATEWAY = str(cache() / "pushgateway/usr/bin/prometheus-pushgateway")
+"""The one `tests/run` unpacks."""
+
+
+def pushgateway(
+    folder: Path, *options: str, scheme: str = "http", program: str = "prometheus-pushgateway"
+) -> Server:
     """Return a Pushgateway that keeps its groups in memory."""
-    return Server("prometheus-pushgateway", folder, "--persistence.file=", *options, scheme=scheme)
+    return Server(program, folder, "--persistence.file=", *options, scheme=scheme)
 
 
 def node_exporter(folder: Path, textfiles: Path) -> Server:

@@ -57,7 +57,7 @@ def test_help_names_the_commands_and_what_only_they_take(capfd: pytest.CaptureFi
     """The seed is for demo alone."""
     general, demo = printed(capfd, "--help"), printed(capfd, "demo", "--help")
 
-    assert all(f"\n    {name}\n" in general for name in ("once", "check", "healthcheck", "demo"))
+    assert all(f"\n    {name}\n" in general for name in ("once", "check", "healthcheck", "demo", "expire"))
     assert "--seed" not in general
     assert "--seed N" in demo
 
@@ -78,6 +78,7 @@ BAD: list[tuple[Sequence[str], Mapping[str, str], Sequence[str]]] = [
     (["--version=1"], {}, ["unknown arguments '--version=1'"]),
     (["--log-level"], {}, ["--log-level: expected one argument"]),
     (["--seed", "1"], {}, ["unknown arguments '--seed 1'"]),
+    ([], {"PUSH_URL": "http://gateway"}, ["--push-url (PUSH_URL)", "--push-instance (PUSH_INSTANCE)"]),
 ]
 
 
@@ -143,10 +144,10 @@ def test_only_the_serving_commands_end_well_by_a_signal(
 ) -> None:
     """Exit code 0 of once or check says that Docker was up."""
     monkeypatch.setattr(commands, "run", lambda *_: 0)
-    for command in ([], ["demo"], ["once"], ["check"]):
+    for command in ([], ["demo"], ["expire"], ["once"], ["check"]):
         cli.main(command)
 
-    assert [call(0), call(0), call(None), call(None)] == signals.return_value.end_at_once.mock_calls
+    assert [call(0), call(0), call(0), call(None), call(None)] == signals.return_value.end_at_once.mock_calls
 
 
 def test_demo_polls_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +158,22 @@ def test_demo_polls_often(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(arguments)
 
     assert [2, 9, 15] == intervals
+
+
+def test_expire_needs_a_gateway(capfd: pytest.CaptureFixture[str]) -> None:
+    """One line and exit code 2."""
+    assert 2 == cli.main(["expire"])
+    assert "docker-prom-exporter: expire needs --push-url (PUSH_URL)\n" == capfd.readouterr().err
+
+
+def test_the_health_check_of_expire_needs_no_instance(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It runs with the same environment, and asks who listens there."""
+    monkeypatch.setenv("PUSH_URL", "http://gateway")
+
+    assert 1 == cli.main(["healthcheck", "--listen-port=1"])
+    assert "no answer from 127.0.0.1 port 1: Connection refused\n" == capfd.readouterr().out
 
 
 def test_a_closed_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ TABLE = [
     ("push_password_file", "--push-password-file", "PUSH_PASSWORD_FILE", None),
     ("push_ca_file", "--push-ca-file", "PUSH_CA_FILE", None),
     ("textfile", "--textfile", "TEXTFILE", None),
+    ("expire_after", "--expire-after", "EXPIRE_AFTER", 3600.0),
 ]
 
 GOOD = [
@@ -80,6 +81,8 @@ GOOD = [
     ("push_interval", "1", 1.0),
     ("push_ca_file", "/etc/ssl/ca.pem", "/etc/ssl/ca.pem"),
     ("textfile", "docker.prom", "docker.prom"),
+    ("expire_after", "1", 1.0),
+    ("expire_after", "30d", 2592000.0),
     *(("client_ip_source", source.lower(), source) for source in CLIENT_IP_SOURCES),
 ]
 
@@ -154,6 +157,7 @@ BAD = {
         "http://[::1",
     ],
     ("push_interval", f"seconds from 1 to 3600{DURATIONS}"): ["0", "0.9", "3601", "2h"],
+    ("expire_after", f"seconds from 1 to 2592000{DURATIONS}"): ["0", "999ms", "31d"],
 }
 BAD_ROWS = [(name, text, takes) for (name, takes), texts in BAD.items() for text in texts]
 
@@ -284,8 +288,10 @@ def test_bad_flag_hides_behind_no_good_variable() -> None:
 @pytest.mark.parametrize(
     ("options", "needed"),
     [
-        ({"push_url": "http://gateway"}, r"--push-url \(PUSH_URL\) needs --push-instance \(PUSH_INSTANCE\)"),
-        ({"push_username": "me"}, r"--push-username .* needs --push-password-file \(PUSH_PASSWORD_FILE\)"),
+        (
+            {"push_username": "me"},
+            r"--push-username \(PUSH_USERNAME\) needs --push-password-file \(PUSH_PASSWORD_FILE\)",
+        ),
         ({"push_password_file": "/p"}, r"--push-password-file .* needs --push-username \(PUSH_USERNAME\)"),
     ],
 )
