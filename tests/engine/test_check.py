@@ -148,7 +148,7 @@ def test_an_engine_that_is_killed(docker_26: Engine) -> None:
     code, lines = checked(docker_26.url)
 
     assert (1, "absent") == (code, words(lines)["version"])
-    assert "nobody listens on it: start the engine" in lines["version"]
+    assert f"nobody listens on {docker_26.listen}: start the engine" in lines["version"]
 
 
 def test_an_engine_that_is_stuck(docker_26: Engine) -> None:
