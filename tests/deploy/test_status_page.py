@@ -135,6 +135,28 @@ def test_every_width_is_wide_enough(browser: Browser, width: int) -> None:
     assert 0 == overflow(browser)
 
 
+NAMED = """
+    const names = [...document.querySelectorAll("thead th")].map(th => th.innerText.toLowerCase());
+    const cells = [...document.querySelector("tbody tr").cells];
+    return cells.map((cell, n) => [names[n], getComputedStyle(cell, "::before").content.replaceAll('"', "").trim()]);
+"""
+
+
+def test_a_card_names_its_values_as_the_table_does(browser: Browser) -> None:
+    """What has no column header to be seen is named in front of the value."""
+    browser.resize(*PHONE)
+    with serving(STATES["up"]) as url:
+        browser.open(url)
+        named = browser.run(NAMED)
+
+    assert [name for name, shown in named if name != shown] == [
+        "container",
+        "compose project / service",
+        "health",
+        "state",
+    ]
+
+
 def test_dark_is_dark(browser: Browser) -> None:
     """The page follows what the user prefers."""
     grounds = {}
