@@ -137,8 +137,8 @@ def test_every_width_is_wide_enough(browser: Browser, width: int) -> None:
 
 NAMED = """
     const names = [...document.querySelectorAll("thead th")].map(th => th.innerText.toLowerCase());
-    const cells = [...document.querySelector("tbody tr").cells];
-    return cells.map((cell, n) => [names[n], getComputedStyle(cell, "::before").content.replaceAll('"', "").trim()]);
+    const shown = cell => getComputedStyle(cell, "::before").content.replaceAll('"', "").trim();
+    return [...document.querySelector("tbody tr").cells].map((cell, n) => [names[n], shown(cell)]);
 """
 
 
