@@ -26,6 +26,7 @@ IMAGES = (
     "prom/pushgateway:v1.11.1",
     "prom/alertmanager:v0.28.1",
     "grafana/grafana:12.1.1",
+    "registry:2",
 )
 
 DEPLOYING = "compose/README.md"
@@ -136,7 +137,7 @@ def shell(machine: Machine, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     }
     bash = Command(["nsenter", f"--net=/proc/{pid}/ns/net", "bash", "-c"], env, cwd=REPOSITORY)
     yield functools.partial(bash.run, seconds=120)
-    for name in ("socket-proxy.calum4", "monitoring", "pushgateway"):
+    for name in ("socket-proxy.calum4", "monitoring", "pushgateway", "registry"):
         machine.compose("down", "--volumes", "--timeout=1", files=(COMPOSE / f"{name}.yml",))
 
 
