@@ -1,7 +1,6 @@
 """What `healthcheck` costs, and what the exporter holds in memory in the long run, beside docker-py's own."""
 
 import gzip
-import socket
 import statistics
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from bench.crowd import crowd
 from bench.measuring import Row, at_most, descriptors, medians, resident, run_cost
 from bench.scrapes import scrape
+from support.ports import free_port
 from support.waiting import wait_for
 
 _LIST_ONCE = """
@@ -33,7 +33,7 @@ def _healthcheck(rounds: int) -> Row:
     measured = medians(
         rounds,
         {
-            "healthcheck": lambda: run_cost("-c", _MAIN, "healthcheck", f"--listen-port={_free_port()}"),
+            "healthcheck": lambda: run_cost("-c", _MAIN, "healthcheck", f"--listen-port={free_port()}"),
             "pass": lambda: run_cost("-c", "pass"),
         },
     )
@@ -53,7 +53,7 @@ def _options(engine: str, port: int) -> tuple[str, ...]:
 def _memory(size: int, polls: int) -> Iterator[Row]:
     with crowd(size) as quiet, _running("-c", _LIST_ONCE, quiet, wait=True) as pid:
         reference = resident(pid)
-    url = f"http://127.0.0.1:{(port := _free_port())}"
+    url = f"http://127.0.0.1:{(port := free_port())}"
     with (
         crowd(size, changes=1, churn=1) as engine,
         _running("-m", "bench.hurried", *_options(engine, port)) as pid,
@@ -114,9 +114,3 @@ def _running(*arguments: str, wait: bool = False) -> Iterator[int]:
     finally:
         process.kill()
         process.communicate()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

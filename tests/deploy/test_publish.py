@@ -28,6 +28,7 @@ from support.bases import (
 from support.documents import blocks
 from support.machine import REPOSITORY
 from support.missing import give_up, require_program
+from support.ports import free_port
 from support.processes import Command, Daemon, Sandbox
 from support.real import DOCKER_26, Docker, EngineUnavailableError
 from support.waiting import wait_for
@@ -163,8 +164,7 @@ def press(pool: Any) -> Iterator[Press]:
 def registry() -> Iterator[str]:
     """Yield host and port of an empty registry."""
     program = require_program("docker-registry")
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with TemporaryDirectory() as folder:
         settings = {"version": "0.1", "http": {"addr": address}}
         settings["storage"] = {"filesystem": {"rootdirectory": f"{folder}/storage"}}

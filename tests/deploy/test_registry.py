@@ -51,7 +51,7 @@ def test_what_is_pushed_is_told(machine: Machine, tmp_path: Path, image: str) ->
         wait_for(lambda: scrape(machine).value("docker_registry_up") == 1, what="a scan", seconds=30)
         found = scrape(machine)
         for name in ("registry", "docker-prom-exporter"):
-            machine.await_health(f"docker-registry-{name}-1", "healthy")
+            await_healthy(machine, f"docker-registry-{name}-1")
         with pytest.raises(CommandError, match="Read-only file system"):
             machine.exec("docker-registry-docker-prom-exporter-1", "touch", "/var/lib/registry/x")
 
@@ -60,6 +60,11 @@ def test_what_is_pushed_is_told(machine: Machine, tmp_path: Path, image: str) ->
     assert found.value("repository_size_bytes") == found.value(
         "docker_registry_blob_bytes", referenced_by="tag"
     )
+
+
+def await_healthy(machine: Machine, name: str) -> None:
+    """Wait for longer than the interval of the image's own healthcheck."""
+    wait_for(lambda: machine.health(name) == "healthy", what=f"{name} to be healthy", seconds=60)
 
 
 def pushes(machine: Machine) -> bool:

@@ -1,7 +1,6 @@
 """The real Prometheus stores what the exporter says, and its promtool finds no fault with it."""
 
 import json
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from docker_prom_exporter.demo import WATCH
 from support.exporters import exporter
 from support.expositions import Sample, Scrape
 from support.missing import require_program
+from support.ports import free_port
 from support.processes import Command, Daemon
 from support.real import Engine
 from support.waiting import wait_for
@@ -63,8 +63,7 @@ def prometheus(folder: Path, exporter_url: str) -> Iterator[Prometheus]:
     job = {"job_name": "docker", "scrape_interval": "1s", "static_configs": [target]}
     config = folder / "prometheus.yml"
     config.write_text(json.dumps({"scrape_configs": [job]}))
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        address = "127.0.0.1:{1}".format(*unused.getsockname())
+    address = f"127.0.0.1:{free_port()}"
     options = [f"--config.file={config}", f"--storage.tsdb.path={folder}/data"]
     daemon = Daemon(folder / "prometheus.log")
     try:

@@ -336,7 +336,7 @@ def test_health_of_an_image(engine: Engine) -> None:
 def test_a_crowd(engine: Engine) -> None:
     """Two hundred containers at once are all told, each in full."""
     ids = engine.crowd(running=10, created=190, labels=WATCH)
-    scrape = scraper(engine.url)()
+    scrape = scraper(engine.url, poll_interval=15)()
     told = scrape.by("id", "container_health")
 
     assert {container: 2 if number < 10 else 1 for number, container in enumerate(ids)} == told

@@ -92,7 +92,9 @@ def test_a_socket_that_is_gone(docker: Engine, watched: Watched, tmp_path: Path)
 
 def test_fifty_containers_come_and_go(docker: Engine, watched: Watched) -> None:
     """While polls run: no error is counted, nothing wrong is said, and nothing is left of them."""
-    with watched("containers: 50 created and removed during polls", docker.url) as watch:
+    with watched(
+        "containers: 50 created and removed during polls", docker.url, "--docker-timeout=5"
+    ) as watch:
         watch.shows(docker_up=1)
         with ThreadPoolExecutor(1) as pool:
             churning = pool.submit(_churn, docker)

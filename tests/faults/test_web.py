@@ -25,6 +25,7 @@ from support.exporters import Exporter, exporter, run
 from support.footprint import footprint
 from support.hostile import NAMES, hostile_clients
 from support.missing import require_program
+from support.ports import free_port
 from support.prometheus import Server, prometheus, running
 from support.simulated import Simulation, simulation
 from support.waiting import wait_for
@@ -365,8 +366,7 @@ def exporter_command(*options: str) -> list[str]:
 
 def test_a_log_that_nobody_reads(engine: Simulation) -> None:
     """Standard error is a pipe that is full: requests are answered all the same, and SIGTERM ends it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     options = (f"--docker-host={engine.url}", f"--listen-port={port}", "--log-level=debug")
     with subprocess.Popen(exporter_command(*options), stderr=subprocess.PIPE) as process:
         try:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from support.bases import checkout
 from support.certificates import authority, issue
 from support.documents import ON_THE_IMAGE, blocks
 from support.machine import REPOSITORY
+from support.ports import free_port
 from support.waiting import wait_for
 
 README = REPOSITORY / "README.md"
@@ -37,11 +37,6 @@ def running(script: str, folder: Path, **env: str) -> Iterator[subprocess.Popen[
         process.wait()
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
-
-
 def answer(command: str) -> str:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=10)
     return done.stdout
@@ -56,7 +51,7 @@ def test_with_python(tmp_path: Path) -> None:
     """On a clean checkout, with nothing but Python: it installs and serves, and curl sees what it should."""
     install, look = commands("With Python")
     checkout(tmp_path / "checkout")
-    port = free_port()
+    port = str(free_port())
     path = f"{Path(sys.base_prefix) / 'bin'}:{os.environ['PATH']}"
     with running(install, tmp_path / "checkout", LISTEN_PORT=port, PATH=path):
         seen = wait_for(
@@ -74,7 +69,7 @@ def test_tls_and_a_token(tmp_path: Path) -> None:
     issue(tmp_path, "server", ca)
     client = issue(tmp_path, "client", ca, "clientAuth")
     (tmp_path / "token").write_text("secret\n")
-    port = free_port()
+    port = str(free_port())
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     look = (
         f"curl --silent --noproxy '*' --cacert {ca.cert} --cert {client.cert} --key {client.key} "

@@ -13,6 +13,7 @@ from urllib.error import HTTPError
 
 from support.expositions import Scrape, parse
 from support.missing import require_program
+from support.ports import free_port
 from support.processes import Command, Daemon
 from support.real import cache
 from support.waiting import wait_for
@@ -22,7 +23,7 @@ class Server:
     """One of the programs; it may be killed, paused and started again on its port."""
 
     def __init__(self, program: str, folder: Path, *options: str, scheme: str = "http") -> None:
-        port = _free_port()
+        port = free_port()
         self.url = f"{scheme}://127.0.0.1:{port}"
         path = require_program(program)
         self.command = Command([path, f"--web.listen-address=127.0.0.1:{port}", *options], {})
@@ -102,10 +103,3 @@ def prometheus(folder: Path, config: str) -> Server:
     file.write_text(config)
     storage = f"--storage.tsdb.path={folder / 'data'}"
     return Server("prometheus", folder, f"--config.file={file}", storage, "--log.level=warn")
-
-
-def _free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.missing import require_program
+from support.ports import free_port
 from support.processes import Command, Daemon
 from support.waiting import wait_for
 
@@ -54,8 +55,7 @@ class Proxy:
         self._folder = folder
         self._engine = engine
         self._daemon = Daemon(folder / "haproxy.log")
-        with socket.create_server(("127.0.0.1", 0)) as unused:
-            self.port: int = unused.getsockname()[1]
+        self.port = free_port()
 
     @property
     def url(self) -> str:

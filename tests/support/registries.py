@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from support.missing import require_program
+from support.ports import free_port
 from support.processes import Command, Daemon
 from support.storages import Document, descriptor, digest_of, image, text_of
 from support.waiting import wait_for
@@ -30,7 +31,7 @@ class Registry:
     def __init__(self, folder: Path) -> None:
         """Give it a port, and a folder of its own."""
         self._folder = folder
-        self._port = _free_port()
+        self._port = free_port()
         self._config = folder / "registry.yml"
         self._config.write_text(_CONFIG.format(root=folder / "data", port=self._port))
         self._program = Command([require_program("docker-registry")], {"OTEL_TRACES_EXPORTER": "none"})
@@ -153,9 +154,3 @@ def write_layout(folder: Path, *images: Sequence[bytes]) -> tuple[list[Document]
     (folder / "index.json").write_bytes(text_of(top))
     (folder / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
     return manifests, blobs
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
