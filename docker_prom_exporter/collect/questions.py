@@ -98,7 +98,7 @@ class Questions:
         due = [i for i in ids if i not in self._stalled or self._stalled[i][0] <= now]
         # What is not inspected in time is to be listed in time.
         deadline -= self._settings.docker_timeout
-        answers = self._engine.inspect(due, deadline, _INSPECT_SECONDS)
+        answers = self._engine.inspect(due, deadline, _INSPECT_SECONDS, self._read_inspect)
         self._counts.requests["inspect"] += len(answers)
         found = self._sorted(answers)
         unanswered = [i for i in ids if i not in found.containers and i not in found.gone]
@@ -157,6 +157,10 @@ class Questions:
         self.unreadable = len(answer) - len(rows)
         return [*rows.values()]
 
+    def _read_inspect(self, answer: dict[str, Any]) -> tuple[Container | None, bool]:
+        container = read_container(answer, self._settings.container_labels)
+        return container, stores_images_in_containerd(answer)
+
     def _sorted(self, answers: Mapping[str, Any]) -> Inspected:
         found = Inspected({}, set(), {}, {})
         for container_id, answer in answers.items():
@@ -166,13 +170,12 @@ class Questions:
                 else:
                     found.errors[container_id] = answer
                 continue
-            container = read_container(answer, self._settings.container_labels)
+            container, expensive = answer
             if container is None or container.id != container_id or not container.state:
                 detail = "it names another container, or no state"
                 found.errors[container_id] = EngineError("inspect", "bad_response", detail)
                 continue
-            if stores_images_in_containerd(answer):
-                self.expensive = True
+            self.expensive = expensive or self.expensive
             found.containers[container_id] = container
             self._stalled.pop(container_id, None)
         return found

@@ -149,12 +149,16 @@ class Engine:
         return rows
 
     def inspect(
-        self, ids: Collection[str], deadline: float, seconds: float | None = None
+        self,
+        ids: Collection[str],
+        deadline: float,
+        seconds: float | None = None,
+        read: Callable[[dict[str, Any]], Any] = lambda answer: answer,
     ) -> dict[str, Any | EngineError]:
         """Ask for each of some containers, a few at a time, and each for at most `seconds`.
 
-        Returns for each the answer, a JSON object, or the error. The rest is left out once one is denied, and
-        once the deadline is over.
+        Returns for each what `read` makes of the answer, a JSON object, or the error. The rest is left out
+        once one is denied, and once the deadline is over. Answers are large: none is kept once it is read.
         """
         seconds = min(self._timeout, seconds or self._timeout)
         client, denied = self._connected(), False
@@ -164,7 +168,7 @@ class Engine:
             if denied or self._aborted:
                 return None
             try:
-                return _json_object(client.inspect_container(container_id))
+                return read(_json_object(client.inspect_container(container_id)))
             except Exception as error:
                 failed = engine_error("inspect", error)
                 denied = denied or failed.reason == "denied"

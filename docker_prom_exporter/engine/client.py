@@ -34,6 +34,13 @@ _ALLOWED: Final = re.compile(
 # with an error that hides the cause. This one, the lowest it takes, is never sent.
 NO_VERSION: Final = "1.24"
 
+_FIELDS: Final = frozenset(
+    (
+        *("Id", "Names", "Image", "ImageID", "ImageManifestDescriptor", "Created"),
+        *("Labels", "State", "Status", "Health"),
+    )
+)
+
 _MAX_BYTES: Final = 64 * 1024 * 1024
 _CHUNK: Final = 64 * 1024
 _MAX_DETAIL: Final = 200
@@ -151,11 +158,20 @@ class Client(APIClient):
         self._pinged = pinged
 
     def _parsed_list(self, response: requests.Response) -> Any:
-        """Parse a list, unless the last one had the same bytes: then return the same object."""
+        """Parse a list, unless the last one had the same bytes: then return the same object.
+
+        It stays in memory until the next one, so that its rows keep only the fields that are read.
+        """
         key = (response.url, hashlib.sha256(response.content).digest())
         if key != self._listed[0]:
-            self._listed = key, requests.Response.json(response)
+            self._listed = key, _trimmed(requests.Response.json(response))
         return self._listed[1]
+
+
+def _trimmed(rows: Any) -> Any:
+    if not isinstance(rows, list):
+        return rows
+    return [{key: row[key] for key in _FIELDS & row.keys()} if isinstance(row, dict) else row for row in rows]
 
 
 def _read(response: requests.Response) -> None:
