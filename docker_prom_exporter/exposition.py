@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 import zlib
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 _EOF: Final = b"# EOF\n"
+_SAMPLE_NAME: Final = re.compile(rb"(?:#[^\n]*\n)*([^{ \n]+)")
 _GZIP_WBITS: Final = 31
 
 
@@ -87,8 +89,8 @@ class _Kept:
         return self._zipped, zipping.compress(rest) + zipping.flush()
 
     def named(self, names: set[str]) -> Iterator[bytes]:
-        pairs = zip(self.families, self.encoded, strict=True)
-        return (text for family, text in pairs if family.samples and family.samples[0].name in names)
+        found = ((text, _SAMPLE_NAME.match(text)) for text in self.encoded)
+        return (text for text, name in found if name and name[1].decode() in names)
 
     def updated(self, families: Sequence[Metric], form: _Format) -> _Kept:
         known = {id(family): text for family, text in zip(self.families, self.encoded, strict=True)}

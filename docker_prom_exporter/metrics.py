@@ -6,6 +6,7 @@ import platform
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from docker_prom_exporter import __version__
@@ -16,7 +17,7 @@ from docker_prom_exporter.label_names import label_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from prometheus_client.core import Metric
+    from prometheus_client.samples import Sample
 
     from docker_prom_exporter.containers import Container, Details
     from docker_prom_exporter.snapshot import EngineInfo, Snapshot
@@ -42,9 +43,29 @@ class _Family(NamedTuple):
             family.add_metric(labels, value)
         return family
 
-    def of_containers(self, containers: Iterable[Container], read: _Read) -> Metric:
-        samples = (((c.id, c.name, *labels), value) for c in containers for labels, value in read(c))
-        return self.of(samples, "id", "name")
+
+class _ContainerFamily(Metric):
+    """A family of all containers. Its samples are made when they are read: kept, they take 2 MiB at 200."""
+
+    def __init__(self, family: _Family, containers: Sequence[Container], read: _Read) -> None:
+        plain = family.of((), "id", "name")
+        super().__init__(plain.name, plain.documentation, plain.type)
+        self._family = family
+        self._containers = containers
+        self._read = read
+        self.has_samples = any(map(read, containers))
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Make the samples."""
+        samples = (
+            ((c.id, c.name, *labels), value) for c in self._containers for labels, value in self._read(c)
+        )
+        return self._family.of(samples, "id", "name").samples
+
+    @samples.setter
+    def samples(self, _: list[Sample]) -> None:
+        """Take no others."""
 
 
 UP = _Family(
@@ -205,8 +226,10 @@ class Publications:
         self._containers = snapshot.containers
         for kept in (*self._kept, self._unknown):
             kept.update(snapshot.containers, changes)
-        unknown = [kept.family for kept in (self._unknown,) if kept.family.samples]
-        found = [kept.family for kept in self._kept if kept.family.samples] if snapshot.listed else unknown
+        unknown = [kept.family for kept in (self._unknown,) if kept.family.has_samples]
+        found = (
+            [kept.family for kept in self._kept if kept.family.has_samples] if snapshot.listed else unknown
+        )
         return Publication(
             families=[*_engine_families(snapshot.engine, up=snapshot.up), *found],
             fallback=[*_engine_families(None, up=False), *unknown],
@@ -221,11 +244,11 @@ class _Kept:
     def __init__(self, family: _Family, read: _Read) -> None:
         self._family = family
         self._read = read
-        self.family = family.of_containers((), read)
+        self.family = _ContainerFamily(family, (), read)
 
-    def update(self, containers: Iterable[Container], changes: _Changes | None) -> None:
+    def update(self, containers: Sequence[Container], changes: _Changes | None) -> None:
         if changes is None or any(self._read(was) != self._read(now) for was, now in changes):
-            self.family = self._family.of_containers(containers, self._read)
+            self.family = _ContainerFamily(self._family, containers, self._read)
 
 
 def _changes(before: Sequence[Container], after: Sequence[Container]) -> _Changes | None:

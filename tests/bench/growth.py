@@ -45,7 +45,7 @@ def _measure(size: int, rounds: int) -> dict[str, float]:
 
 def _be_measured(url: str, rounds: str) -> None:
     logs.configure("warning", "logfmt")
-    poller = poller_for(url, docker_timeout=60)
+    poller = poller_for(url, docker_timeout=60, poll_interval=60)
     exposition, publications = Exposition(), Publications()
     scrape = partial(exposition.render, "", "gzip")
 
