@@ -17,7 +17,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the benchmarks as a user does."""
     env = {**os.environ, "PYTHON": sys.executable}
     return subprocess.run(
-        [TESTS / "bench/run", *arguments], env=env, capture_output=True, text=True, check=False, timeout=60
+        [TESTS / "bench/run", *arguments], env=env, capture_output=True, text=True, check=False, timeout=240
     )
 
 
