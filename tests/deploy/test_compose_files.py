@@ -200,10 +200,10 @@ def pushed_health(machine: Machine) -> dict[str, int]:
 def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
     """Return what Prometheus answers; nothing while it does not."""
     try:
-        _, text = machine.get(f"http://127.0.0.1:9090/api/v1/query?{urlencode({'query': expr})}")
+        status, text = machine.get(f"http://127.0.0.1:9090/api/v1/query?{urlencode({'query': expr})}")
     except OSError:
         return []
-    return list(json.loads(text)["data"]["result"])
+    return list(json.loads(text)["data"]["result"]) if status == 200 else []
 
 
 def test_an_exporter_stops_at_once(machine: Machine) -> None:
