@@ -144,7 +144,7 @@ class Exposition:
 
     def is_trusted(self) -> bool:
         """Tell whether the last publication is recent enough."""
-        return self._clock() <= self._publication.trusted_until
+        return self._trusts(self._publication)
 
     def found(self) -> tuple[Metric, ...]:
         """Return the published `families`, or the `fallback` once they are too old to trust."""
@@ -156,8 +156,10 @@ class Exposition:
         return [*self._found(publication), *publication.own]
 
     def _found(self, publication: Publication) -> tuple[Metric, ...]:
-        trusted = self._clock() <= publication.trusted_until
-        return tuple(publication.families if trusted else publication.fallback)
+        return tuple(publication.families if self._trusts(publication) else publication.fallback)
+
+    def _trusts(self, publication: Publication) -> bool:
+        return self._clock() <= publication.trusted_until
 
     def render(self, accept: str = "", accept_encoding: str = "", names: Sequence[str] = ()) -> Answer:
         """Answer a scrape with these headers: all, or only the samples that `name[]` names.
@@ -166,7 +168,7 @@ class Exposition:
         """
         form = _OPENMETRICS if accepts_openmetrics(accept) else _TEXT
         page = self._pages.get(form) or self._first_page(form)
-        kept = page.families if self._clock() <= page.publication.trusted_until else page.fallback
+        kept = page.families if self._trusts(page.publication) else page.fallback
         if names:
             wanted = {*names}
             rest = form.encoded(_named(wanted, (*page.publication.own, *self._collected())))
