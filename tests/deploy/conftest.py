@@ -1,4 +1,4 @@
-"""A machine of its own to deploy on: one engine with networks and Compose, for all tests here."""
+"""The machine that all tests here deploy on: one engine with networks of its own and Compose."""
 
 import signal
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from support.real import EngineUnavailableError
 
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
-    """Yield a machine; where it can't be had, skip the test, or fail it in CI."""
+    """Yield a machine; if it can't be started, skip the test, or fail it in CI."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     machine = Machine()
     try:

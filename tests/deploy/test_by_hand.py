@@ -1,4 +1,4 @@
-"""Who looks at /metrics by hand sees all of it, and not only what came first in a zipped answer."""
+"""curl and a browser show the whole gzipped exposition of /metrics."""
 
 import subprocess
 
@@ -10,7 +10,7 @@ CROWD = tuple(container(f"web-{number}") for number in range(50))
 
 
 def test_curl() -> None:
-    """`curl --compressed` stops at the end of the first gzip member: there is one."""
+    """`curl --compressed` reads one gzip member, so it prints the whole exposition only if there is one."""
     curl = require_program("curl")
     with serving(lambda: snapshot(*CROWD)) as url:
         got = subprocess.run(
@@ -27,7 +27,7 @@ def test_curl() -> None:
 
 
 def test_browser() -> None:
-    """So does a browser."""
+    """A browser shows the whole exposition."""
     with serving(lambda: snapshot(*CROWD)) as url, chromium() as browser:
         browser.open(f"{url}/metrics")
         shown = browser.run("return document.body.innerText")

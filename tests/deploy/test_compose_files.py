@@ -1,4 +1,4 @@
-"""Each compose file, as it is shipped: what it grants, that it works, and what it says when it can't."""
+"""The shipped Compose files: their permissions, container health through each, errors on a denial."""
 
 import json
 import re
@@ -39,14 +39,14 @@ EXPORTERS = [*((file, EXPORTER_SERVICE) for file in FILES), (COMPOSE / "pushgate
 
 
 def service_of(machine: Machine, file: Path, name: str) -> dict[str, Any]:
-    """Return a service as Compose understands the file; empty where it has none of that name."""
+    """Return a service as Compose resolves it; an empty dict if the file has none of that name."""
     config = json.loads(machine.compose("config", "--format=json", files=(file,)))
     return dict(config["services"].get(name, {}))
 
 
 @contextmanager
 def deployed(machine: Machine, *files: Path) -> Iterator[None]:
-    """Bring files up, and down again with all they made."""
+    """Start the files' services; remove them and their volumes afterwards."""
     machine.compose("up", "--detach", "--no-build", "--pull=never", files=files)
     try:
         yield
@@ -56,7 +56,7 @@ def deployed(machine: Machine, *files: Path) -> Iterator[None]:
 
 @contextmanager
 def sample_containers(machine: Machine) -> Iterator[None]:
-    """Run a container of each kind that `HEALTH` names."""
+    """Run one container for each entry of `HEALTH`; remove them afterwards."""
     options = {
         "healthy": [*CHECK, "--health-cmd=true"],
         "unhealthy": [*CHECK, "--health-cmd=false"],
@@ -73,7 +73,7 @@ def sample_containers(machine: Machine) -> Iterator[None]:
 
 
 def reported_health(machine: Machine) -> dict[str, int]:
-    """Return `container_health` by name; nothing where the exporter does not answer yet."""
+    """Return `container_health` by container name; an empty dict while the exporter does not answer."""
     try:
         _, text = machine.get(METRICS)
     except OSError:
@@ -87,7 +87,7 @@ def reported_health(machine: Machine) -> dict[str, int]:
 
 
 def await_health(machine: Machine) -> dict[str, int]:
-    """Wait until the exporter reports the samples as they are; return all it reports."""
+    """Wait until the exporter reports the sample containers as in `HEALTH`; return all that it reports."""
     return (
         wait_for(
             lambda: (found := reported_health(machine)).items() >= HEALTH.items() and found,
@@ -99,7 +99,7 @@ def await_health(machine: Machine) -> dict[str, int]:
 
 
 def status_through_proxy(machine: Machine, path: str) -> int:
-    """Return the HTTP status the exporter's container gets from the proxy for a GET."""
+    """Return the status with which the proxy answers a GET from the exporter's container."""
     script = (
         "import http.client as h; c = h.HTTPConnection('docker-socket-proxy', 2375, timeout=5); "
         f"c.request('GET', '{path}'); print(c.getresponse().status)"
@@ -109,7 +109,7 @@ def status_through_proxy(machine: Machine, path: str) -> int:
 
 @pytest.mark.parametrize(("file", "name"), EXPORTERS, ids=lambda part: getattr(part, "stem", part))
 def test_an_exporter_has_no_more_than_it_needs(machine: Machine, file: Path, name: str) -> None:
-    """Every exporter runs as nobody with nothing to write to, bounded, checked, and published locally."""
+    """Each exporter runs read-only, without capabilities, with limits, and is published on 127.0.0.1 only."""
     exporter = service_of(machine, file, name)
     mounted, swarm = "mount" in file.stem, file.stem == "swarm"
     limits = exporter["deploy"]["resources"]["limits"] if swarm else {}
@@ -131,18 +131,18 @@ def test_a_proxy_is_watched_and_alone_with_the_exporter(machine: Machine, file: 
     config = json.loads(machine.compose("config", "--format=json", files=(file,)))
     services = config["services"]
     proxy = services[PROXY_SERVICE]
-    company = {name for name, service in services.items() if "docker-api" in service.get("networks", {})}
+    members = {name for name, service in services.items() if "docker-api" in service.get("networks", {})}
 
     assert "true" == proxy["labels"][LABEL]
     assert "ports" not in proxy
     assert ["docker-api"] == list(proxy["networks"])
     assert config["networks"]["docker-api"]["internal"]
-    assert {PROXY_SERVICE, EXPORTER_SERVICE} == company
+    assert {PROXY_SERVICE, EXPORTER_SERVICE} == members
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_health_comes_through_a_proxy(machine: Machine, proxy: str) -> None:
-    """The shipped file reports every kind of container, and exporter and proxy themselves."""
+    """The exporter reports each kind of container through the proxy, which denies other endpoints."""
     provide(machine, EXPORTER, SAMPLE, PROXIES[proxy])
     with sample_containers(machine), deployed(machine, COMPOSE / f"socket-proxy.{proxy}.yml"):
         found = await_health(machine)
@@ -161,7 +161,7 @@ def test_health_comes_through_a_proxy(machine: Machine, proxy: str) -> None:
 
 
 def test_health_comes_through_a_mounted_socket(machine: Machine) -> None:
-    """The shipped file for a mounted socket reports the same."""
+    """The exporter reports each kind of container through the mounted socket."""
     provide(machine, EXPORTER, SAMPLE)
     with sample_containers(machine), deployed(machine, COMPOSE / "socket-mount.yml"):
         found = await_health(machine)
@@ -170,16 +170,16 @@ def test_health_comes_through_a_mounted_socket(machine: Machine) -> None:
 
 
 def test_health_comes_through_a_pushgateway(machine: Machine) -> None:
-    """The shipped file with a Pushgateway brings it to Prometheus, under the name that was pushed."""
+    """Prometheus gets container health from the Pushgateway under the pushed instance; expire is healthy."""
     provide(machine, EXPORTER, SAMPLE, PROXIES["calum4"], *PUSH_IMAGES)
     with sample_containers(machine), deployed(machine, COMPOSE / "pushgateway.yml"):
         found = wait_for(
-            lambda: (told := pushed_health(machine)).items() >= HEALTH.items() and told,
-            what="Prometheus to know what was pushed",
+            lambda: (health := pushed_health(machine)).items() >= HEALTH.items() and health,
+            what="Prometheus to have the pushed samples",
             seconds=60,
         )
         age = wait_for(lambda: query(machine, PUSHED), what="the dashboard's panel to show the push")
-        wait_for(lambda: query(machine, GATEWAY_UP), what="expire to have found the gateway", seconds=30)
+        wait_for(lambda: query(machine, GATEWAY_UP), what="expire to reach the gateway", seconds=30)
         expire = wait_for(
             lambda: pushed_health(machine).get("docker-pushed-expire-1"),
             what="the verdict of expire's healthcheck",
@@ -192,13 +192,13 @@ def test_health_comes_through_a_pushgateway(machine: Machine) -> None:
 
 
 def pushed_health(machine: Machine) -> dict[str, int]:
-    """Return `container_health` by name as Prometheus has it of the pushing host."""
+    """Return the pushing host's `container_health` in Prometheus, by container name."""
     found = query(machine, 'container_health{instance="docker-host"}')
     return {series["metric"]["name"]: int(series["value"][1]) for series in found}
 
 
 def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
-    """Return what Prometheus answers; nothing while it does not."""
+    """Return the series in Prometheus's answer; an empty list while it does not answer."""
     try:
         status, text = machine.get(f"http://127.0.0.1:9090/api/v1/query?{urlencode({'query': expr})}")
     except OSError:
@@ -207,7 +207,7 @@ def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
 
 
 def test_an_exporter_stops_at_once(machine: Machine) -> None:
-    """`docker compose stop` takes under two seconds, where a program deaf to SIGTERM takes ten."""
+    """`docker compose stop` takes less than two seconds, not the ten of a program that ignores SIGTERM."""
     file = COMPOSE / "socket-proxy.calum4.yml"
     provide(machine, EXPORTER, PROXIES["calum4"])
     with deployed(machine, file):
@@ -225,7 +225,7 @@ def test_an_exporter_stops_at_once(machine: Machine) -> None:
 
 @pytest.mark.parametrize("variable", ["PING", "VERSION", "CONTAINER_LIST", "CONTAINER_INSPECT"])
 def test_a_missing_permission_is_named(machine: Machine, tmp_path: Path, variable: str) -> None:
-    """Whoever forgets one of the proxy's settings finds its name in the exporter's log."""
+    """The exporter logs once which setting of the proxy is missing."""
     override = tmp_path / "override.yml"
     override.write_text(json.dumps({"services": {PROXY_SERVICE: {"environment": {variable: 0}}}}))
     files = (COMPOSE / "socket-proxy.calum4.yml", override)
@@ -239,7 +239,7 @@ def test_a_missing_permission_is_named(machine: Machine, tmp_path: Path, variabl
                 ).splitlines()
                 if "reason=denied" in line
             ],
-            what="the exporter to say what it is denied",
+            what="the exporter to log the denial",
             seconds=45,
         )
 
@@ -248,7 +248,7 @@ def test_a_missing_permission_is_named(machine: Machine, tmp_path: Path, variabl
 
 
 def test_the_strictest_variant_works(machine: Machine, tmp_path: Path) -> None:
-    """With inspect denied and `CONTAINER_DETAILS=false` health is reported all the same."""
+    """With inspect denied and `CONTAINER_DETAILS=false` the exporter reports health and never inspects."""
     override = tmp_path / "override.yml"
     services = {
         PROXY_SERVICE: {"environment": {"CONTAINER_INSPECT": 0}},
@@ -267,8 +267,8 @@ def test_the_strictest_variant_works(machine: Machine, tmp_path: Path) -> None:
     assert "denied" not in log
 
 
-def test_wollomatics_rule_fits_what_is_asked(machine: Machine) -> None:
-    """The regular expression lets through each path the exporter was seen to ask, and nothing beside them."""
+def test_wollomatics_rule_allows_the_exporters_paths(machine: Machine) -> None:
+    """The regular expression allows each path that the exporter requested, and none of six others."""
     proxy = service_of(machine, COMPOSE / "socket-proxy.wollomatic.yml", PROXY_SERVICE)
     swarm = service_of(machine, COMPOSE / "swarm.yml", PROXY_SERVICE)
     rule = re.compile(next(arg for arg in proxy["command"] if "-allowGET" in arg).removeprefix("-allowGET="))

@@ -1,4 +1,4 @@
-"""The dashboard keeps the rules of grafana/dashboard-linter, each named here, and shows existing metrics."""
+"""The dashboard follows grafana/dashboard-linter's rules (named below) and uses existing metrics only."""
 
 import json
 import re
@@ -23,7 +23,7 @@ each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: targ
 
 
 def test_the_dashboard_is_kept_as_a_file() -> None:
-    """It can't be edited in Grafana, where a change would be lost (template-uneditable-rule)."""
+    """The dashboard can't be edited in Grafana, where a change would be lost (template-uneditable-rule)."""
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
 
     assert not DASHBOARD["editable"]
@@ -32,7 +32,7 @@ def test_the_dashboard_is_kept_as_a_file() -> None:
 
 
 def test_the_data_source_can_be_chosen() -> None:
-    """The variable has the usual name and starts with the provisioned source (template-datasource-rule)."""
+    """The first variable is the data source, by default the provisioned one (template-datasource-rule)."""
     variable = VARIABLES[0]
     provisioned = (COMPOSE / "grafana/provisioning/datasources/prometheus.yml").read_text()
 
@@ -44,7 +44,10 @@ def test_the_data_source_can_be_chosen() -> None:
 
 @pytest.mark.parametrize("variable", QUERIED, ids=lambda variable: variable["name"])
 def test_a_variable_takes_several_or_all(variable: dict[str, Any]) -> None:
-    """Its values are of the chosen source and time (template-label-promql-, -on-time-change-reload-)."""
+    """Each query variable allows several values, uses the chosen source and reloads with the time range.
+
+    The linter's rules are template-label-promql-rule and template-on-time-change-reload-rule.
+    """
     query = variable["query"]["query"]
 
     assert SOURCE == variable["datasource"]
@@ -56,7 +59,7 @@ def test_a_variable_takes_several_or_all(variable: dict[str, Any]) -> None:
 
 
 def test_job_and_instance_can_be_chosen() -> None:
-    """They come first and match whatever is not empty (template-job-rule, template-instance-rule)."""
+    """Job and instance come first; All matches any non-empty value (template-job-, -instance-rule)."""
     assert [("job", "Job", ".+"), ("instance", "Instance", ".+")] == [
         (variable["name"], variable["label"], variable["allValue"]) for variable in QUERIED[:2]
     ]
@@ -64,7 +67,7 @@ def test_job_and_instance_can_be_chosen() -> None:
 
 @each_panel
 def test_a_panel_explains_itself(panel: dict[str, Any]) -> None:
-    """It has title, description and the chosen source (panel-title-description-, panel-datasource-rule)."""
+    """Each panel has a title, a description and the source (panel-title-description-, -datasource-rule)."""
     assert panel["title"]
     assert panel["description"].endswith(".")
     assert [SOURCE] * (1 + len(panel["targets"])) == [
@@ -75,7 +78,7 @@ def test_a_panel_explains_itself(panel: dict[str, Any]) -> None:
 
 @each_panel
 def test_a_panel_has_units(panel: dict[str, Any]) -> None:
-    """Each is one of Grafana's (panel-units-rule)."""
+    """Each unit of a panel is one of Grafana's units (panel-units-rule)."""
     field = panel["fieldConfig"]
     overrides = [
         one["value"] for each in field["overrides"] for one in each["properties"] if one["id"] == "unit"
@@ -86,7 +89,7 @@ def test_a_panel_has_units(panel: dict[str, Any]) -> None:
 
 @each_target
 def test_a_query_asks_for_the_chosen_jobs_and_instances(target: dict[str, Any]) -> None:
-    """Every selector has both matchers, and none names a job (target-job-rule, target-instance-rule)."""
+    """Each selector matches $job and $instance and no fixed job (target-job-rule, target-instance-rule)."""
     expr = target["expr"]
     selectors = SELECTOR.findall(expr)
     metric_names = re.findall(r"\b(?:docker_(?!prom_)\w+|container_health|process_\w+|push_time_\w+)", expr)
@@ -99,14 +102,14 @@ def test_a_query_asks_for_the_chosen_jobs_and_instances(target: dict[str, Any]) 
 
 @each_target
 def test_a_counter_is_shown_as_a_rate(target: dict[str, Any]) -> None:
-    """Over the interval that Grafana reckons (target-counter-agg-rule, target-rate-interval-rule)."""
+    """Each counter is a rate over $__rate_interval (target-counter-agg-rule, target-rate-interval-rule)."""
     counters = re.findall(r"(\w*)\(?\b\w+_total\{[^}]*\}(\[[^\]]*\])?", target["expr"])
 
     assert [("rate", "[$__rate_interval]")] * len(counters) == counters
 
 
 def test_each_query_is_promql(tmp_path: Path) -> None:
-    """Prometheus' own parser takes each of them (target-promql-rule)."""
+    """`promtool` parses each query of the dashboard (target-promql-rule)."""
     rules = [{"record": f"query:{n}", "expr": expr} for n, (_, expr) in enumerate(panel_queries())]
     file = tmp_path / "queries.yml"
     file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
@@ -117,7 +120,7 @@ def test_each_query_is_promql(tmp_path: Path) -> None:
 
 
 def test_each_of_our_metrics_exists() -> None:
-    """The dashboard and the rules name no metric that the exporter does not have."""
+    """The exporter has each of its metrics that the dashboard and the rules name."""
     texts = [filled_in(target["expr"]) for target in TARGETS]
     texts += [(COMPOSE / "prometheus" / name).read_text() for name in ("rules.yml", "push_rules.yml")]
     pattern = r"\bdocker_(?!prom_exporter\b)\w+|\bcontainer_health\b"

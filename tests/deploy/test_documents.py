@@ -1,4 +1,4 @@
-"""The Markdown documents: their links lead somewhere, their configurations are valid, their commands work."""
+"""The Markdown documents: their links have targets, their configurations are valid, their commands work."""
 
 import functools
 import json
@@ -31,7 +31,7 @@ IMAGES = (
 
 DEPLOYING = "compose/README.md"
 
-# What the commands of a section print together. A new section with commands needs a line here.
+# A pattern of what a section's commands print together. A new section with commands needs an entry here.
 PRINTED = {
     (DEPLOYING, "Compose files"): r"^docker_up [01]\.0$",
     (DEPLOYING, "When the proxy denies"): r"^result +good",
@@ -52,15 +52,15 @@ each_document = pytest.mark.parametrize(
 
 
 @each_document
-def test_a_link_leads_somewhere(document: Path) -> None:
-    """Each link to a file or a heading of the repository has that file and that heading."""
-    broken = [link for link in links(document) if "://" not in link and not leads_somewhere(document, link)]
+def test_a_link_has_a_target(document: Path) -> None:
+    """Each relative link points to an existing file and, if it has a fragment, to an existing heading."""
+    broken = [link for link in links(document) if "://" not in link and not has_target(document, link)]
 
     assert [] == broken
 
 
-def leads_somewhere(document: Path, link: str) -> bool:
-    """Return whether a relative link's file is there, with the heading where one is named."""
+def has_target(document: Path, link: str) -> bool:
+    """Return whether the file of a relative link exists, and its heading if the link has a fragment."""
     path, _, fragment = link.partition("#")
     target = (document.parent / path) if path else document
     return target.exists() and (not fragment or fragment in anchors(target))
@@ -68,7 +68,7 @@ def leads_somewhere(document: Path, link: str) -> bool:
 
 @each_document
 def test_prometheus_takes_the_configurations(document: Path, tmp_path: Path) -> None:
-    """Each piece of a Prometheus configuration is one by itself."""
+    """`promtool` accepts each YAML block as a Prometheus configuration."""
     promtool = Command([require_program("promtool"), "check", "config", "--syntax-only"], {})
     file = tmp_path / "prometheus.yml"
     for block in blocks(document, "yaml"):
@@ -79,7 +79,7 @@ def test_prometheus_takes_the_configurations(document: Path, tmp_path: Path) -> 
 
 @each_document
 def test_prometheus_takes_the_queries(document: Path, tmp_path: Path) -> None:
-    """Each query is PromQL."""
+    """`promtool` parses each PromQL block."""
     queries = blocks(document, "promql")
     rules = [{"record": f"query:{n}", "expr": query.text} for n, query in enumerate(queries)]
     file = tmp_path / "queries.yml"
@@ -96,7 +96,7 @@ def commands(document: str, section: str) -> str:
 
 
 def test_all_commands_are_run() -> None:
-    """No section of a document whose commands are run here is forgotten."""
+    """Each section with shell commands has a test that runs them."""
     documents = {document for document, _ in PRINTED}
     there = {(name, block.section) for name in documents for block in blocks(REPOSITORY / name, "sh")}
 
@@ -125,9 +125,9 @@ until curl --silent --fail --output /dev/null http://127.0.0.1:9093/-/ready; do 
 
 @pytest.fixture
 def shell(machine: Machine, tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """Return a function that runs a script on the machine, in a checkout, and returns its output."""
+    """Yield a function that runs a script in the machine's network and returns its output."""
     provide(machine, *IMAGES)
-    machine.compose("version", files=())  # makes Compose known to the client
+    machine.compose("version", files=())  # writes the client's configuration, which names the Compose plugin
     pid = (machine.sandbox.state / "pid").read_text()
     env = {
         "PATH": f"{Path(sys.executable).parent}:{DOCKER_26.path}",
@@ -143,7 +143,7 @@ def shell(machine: Machine, tmp_path: Path) -> Iterator[Callable[[str], str]]:
 
 @pytest.mark.parametrize(("document", "section"), PRINTED)
 def test_the_commands_work(shell: Callable[[str], str], tmp_path: Path, document: str, section: str) -> None:
-    """Each section's commands end well, one after the other, and print what they should."""
+    """The commands of each section succeed in order and print what the pattern demands."""
     script = commands(document, section).replace("/var/lib/prometheus/node-exporter", str(tmp_path))
     before = STACK_IS_UP if "docker-monitoring-" in script else ""
     printed = shell(PRELUDE + before + script)
@@ -151,7 +151,7 @@ def test_the_commands_work(shell: Callable[[str], str], tmp_path: Path, document
     assert re.search(PRINTED[document, section], printed, re.MULTILINE), printed
 
 
-# Without systemd and a route to the package index; what is installed stays in this process' own mounts.
+# This machine has no systemd. The files are installed into tmpfs mounts of the test's own mount namespace.
 WITHOUT_SYSTEMD = """
 set -euo pipefail
 mount -t tmpfs tmpfs /opt
@@ -161,7 +161,7 @@ systemctl() { echo "systemctl $*"; }
 
 
 def test_the_commands_for_a_host_work() -> None:
-    """They install a program that runs, and the unit that names it, with its drop-in."""
+    """The commands install a program that runs, the unit that starts it, and the unit's drop-in."""
     after = """
         cd /etc/systemd/system
         program=$(sed -n 's/^ExecStart=//p' docker-prom-exporter.service)

@@ -1,4 +1,4 @@
-"""The image: what is in it, how it runs, that it is the same bits each time; on stand-ins for its bases."""
+"""The image, built on substitutes for its bases: its content, how it runs, and that it is reproducible."""
 
 import json
 import os
@@ -49,10 +49,10 @@ HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges",
 GROUP = 4242
 NOBODY = 65534
 
-# Bases without a program in them: if one were run in a build for another platform, that would fail.
+# These bases hold no program: a build that ran one in the base of another platform would fail.
 PLATFORMS = {"linux/amd64": "bare:amd64", "linux/arm64": "bare:arm64", "linux/arm/v7": "bare:armv7"}
 
-# What the README's reader has and this machine has not: a route to the registries and to the package index.
+# The README's reader has a route to the registries and to the package index; this machine has neither.
 PRELUDE = r"""
 set -euo pipefail
 docker() {
@@ -75,7 +75,7 @@ docker image inspect --format '{{.Id}}' docker-prom-exporter:rebuilt
 
 @pytest.fixture(scope="module")
 def workshop(pool: Any) -> Iterator[Workshop]:
-    """Import the bases under the names by which the README and the Dockerfile know them."""
+    """Yield an engine that has the bases under the names that the README and the Dockerfile use."""
     for engine in pool.lend(DOCKER_26):
         try:
             with package_index() as index:
@@ -102,20 +102,20 @@ def import_bases(workshop: Workshop) -> None:
 
 @pytest.fixture(scope="module")
 def image(workshop: Workshop) -> Image:
-    """Build the image as `docker build .` does."""
+    """Build the image as `docker build .` does, and return it."""
     workshop.build("exporter")
     return workshop.image("exporter")
 
 
 @pytest.fixture
 def engine(workshop: Workshop) -> Iterator[Engine]:
-    """Lend the workshop's engine, and empty it of containers afterwards."""
+    """Yield the workshop's engine; remove its containers afterwards."""
     yield workshop.engine
     workshop.engine.remove_containers()
 
 
 def test_holds_what_is_locked(image: Image) -> None:
-    """The exporter with all it needs, in the versions of the lock, and nothing else."""
+    """The image holds the exporter and its dependencies in the locked versions, and no other package."""
     packages = image.packages()
     own = packages.pop("docker-prom-exporter")
     top = {name.split("/")[3] for name in image.files if name.startswith(f"{PACKAGES}/")}
@@ -128,7 +128,7 @@ def test_holds_what_is_locked(image: Image) -> None:
 
 
 def test_holds_no_more_than_python(image: Image) -> None:
-    """Modules with byte code that is not compared with their times; no program, no test."""
+    """Each module has byte code that Python does not check; there is no program, no binary and no test."""
     modules = {name for name in image.files if name.endswith(".py")}
     codes = {name: file.content for name, file in image.files.items() if name.endswith(".pyc")}
     foreign = [name for name in image.files if re.search(r"\.(so|pyd|exe)$|/bin/|/tests/", name)]
@@ -139,7 +139,7 @@ def test_holds_no_more_than_python(image: Image) -> None:
 
 
 def test_holds_the_whole_exporter(image: Image) -> None:
-    """Every file of the package under version control, data too; `.dockerignore` must let each in."""
+    """The image holds every file of the package in git, data files too: `.dockerignore` excludes none."""
     command = ["git", "ls-files", "docker_prom_exporter"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
@@ -147,7 +147,7 @@ def test_holds_the_whole_exporter(image: Image) -> None:
 
 
 def test_takes_another_python(workshop: Workshop, engine: Engine) -> None:
-    """One argument changes base and builder; the byte code is that version's."""
+    """The argument PYTHON changes base and builder; the byte code is for that version, and `once` works."""
     workshop.build("exporter:next", "--build-arg=PYTHON=3.14")
     codes = [name for name in workshop.image("exporter:next").files if name.endswith(".pyc")]
     versions = {name.split(".")[-2] for name in codes}
@@ -159,14 +159,14 @@ def test_takes_another_python(workshop: Workshop, engine: Engine) -> None:
 
 
 def test_takes_a_distributions_python_as_builder(workshop: Workshop, image: Image) -> None:
-    """It keeps pip out of its own packages, and has some beside pip that pip can't replace."""
+    """A distribution's Python, with packages that pip can't replace, builds the same layers."""
     workshop.build("exporter:distribution", f"--build-arg=BUILDER={DISTRIBUTION}")
 
     assert image.layers == workshop.image("exporter:distribution").layers
 
 
 def test_belongs_to_root(image: Image) -> None:
-    """Nothing in it can be changed by the user it runs as, and all of it can be read."""
+    """All files belong to root and everyone may read them, so the exporter's user can't change them."""
     infos = [file.info for file in image.files.values()]
 
     assert {(0, 0)} == {(info.uid, info.gid) for info in infos}
@@ -176,7 +176,7 @@ def test_belongs_to_root(image: Image) -> None:
 
 
 def test_is_small(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """One layer on top of the base, 6.5 MB at most."""
+    """The image adds one layer of at most 6.5 MB to the base."""
     with capsys.disabled():
         sys.stdout.write(f"[{image.size / 1e6:.2f} MB on top of the base] ")
 
@@ -185,7 +185,7 @@ def test_is_small(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_defaults(workshop: Workshop, image: Image) -> None:
-    """Nobody's, on all addresses, stopped by SIGTERM, its health told by itself; all without a shell."""
+    """The image runs as nobody, stops at SIGTERM, and runs exporter and healthcheck without a shell."""
     del image
     config = workshop.inspect("exporter", ".Config")
     exporter = ["python3", "-m", "docker_prom_exporter"]
@@ -199,7 +199,7 @@ def test_defaults(workshop: Workshop, image: Image) -> None:
 
 
 def test_labels(workshop: Workshop) -> None:
-    """What it is, of which version, and what it was made of."""
+    """The labels hold version, licence, creation time, commit, source, base and builder of the image."""
     created, commit, source = "2023-11-14T22:13:20Z", "0123abc", "https://example.org/exporter"
     arguments = {"CREATED": created, "REVISION": commit, "SOURCE": source}
     workshop.build("labelled", *(f"--build-arg={name}={value}" for name, value in arguments.items()))
@@ -214,7 +214,7 @@ def test_labels(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("base", ["python:3.13-alpine", WITHOUT_SHELL], ids=["shell", "no-shell"])
 def test_serves_an_engine(workshop: Workshop, engine: Engine, base: str) -> None:
-    """Through the socket, as its group, with no other right; healthy by its own check, stopped at once."""
+    """The container serves metrics with the socket's group as its only right, is healthy and stops in 1 s."""
     workshop.build("exporter:served", f"--build-arg=BASE={base}")
     engine.run("web", labels=WATCH, health="healthy")
     engine.cli("run", "--detach", "--name=exporter", *HARDENED, *socket_options(engine), "exporter:served")
@@ -233,7 +233,7 @@ def test_serves_an_engine(workshop: Workshop, engine: Engine, base: str) -> None
 
 
 def scrape(engine: Engine, container: str) -> str:
-    """Scrape from inside, as there is no network."""
+    """Scrape from inside the container, because it has no network."""
     ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9000/metrics').read().decode())"
     return engine.exec(container, "python3", "-c", ask)
 
@@ -243,7 +243,7 @@ def socket_options(engine: Engine) -> list[str]:
 
 
 def test_there_is_no_shell(workshop: Workshop, engine: Engine) -> None:
-    """On the base without one; the test above would not notice a shell."""
+    """The base without a shell has none, so the test above proves that the exporter needs none."""
     workshop.build("exporter:no-shell", f"--build-arg=BASE={WITHOUT_SHELL}")
     listing = "import os; print([p for p in ('/bin/sh', '/usr/bin/sh', '/bin/busybox') if os.path.exists(p)])"
 
@@ -252,7 +252,7 @@ def test_there_is_no_shell(workshop: Workshop, engine: Engine) -> None:
 
 @pytest.mark.usefixtures("image")
 def test_takes_the_exporters_arguments(engine: Engine) -> None:
-    """What follows the image's name goes to the exporter."""
+    """The arguments after the image's name go to the exporter."""
     once = engine.cli("run", "--rm", *HARDENED, *socket_options(engine), "exporter", "once")
 
     assert f"docker-prom-exporter {__version__}" == engine.cli("run", "--rm", "exporter", "--version")
@@ -261,7 +261,7 @@ def test_takes_the_exporters_arguments(engine: Engine) -> None:
 
 @pytest.mark.usefixtures("image")
 def test_is_unhealthy_when_it_does_not_answer(engine: Engine) -> None:
-    """A healthcheck that can't fail would say nothing."""
+    """The healthcheck fails when the exporter does not listen on the port that it asks."""
     engine.cli("run", "--detach", "--name=exporter", *HARDENED, "exporter", "--listen-port=9001")
 
     with pytest.raises(CommandError, match="exit 1"):
@@ -270,10 +270,10 @@ def test_is_unhealthy_when_it_does_not_answer(engine: Engine) -> None:
 
 @pytest.fixture(scope="module")
 def rebuilt(workshop: Workshop) -> dict[str, tuple[str, str]]:
-    """Build twice for each platform, the second time without anything of the first; return the ids.
+    """Build twice for each platform, the second time with an empty build cache; return the image ids.
 
-    That is in another folder, by another user, with another umask, of files with other times and modes, among
-    files that are nobody's business.
+    The second build runs in another folder as another user with another umask. Its files have other times and
+    modes, and the folder holds unrelated files.
     """
     first = {platform: build_for(workshop, platform, "first") for platform in PLATFORMS}
     workshop.engine.cli("builder", "prune", "--all", "--force")
@@ -293,7 +293,7 @@ def tag_for(platform: str, name: str) -> str:
 
 
 def lend_to_nobody(workshop: Workshop, folder: Path) -> dict[str, Any]:
-    """Make a strange checkout, and return the options by which `nobody` builds it."""
+    """Make a strange checkout that belongs to `nobody`, and return the options to build it as `nobody`."""
     context = folder / "elsewhere"
     strange_checkout(context)
     env = workshop.environment()
@@ -301,12 +301,12 @@ def lend_to_nobody(workshop: Workshop, folder: Path) -> dict[str, Any]:
     for path in [folder, *folder.rglob("*")]:
         os.chown(path, NOBODY, NOBODY)
     env |= {"DOCKER_CONFIG": f"{folder}/client", "PATH": f"{folder}/client:{env['PATH']}"}
-    who = {"user": NOBODY, "group": GROUP, "extra_groups": [], "umask": 0o077}
-    return {"folder": context, "cwd": folder, "env": env, **who}
+    identity = {"user": NOBODY, "group": GROUP, "extra_groups": [], "umask": 0o077}
+    return {"folder": context, "cwd": folder, "env": env, **identity}
 
 
 def lend_programs(env: Mapping[str, str], folder: Path) -> None:
-    """Put docker and its plugins where `nobody` may reach them, which root's own cache is not."""
+    """Copy docker and its plugins to where `nobody` may read them: root's own cache is closed to others."""
     shutil.copytree(env["DOCKER_CONFIG"], folder / "client")
     config = folder / "client/config.json"
     (plugins,) = json.loads(config.read_text())["cliPluginsExtraDirs"]
@@ -319,14 +319,14 @@ def lend_programs(env: Mapping[str, str], folder: Path) -> None:
 def test_is_the_same_each_time(
     workshop: Workshop, rebuilt: dict[str, tuple[str, str]], platform: str
 ) -> None:
-    """The same image id; else it says what differs first."""
+    """Both builds have the same image id; on failure the message names the first difference."""
     first, second = rebuilt[platform]
 
     assert first == second, first_difference(workshop.image(first), workshop.image(second))
 
 
-def test_is_of_no_day(image: Image) -> None:
-    """No time in it is that of the build: those of another day would not differ."""
+def test_has_no_build_time(image: Image) -> None:
+    """No time in the image is the time of the build, so a build on another day gives the same."""
     history = image.config["history"]
 
     assert {0} == {file.info.mtime for file in image.files.values()}
@@ -335,7 +335,7 @@ def test_is_of_no_day(image: Image) -> None:
 
 @pytest.mark.usefixtures("rebuilt")
 def test_is_the_same_for_each_platform(workshop: Workshop, image: Image) -> None:
-    """What is on top of the base has the same bits everywhere."""
+    """The layer on top of the base is the same on each platform."""
     images = [workshop.image(tag_for(platform, "first")) for platform in PLATFORMS]
 
     assert {image.layers[-1]} == {each.layers[-1] for each in images}
@@ -343,7 +343,7 @@ def test_is_the_same_for_each_platform(workshop: Workshop, image: Image) -> None
 
 
 def test_a_difference_is_explained(workshop: Workshop, image: Image) -> None:
-    """By the first file that differs and how, or by the configuration."""
+    """first_difference names the first file that differs and where, or the part of the configuration."""
     workshop.build("later", f"--build-arg=SOURCE_DATE_EPOCH={EPOCH + 1}")
     workshop.build("other-label", "--build-arg=REVISION=f00")
     file = image.files[SBOM]
@@ -355,8 +355,8 @@ def test_a_difference_is_explained(workshop: Workshop, image: Image) -> None:
     assert "" == first_difference(image, image)
 
 
-def test_tells_what_it_is_made_of(image: Image) -> None:
-    """By a valid CycloneDX document of exactly the packages in it, with nothing random and no time."""
+def test_has_an_sbom(image: Image) -> None:
+    """The SBOM is valid CycloneDX, lists exactly the image's packages, and has no random number or time."""
     text = image.files[SBOM].content.decode()
     document = json.loads(text)
     components = {normalized(each["name"]): each for each in document["components"]}
@@ -369,7 +369,7 @@ def test_tells_what_it_is_made_of(image: Image) -> None:
 
 
 def test_the_lock_is_up_to_date(tmp_path: Path) -> None:
-    """The README's command changes no version in it; and it names no registry."""
+    """The documented uv command changes no version in the lock, and the lock names no registry."""
     for path in (LOCK, ROOT / "pyproject.toml"):
         shutil.copy(path, tmp_path)
     before = locked()
@@ -385,7 +385,7 @@ def test_the_lock_is_up_to_date(tmp_path: Path) -> None:
 
 
 def commands() -> str:
-    """Return every command of the documents' sections on the image."""
+    """Return every command of the documents' sections about the image."""
     quick_start = [b.text for b in blocks(ROOT / "README.md", "sh") if b.section == "With Docker"]
     deploying = [b.text for b in blocks(ROOT / "compose/README.md", "sh") if b.section in ON_THE_IMAGE]
     return "".join([*quick_start, *deploying])
@@ -393,7 +393,7 @@ def commands() -> str:
 
 @pytest.fixture(scope="module")
 def readme(workshop: Workshop) -> list[str]:
-    """Run the README's commands one after the other in a checkout; return the lines they print."""
+    """Run the documented commands in order in a checkout; return the lines that they print."""
     require_program("buildah")
     with TemporaryDirectory() as folder:
         checkout(Path(folder, "checkout"))
@@ -411,7 +411,7 @@ def readme(workshop: Workshop) -> list[str]:
 
 
 def test_the_readme_is_right(workshop: Workshop, readme: list[str]) -> None:
-    """Every command of it works: the image is rebuilt with the same id, each way to build gives the same."""
+    """Each documented command works: the rebuilt image has the same id, and each build the same layer."""
     published = workshop.image("docker-prom-exporter:published")
     first = workshop.image("docker-prom-exporter")
     tags = ["slim", "distroless", "arm64", "armv7", "classic"]
@@ -425,15 +425,15 @@ def test_the_readme_is_right(workshop: Workshop, readme: list[str]) -> None:
 
 @pytest.mark.usefixtures("readme")
 def test_the_readmes_container_is_healthy(engine: Engine) -> None:
-    """The container its reader starts serves the reader's engine."""
-    wait_for(lambda: engine.health("docker-prom-exporter") == "healthy", what="it to be healthy", seconds=30)
+    """The container of the README's `docker run` becomes healthy and reports docker_up 1."""
+    wait_for(lambda: engine.health("docker-prom-exporter") == "healthy", what="its health", seconds=30)
 
     assert "\ndocker_up 1.0\n" in scrape(engine, "docker-prom-exporter")
 
 
 @pytest.mark.usefixtures("readme")
 def test_buildah_builds_the_same(workshop: Workshop, engine: Engine) -> None:
-    """Its image has the same files and the same healthcheck, and runs."""
+    """The image that buildah builds has the same files and the same configuration, and runs."""
     ours, theirs = (workshop.image(f"docker-prom-exporter:{tag}") for tag in ("classic", "buildah"))
     contents = {name: file.content for name, file in ours.files.items()}
     names = ("User", "Entrypoint", "Healthcheck", "ExposedPorts", "StopSignal")

@@ -1,4 +1,4 @@
-"""The stack of monitoring.yml: what Prometheus sees, Alertmanager is told and the dashboard shows."""
+"""monitoring.yml on a real engine: alerts reach Alertmanager, and the dashboard's queries return data."""
 
 import json
 import re
@@ -26,10 +26,10 @@ IMAGES = (
     "prom/alertmanager:v0.28.1",
     "grafana/grafana:12.1.1",
 )
-# No host is pushing here: test_compose_files.py asks what that panel shows.
+# No host pushes to this stack: test_compose_files.py tests the query of the panel for pushed hosts.
 QUERIES = [pytest.param(expr, id=name) for name, expr in panel_queries() if not name.startswith("Pushed")]
 
-# What takes minutes in real life takes seconds here; the conditions stay as they are.
+# Shorten the times of rules and scrapes from minutes to seconds; the conditions stay the same.
 FASTER = {
     r"for: \d+m": "for: 1s",
     r"_interval: 15s": "_interval: 1s",
@@ -43,7 +43,7 @@ FASTER = {
 
 
 class Stack:
-    """The stack, running; `file` is the compose file of its folder."""
+    """The running stack; `file` is its copy of monitoring.yml."""
 
     def __init__(self, machine: Machine, file: Path) -> None:
         self.machine = machine
@@ -54,7 +54,7 @@ class Stack:
         return self.machine.compose(*args, files=(self.file, *([override] if override else [])))
 
     def query(self, expr: str) -> list[Any]:
-        """Return what Prometheus answers to an instant query; nothing while it doesn't answer at all."""
+        """Return the series of an instant query; an empty list while Prometheus does not answer."""
         return self._prometheus(f"query?query={quote(expr)}", "result")
 
     def label_values(self, metric: str, label: str) -> list[Any]:
@@ -62,7 +62,7 @@ class Stack:
         return self._prometheus(f"label/{label}/values?match[]={quote(metric)}")
 
     def alerts(self, name: str) -> list[dict[str, Any]]:
-        """Return what Alertmanager was told under a name, and has not been told to be over."""
+        """Return the alerts of a name that Alertmanager has received and that are not resolved."""
         filtered = quote(f'alertname="{name}"')
         try:
             status, text = self.machine.get(f"{ALERTMANAGER}?filter={filtered}")
@@ -71,7 +71,7 @@ class Stack:
         return list(json.loads(text)) if status == 200 else []
 
     def await_alert(self, name: str, container: str = "") -> dict[str, Any]:
-        """Wait until Alertmanager has an alert, of a container where one is named."""
+        """Wait until Alertmanager has an alert of this name, and of this container if one is given."""
         return wait_for(
             lambda: {one["labels"].get("name", ""): one for one in self.alerts(name)}.get(container, {}),
             what=f"{name} of {container or 'Docker'} to reach Alertmanager",
@@ -93,7 +93,7 @@ class Stack:
 
 
 def hasten(*files: Path) -> None:
-    """Rewrite the times in configurations."""
+    """Replace the times in configuration files by those of `FASTER`."""
     for file in files:
         text = file.read_text()
         for pattern, replacement in FASTER.items():
@@ -103,7 +103,7 @@ def hasten(*files: Path) -> None:
 
 @pytest.fixture(scope="module")
 def stack(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Bring up all of it beside a copy of the rules that is in a hurry."""
+    """Start a copy of the stack with shortened times and yield it."""
     folder = tmp_path_factory.mktemp("deployed") / "compose"
     shutil.copytree(COMPOSE, folder)
     hasten(folder / "monitoring.yml", *(folder / "prometheus").glob("*.yml"))
@@ -125,22 +125,22 @@ def stack(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     ],
 )
 def test_a_sample_raises_its_alert(stack: Stack, alert: str, sample: str) -> None:
-    """Alertmanager hears of each sample that fails, by its name and Compose service, and of no other."""
-    told = stack.await_alert(alert, f"docker-monitoring-sample-{sample}-1")
+    """Each failing sample raises its alert, with its Compose service, and no other sample raises it."""
+    received = stack.await_alert(alert, f"docker-monitoring-sample-{sample}-1")
 
     def samples() -> set[str]:
         return {one["labels"]["compose_service"] for one in stack.alerts(alert)} - {
             name for name in stack.compose("config", "--services").split() if not name.startswith("sample-")
         }
 
-    assert f"(compose service sample-{sample})" in told["annotations"]["summary"]
-    assert "docker-monitoring" == told["labels"]["compose_project"]
+    assert f"(compose service sample-{sample})" in received["annotations"]["summary"]
+    assert "docker-monitoring" == received["labels"]["compose_project"]
     wait_for(lambda: samples() == {f"sample-{sample}"}, what=f"only sample-{sample} to raise {alert}")
 
 
 @pytest.mark.parametrize("service", ["docker-prom-exporter", "prometheus", "alertmanager"])
 def test_a_healthcheck_of_the_file_works(stack: Stack, service: str) -> None:
-    """The healthchecks of the shipped file find their programs healthy."""
+    """The healthcheck of each service in the shipped file passes."""
     name = f"docker-monitoring-{service}-1"
     wait_for(lambda: stack.machine.health(name) == "healthy", what=f"{name} to be healthy", seconds=30)
 
@@ -162,66 +162,66 @@ def test_a_variable_has_something_to_choose(stack: Stack, variable: dict[str, An
 
 def test_an_alert_names_the_team_of_its_container(stack: Stack) -> None:
     """The label com.example.team of a container reaches Alertmanager as `team`."""
-    told = stack.await_alert("ContainerUnhealthy", "docker-monitoring-sample-unhealthy-1")
+    received = stack.await_alert("ContainerUnhealthy", "docker-monitoring-sample-unhealthy-1")
 
-    assert "shop" == told["labels"].get("team")
+    assert "shop" == received["labels"].get("team")
 
 
-def test_a_service_that_is_stopped_is_told_of(stack: Stack) -> None:
-    """ContainerStopped reaches Alertmanager for a container that is stopped and should always run."""
+def test_a_stopped_service_raises_an_alert(stack: Stack) -> None:
+    """ContainerStopped reaches Alertmanager when a container is stopped that should always run."""
     name = "docker-monitoring-sample-plain-1"
     stack.machine.cli("stop", name)
-    told = stack.await_alert("ContainerStopped", name)
+    received = stack.await_alert("ContainerStopped", name)
     stack.machine.cli("start", name)
 
-    assert "warning" == told["labels"]["severity"]
+    assert "warning" == received["labels"]["severity"]
 
 
-def test_a_container_that_is_removed_is_told_of(stack: Stack) -> None:
-    """ContainerGone reaches Alertmanager for a container that was removed, and is not replaced."""
+def test_a_removed_container_raises_an_alert(stack: Stack) -> None:
+    """ContainerGone reaches Alertmanager when a container is removed and not replaced."""
     stack.machine.run("lost", image=SAMPLE, labels={LABEL: "true"}, options=["--network=none"])
     wait_for(
-        lambda: stack.query('container_health{name="lost"} == 2'), what="Prometheus to know it", seconds=30
+        lambda: stack.query('container_health{name="lost"} == 2'), what="Prometheus to have it", seconds=30
     )
     stack.machine.cli("rm", "--force", "lost")
-    told = stack.await_alert("ContainerGone", "lost")
+    received = stack.await_alert("ContainerGone", "lost")
 
-    assert "info" == told["labels"]["severity"]
+    assert "info" == received["labels"]["severity"]
 
 
-def test_a_list_that_is_denied_makes_the_exporter_stale(stack: Stack, tmp_path: Path) -> None:
-    """DockerExporterStale reaches Alertmanager where Docker answers and the list does not."""
+def test_a_denied_list_makes_the_exporter_stale(stack: Stack, tmp_path: Path) -> None:
+    """DockerExporterStale reaches Alertmanager when the proxy allows pings and denies the list."""
     override = tmp_path / "override.yml"
     proxy = {"docker-socket-proxy": {"environment": {"CONTAINER_LIST": 0}}}
     override.write_text(json.dumps({"services": proxy}))
     stack.compose("up", "--detach", "--no-build", "docker-socket-proxy", override=override)
-    told = stack.await_alert("DockerExporterStale")
+    received = stack.await_alert("DockerExporterStale")
     stack.compose("up", "--detach", "--no-build", "docker-socket-proxy")
 
-    assert "critical" == told["labels"]["severity"]
+    assert "critical" == received["labels"]["severity"]
 
 
-def test_docker_that_is_down_is_told_of(stack: Stack) -> None:
-    """DockerDown reaches Alertmanager, and the containers' alerts end."""
+def test_an_engine_that_is_down_raises_an_alert(stack: Stack) -> None:
+    """DockerDown reaches Alertmanager when the proxy is stopped, and the containers' alerts end."""
     stack.await_alert("ContainerUnhealthy", "docker-monitoring-sample-unhealthy-1")
     stack.compose("stop", "docker-socket-proxy")
     stack.await_alert("DockerDown")
     containers = 'ALERTS{alertname=~"Container.+", alertstate="firing"}'
-    wait_for(lambda: not stack.query(containers), what="silence", seconds=30)
+    wait_for(lambda: not stack.query(containers), what="the containers' alerts to end", seconds=30)
     stack.compose("start", "docker-socket-proxy")
 
 
-def test_an_exporter_that_is_down_is_told_of(stack: Stack) -> None:
-    """DockerExporterDown reaches Alertmanager."""
+def test_an_exporter_that_is_down_raises_an_alert(stack: Stack) -> None:
+    """DockerExporterDown reaches Alertmanager when the exporter is stopped."""
     stack.compose("stop", "docker-prom-exporter")
-    told = stack.await_alert("DockerExporterDown")
+    received = stack.await_alert("DockerExporterDown")
     stack.compose("start", "docker-prom-exporter")
 
-    assert "docker-prom-exporter:9000" == told["labels"]["instance"]
+    assert "docker-prom-exporter:9000" == received["labels"]["instance"]
 
 
 def test_docker_that_is_down_inhibits_the_rest(stack: Stack) -> None:
-    """Alertmanager suppresses the alerts of an engine that is down, not of another; a failure once."""
+    """DockerDown suppresses its engine's other alerts, and ContainerExitedNonZero ContainerStopped."""
 
     def alert(name: str, instance: str) -> dict[str, Any]:
         return {"labels": {"alertname": name, "job": "docker", "instance": instance, "id": "a1"}}
@@ -234,7 +234,7 @@ def test_docker_that_is_down_inhibits_the_rest(stack: Stack) -> None:
     sent = [alert("DockerDown", "down"), *(alert(name, at) for name in names for at in ("down", "up"))]
     sent += [alert(name, "failed") for name in ("ContainerExitedNonZero", "ContainerStopped")]
     stack.machine.get(ALERTMANAGER, post=sent)
-    wait_for(lambda: state(names[0], "up") == "active", what="Alertmanager to look at them", seconds=40)
+    wait_for(lambda: state(names[0], "up") == "active", what="Alertmanager to process the alerts", seconds=40)
 
     assert "active" == state("DockerDown", "down")
     assert ["suppressed"] * 3 == [state(name, "down") for name in names]

@@ -1,4 +1,4 @@
-"""One image for every platform: the same index each time, and what a registry gives back of it."""
+"""The image for several platforms: a reproducible index, the base of each platform, a push to a registry."""
 
 import json
 import os
@@ -35,13 +35,13 @@ from support.waiting import wait_for
 
 PLATFORMS = ["linux/amd64", "linux/arm64", "linux/arm/v7"]
 
-# In the order of the document: what both tools need, each tool, and what follows.
+# The section's blocks in order: the commands for both tools, for buildx, for buildah, and the push.
 COMMIT, BUILDX, BUILDAH_INDEX, PUSH = (
     block.text for block in blocks(REPOSITORY / "compose/README.md", "bash")
 )
 BUILDERS = {"buildx": BUILDX, "buildah": BUILDAH_INDEX}
 
-# What the README's reader has and this machine has not: a registry with TLS, a route to the package index.
+# The document's reader has a registry with TLS and a route to the package index; this machine has neither.
 PRELUDE = r"""
 set -euo pipefail
 docker() { command docker "$@" --network host --build-arg PIP_INDEX_URL="$INDEX"; }
@@ -58,12 +58,12 @@ insecure = true
 
 @dataclass(frozen=True)
 class MirroredDocker(Docker):
-    """A Docker that keeps images in containerd, as builds for several platforms need, and has a mirror."""
+    """A Docker with the containerd image store, which multi-platform builds need, and a registry mirror."""
 
     mirror: str = ""
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return dockerd, with its settings written."""
+        """Write dockerd's settings and return its command."""
         command = super().daemon(sandbox, listen)
         settings = {
             "features": {"containerd-snapshotter": True},
@@ -75,18 +75,18 @@ class MirroredDocker(Docker):
 
 @dataclass(frozen=True)
 class Press:
-    """A workshop, and the registry that it takes its bases from and publishes to."""
+    """A workshop with a registry: builds pull their bases from it, and the image is pushed to it."""
 
     workshop: Workshop
     registry: str
 
     @property
     def image(self) -> str:
-        """The name under which the image is published."""
+        """Return the repository to which the image is pushed."""
         return f"{self.registry}/docker-prom-exporter"
 
     def publish(self, builder: str, folder: Path, umask: int) -> "Layout":
-        """Run the README's commands in a checkout, with nothing left of earlier builds."""
+        """Run the document's commands in a checkout, with an empty build cache."""
         self.workshop.engine.cli("builder", "prune", "--all", "--force")
         with TemporaryDirectory() as storage:
             mirror = Path(storage, "registries.conf")
@@ -122,11 +122,11 @@ class Layout:
         return digest
 
     def blob(self, digest: str) -> Path:
-        """Return where a blob is."""
+        """Return the path of a blob."""
         return self.folder / "blobs" / digest.replace(":", "/")
 
     def json(self, digest: str) -> Any:
-        """Return a blob of JSON."""
+        """Return the parsed content of a JSON blob."""
         return json.loads(self.blob(digest).read_bytes())
 
     def manifests(self) -> list[Any]:
@@ -134,7 +134,7 @@ class Layout:
         return [self.json(each["digest"]) for each in self.json(self.digest)["manifests"]]
 
     def times(self) -> set[str | float]:
-        """Return every time in what is on top of the bases."""
+        """Return every time in the configurations and in the layers on top of the bases."""
         times: set[str | float] = set()
         for manifest in self.manifests():
             config = self.json(manifest["config"]["digest"])
@@ -146,7 +146,7 @@ class Layout:
 
 @pytest.fixture(scope="module")
 def press(pool: Any) -> Iterator[Press]:
-    """Put a base for all platforms into a registry, under the name by which the Dockerfile knows it."""
+    """Yield a workshop whose registry has the Dockerfile's default base for all platforms."""
     for program in ("buildah", "skopeo"):
         require_program(program)
     with registry() as address:
@@ -162,7 +162,7 @@ def press(pool: Any) -> Iterator[Press]:
 
 @contextmanager
 def registry() -> Iterator[str]:
-    """Yield host and port of an empty registry."""
+    """Yield the host and port of an empty registry."""
     program = require_program("docker-registry")
     address = f"127.0.0.1:{free_port()}"
     with TemporaryDirectory() as folder:
@@ -185,7 +185,7 @@ def accepts(address: str) -> bool:
 
 
 def push_bases(workshop: Workshop, repository: str) -> None:
-    """Push Python for one platform, and for the others what nothing can be run in."""
+    """Push a base with Python for one platform, and bases without any program for the others."""
     cli = workshop.engine.cli
     names = [f"{repository}:{platform.replace('/', '-')}" for platform in PLATFORMS]
     bases = [python_base(workshop.wheel("pip")), bare_base(), bare_base()]
@@ -198,7 +198,7 @@ def push_bases(workshop: Workshop, repository: str) -> None:
 
 @pytest.fixture(scope="module", params=[*BUILDERS])
 def published(press: Press, request: pytest.FixtureRequest) -> Iterator[tuple[Layout, Layout]]:
-    """Publish twice, the second time from another folder, with another umask and files of other times."""
+    """Publish twice: the second time from another folder, with another umask and other file times."""
     with TemporaryDirectory() as folder:
         first, second = Path(folder, "first"), Path(folder, "second/elsewhere")
         checkout(first)
@@ -207,19 +207,19 @@ def published(press: Press, request: pytest.FixtureRequest) -> Iterator[tuple[La
 
 
 def test_is_the_same_each_time(published: tuple[Layout, Layout]) -> None:
-    """The digest of the index is that of all that is in it."""
+    """Both builds have the same index digest, which covers everything in the index."""
     first, second = published
 
     assert first.digest == second.digest
 
 
-def test_is_of_no_day(published: tuple[Layout, Layout]) -> None:
-    """No time in it is that of the build: those of another day would not differ."""
+def test_has_no_build_time(published: tuple[Layout, Layout]) -> None:
+    """No time in the images is the time of the build, so a build on another day gives the same."""
     assert published[0].times() <= {0, EPOCH, "2023-11-14T22:13:20Z"}
 
 
 def test_has_each_platforms_base(published: tuple[Layout, Layout]) -> None:
-    """Under the same layer of ours; a builder may mistake its own platform's for it."""
+    """Each image has its own platform's base, not the builder's, and the same exporter layer on top."""
     layers = [[layer["digest"] for layer in manifest["layers"]] for manifest in published[0].manifests()]
     (amd64, ours), (arm64, *same), (armv7, *other) = layers
 
@@ -228,7 +228,7 @@ def test_has_each_platforms_base(published: tuple[Layout, Layout]) -> None:
 
 
 def test_comes_back_from_a_registry(press: Press, published: tuple[Layout, Layout]) -> None:
-    """By its digest, as an OCI index of all platforms; an engine runs its own."""
+    """The registry returns the index by its digest, and an engine runs the image for its own platform."""
     layout = published[0]
     name = f"{press.image}@{layout.digest}"
     skopeo = Command(["skopeo", "inspect", "--raw", "--tls-verify=false"], dict(os.environ))

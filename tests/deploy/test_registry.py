@@ -1,4 +1,4 @@
-"""The compose file for a registry at work: what is pushed is told, by an exporter that can't write there."""
+"""registry.yml on a real engine: the exporter reports a pushed image and can't write to the storage."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ PUSHED = "127.0.0.1:5000/team/sample:1"
 
 @contextmanager
 def deployed(machine: Machine, override: Path, image: str) -> Iterator[None]:
-    """Bring it up with that registry and a scan each second, and down again with all it made."""
+    """Start registry.yml with this registry image and a scan each second; remove everything afterwards."""
     services = {
         "docker-prom-exporter": {"environment": {"SCAN_INTERVAL": "1s"}},
         "registry": {"image": image},
@@ -33,7 +33,7 @@ def deployed(machine: Machine, override: Path, image: str) -> Iterator[None]:
 
 
 def scrape(machine: Machine) -> Scrape:
-    """Return what is served; nothing where the exporter does not answer yet."""
+    """Return a scrape of the exporter; an empty one while it does not answer."""
     try:
         return parse(machine.get("http://127.0.0.1:9000/metrics")[1])
     except OSError:
@@ -41,8 +41,8 @@ def scrape(machine: Machine) -> Scrape:
 
 
 @pytest.mark.parametrize("image", ["registry:2", "registry:3"])
-def test_what_is_pushed_is_told(machine: Machine, tmp_path: Path, image: str) -> None:
-    """Before the first push there is no storage; both are healthy by their own checks."""
+def test_a_pushed_image_is_reported(machine: Machine, tmp_path: Path, image: str) -> None:
+    """docker_registry_up is 0 before the first push; then the image is reported, and both become healthy."""
     provide(machine, EXPORTER, SAMPLE, image)
     with deployed(machine, tmp_path / "override.yml", image):
         wait_for(lambda: scrape(machine).value("docker_registry_up") == 0, what="the exporter", seconds=30)
@@ -63,12 +63,12 @@ def test_what_is_pushed_is_told(machine: Machine, tmp_path: Path, image: str) ->
 
 
 def await_healthy(machine: Machine, name: str) -> None:
-    """Wait for longer than the interval of the image's own healthcheck."""
+    """Wait until a container is healthy; the time limit exceeds the interval of the image's healthcheck."""
     wait_for(lambda: machine.health(name) == "healthy", what=f"{name} to be healthy", seconds=60)
 
 
 def pushes(machine: Machine) -> bool:
-    """Push the sample, and tell whether the registry took it."""
+    """Push the sample image and return whether the registry accepted it."""
     try:
         machine.cli("push", PUSHED)
     except CommandError:

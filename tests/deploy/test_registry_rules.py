@@ -1,4 +1,4 @@
-"""The rules for a registry's storage do what they say, by Prometheus's own tool."""
+"""promtool checks the rules for a registry's storage."""
 
 import re
 import shutil
@@ -29,18 +29,18 @@ CHANGES = [
 
 
 def promtool(*arguments: str) -> str:
-    """Run promtool and return what it prints; CommandError holds what it complains of."""
+    """Run promtool and return its output; CommandError holds its error messages."""
     return Command([require_program("promtool"), *arguments], {}).run()
 
 
 def test_each_firing_and_each_silence() -> None:
-    """The rules' own tests pass."""
+    """The rules pass their promtool tests."""
     assert "SUCCESS" in promtool("test", "rules", str(TESTS))
 
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_says_what_it_is(alert: str) -> None:
-    """Each alert has a severity, names the instance, and says what to do."""
+    """Each alert has a duration, a severity, the instance's name and a description."""
     text = RULES.read_text().partition(f"- alert: {alert}\n")[2].partition("- alert:")[0]
 
     assert re.search(r"^ {8}for: \d+[mh]$", text, re.MULTILINE)
@@ -51,7 +51,7 @@ def test_an_alert_says_what_it_is(alert: str) -> None:
 
 @pytest.mark.parametrize(("was", "becomes"), CHANGES, ids=[was for was, _ in CHANGES])
 def test_a_changed_rule_is_found_out(tmp_path: Path, was: str, becomes: str) -> None:
-    """The rules' own tests fail when a condition is missing or another."""
+    """The promtool tests fail when a rule's condition is removed or changed."""
     changed = RULES.read_text().replace(was, becomes)
     (tmp_path / RULES.name).write_text(changed)
     shutil.copy(TESTS, tmp_path)

@@ -1,4 +1,4 @@
-"""Alert rules and configurations, as promtool and amtool judge them."""
+"""promtool and amtool check the alert rules and the configurations."""
 
 import re
 from pathlib import Path
@@ -17,12 +17,12 @@ ALERTMANAGER = COMPOSE / "alertmanager"
 
 
 def run(program: str, *args: str) -> str:
-    """Run one of the tools; where it isn't installed, skip the test, or fail it in CI."""
+    """Run promtool or amtool and return its output; if it is missing, skip the test, or fail it in CI."""
     return Command([require_program(program, SYSTEM_PATH)], {"PATH": SYSTEM_PATH}).run(*args)
 
 
 def run_tests(folder: Path, rules: str, tests: str) -> str:
-    """Run promtool on rules and their tests; CommandError holds what failed."""
+    """Run promtool's tests of these rules and return its output; CommandError holds the failures."""
     (folder / RULES.name).write_text(rules)
     (folder / TESTS.name).write_text(tests)
     return run("promtool", "test", "rules", str(folder / TESTS.name))
@@ -38,13 +38,13 @@ def test_each_firing_and_each_silence(tmp_path: Path, job: str) -> None:
 
 @pytest.mark.parametrize("configuration", ["prometheus.yml", "swarm.yml"])
 def test_prometheus_takes_its_configuration(configuration: str) -> None:
-    """Prometheus' own check finds nothing wrong with the file and its rules."""
+    """`promtool` accepts the configuration and its rule files."""
     assert "SUCCESS" in run("promtool", "check", "config", str(COMPOSE / "prometheus" / configuration))
 
 
 @pytest.mark.parametrize("configuration", ["alertmanager.yml", "by-team.yml"])
 def test_alertmanager_takes_its_configuration(configuration: str) -> None:
-    """Alertmanager's own check finds nothing wrong with the file."""
+    """`amtool` accepts the configuration."""
     assert "SUCCESS" in run("amtool", "check-config", str(ALERTMANAGER / configuration))
 
 
@@ -60,14 +60,14 @@ def test_alertmanager_takes_its_configuration(configuration: str) -> None:
     ],
 )
 def test_an_alert_goes_to_its_team(labels: list[str], receiver: str) -> None:
-    """A team hears of its own containers, and operations of what no team is named for."""
+    """An alert goes to its team's receiver, and without a known team to operations."""
     config = f"--config.file={ALERTMANAGER / 'by-team.yml'}"
 
     assert receiver == run("amtool", "config", "routes", "test", config, *labels)
 
 
 def test_both_alertmanagers_inhibit_alike() -> None:
-    """What is inhibited does not depend on who hears of it."""
+    """Both Alertmanager configurations have the same inhibition rules."""
     one, other = (
         (ALERTMANAGER / name).read_text().partition("inhibit_rules:")[2]
         for name in ("alertmanager.yml", "by-team.yml")
@@ -78,7 +78,7 @@ def test_both_alertmanagers_inhibit_alike() -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_says_what_it_is(alert: str) -> None:
-    """Each alert has a severity, names the container or the instance, and says what to do."""
+    """Each alert has a duration, a severity, the instance's or service's name and a description."""
     text = RULES.read_text().partition(f"- alert: {alert}\n")[2].partition("- alert:")[0]
 
     assert re.search(r"^ {8}for: \d+m$", text, re.MULTILINE)

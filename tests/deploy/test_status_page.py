@@ -1,4 +1,4 @@
-"""The status page in a real browser: it reads well, stays where the reader is, and asks for nothing."""
+"""The status page in a real browser: layout, contrast, accessibility, refresh and requests."""
 
 import os
 import time
@@ -37,7 +37,7 @@ EVERYTHING = (
 )
 DOWN = Failure("version", "unreachable", "No such file or directory", "start the engine")
 
-# Made anew for each request, for a snapshot grows old.
+# Each request gets a new snapshot, because a snapshot is trusted for a limited time only.
 STATES: dict[str, Callable[[], Snapshot]] = {
     "up": lambda: snapshot(*EVERYTHING, unwatched=3),
     "empty": snapshot,
@@ -48,18 +48,18 @@ STATES: dict[str, Callable[[], Snapshot]] = {
     "old": lambda: snapshot(*EVERYTHING, ended=time.monotonic() - 100, trusted_for=20),
 }
 
-# The ratio of WCAG 2.2 between an element's text and what is behind it, for the worst of all elements.
+# Return the lowest contrast ratio (WCAG 2.2) between the text of an element and its background.
 WORST_CONTRAST = """
 const channel = c => { c /= 255; return c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4; };
 const luminance = rgb => .2126 * channel(rgb[0]) + .7152 * channel(rgb[1]) + .0722 * channel(rgb[2]);
 const colour = text => text.match(/[\\d.]+/g).map(Number);
-const ground = element => {
+const background = element => {
   const found = element ? colour(getComputedStyle(element).backgroundColor) : [255, 255, 255];
-  return found.length == 4 && found[3] == 0 ? ground(element.parentElement) : found;
+  return found.length == 4 && found[3] == 0 ? background(element.parentElement) : found;
 };
-const says = e => [...e.childNodes].some(node => node.nodeType == 3 && node.data.trim());
-const ratios = [...document.body.querySelectorAll("*")].filter(says).map(e => {
-  const [a, b] = [luminance(colour(getComputedStyle(e).color)), luminance(ground(e))];
+const hasText = e => [...e.childNodes].some(node => node.nodeType == 3 && node.data.trim());
+const ratios = [...document.body.querySelectorAll("*")].filter(hasText).map(e => {
+  const [a, b] = [luminance(colour(getComputedStyle(e).color)), luminance(background(e))];
   return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
 });
 return Math.min(...ratios);
@@ -74,7 +74,7 @@ def started() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(started: Browser) -> Browser:
-    """Return the browser with the settings of most people; each request is logged."""
+    """Return the browser with a light scheme and a desktop window; each request is logged."""
     structlog.reset_defaults()
     started.prefer("light")
     started.resize(*DESK)
@@ -82,12 +82,12 @@ def browser(started: Browser) -> Browser:
 
 
 def text(browser: Browser) -> str:
-    """Return what is to be read."""
+    """Return the visible text of the page."""
     return str(browser.run("return document.body.innerText"))
 
 
 def overflow(browser: Browser) -> int:
-    """Return by how many pixels the page is wider than the window."""
+    """Return how many pixels the page is wider than the window."""
     return int(browser.run("const e = document.documentElement; return e.scrollWidth - e.clientWidth"))
 
 
@@ -95,7 +95,7 @@ def overflow(browser: Browser) -> int:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 def test_each_state_is_rendered(browser: Browser, state: str, scheme: str, size: tuple[int, int]) -> None:
-    """Readable in its colours, within its width, without a complaint or a request to anywhere else."""
+    """Each state is readable and fits the window, without a console message or a request elsewhere."""
     browser.prefer(scheme)
     browser.resize(*size)
     with serving(STATES[state]) as url, capture_logs() as logs:
@@ -112,8 +112,8 @@ def test_each_state_is_rendered(browser: Browser, state: str, scheme: str, size:
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-def test_a_screen_reader_is_told_of_a_table(browser: Browser, size: tuple[int, int]) -> None:
-    """Laid out as a table or as cards, it is one: a caption, column headers, and a header for each row."""
+def test_a_screen_reader_finds_a_table(browser: Browser, size: tuple[int, int]) -> None:
+    """The table and the cards both have the roles of a table: caption, column headers and row headers."""
     browser.resize(*size)
     with serving(STATES["up"]) as url:
         browser.open(url)
@@ -127,7 +127,7 @@ def test_a_screen_reader_is_told_of_a_table(browser: Browser, size: tuple[int, i
 
 @pytest.mark.parametrize("width", [280, 480, 600, 830, 1190, 1210, 1920])
 def test_every_width_is_wide_enough(browser: Browser, width: int) -> None:
-    """Nobody has to scroll sideways, however narrow the window and long the names."""
+    """The page never scrolls sideways, even in a narrow window with long names."""
     browser.resize(width, 800)
     with serving(STATES["up"]) as url:
         browser.open(url)
@@ -143,7 +143,7 @@ NAMED = """
 
 
 def test_a_card_names_its_values_as_the_table_does(browser: Browser) -> None:
-    """What has no column header to be seen is named in front of the value."""
+    """A card shows the column's name before each value, but for container, service, health and state."""
     browser.resize(*PHONE)
     with serving(STATES["up"]) as url:
         browser.open(url)
@@ -158,7 +158,7 @@ def test_a_card_names_its_values_as_the_table_does(browser: Browser) -> None:
 
 
 def test_dark_is_dark(browser: Browser) -> None:
-    """The page follows what the user prefers."""
+    """The page has a light and a dark colour scheme and uses the one that the user prefers."""
     grounds = {}
     with serving(STATES["up"]) as url:
         for scheme in ("light", "dark"):
@@ -170,7 +170,7 @@ def test_dark_is_dark(browser: Browser) -> None:
 
 
 def test_a_name_runs_no_script(browser: Browser) -> None:
-    """It is shown as it is."""
+    """A container's name is escaped: markup in it is shown as text, and its script does not run."""
     with serving(STATES["up"]) as url:
         browser.open(url)
 
@@ -179,7 +179,7 @@ def test_a_name_runs_no_script(browser: Browser) -> None:
 
 
 def test_words_say_what_colours_do(browser: Browser) -> None:
-    """Each verdict is readable in black and white."""
+    """Each health verdict has a symbol and a word, so it can be read without colour."""
     with serving(STATES["up"]) as url:
         browser.open(url)
         verdicts = browser.run(
@@ -191,7 +191,7 @@ def test_words_say_what_colours_do(browser: Browser) -> None:
 
 
 def test_it_renews_itself_where_the_reader_is(browser: Browser) -> None:
-    """What is new appears, and the window stays where it was scrolled to."""
+    """The page reloads by itself, shows a new container and keeps the scroll position."""
     many = [container(f"c{number}", health="healthy") for number in range(1000)]
     now = [snapshot(*many)]
     with serving(lambda: now[0]) as url:
@@ -200,16 +200,16 @@ def test_it_renews_itself_where_the_reader_is(browser: Browser) -> None:
         loaded = browser.run("return performance.timeOrigin")
         now[0] = snapshot(*many[:-1], container("newcomer", health="healthy"))
         wait_for(
-            lambda: browser.run("return performance.timeOrigin") != loaded, what="another page", seconds=20
+            lambda: browser.run("return performance.timeOrigin") != loaded, what="the reload", seconds=20
         )
-        wait_for(lambda: browser.run("return document.readyState") == "complete", what="all of it")
+        wait_for(lambda: browser.run("return document.readyState") == "complete", what="the whole page")
 
         assert "newcomer" in text(browser)
-        assert 12345 == wait_for(lambda: round(browser.run("return scrollY")), what="the reader's place")
+        assert 12345 == wait_for(lambda: round(browser.run("return scrollY")), what="the scroll position")
 
 
 def test_it_keeps_still_when_asked(browser: Browser) -> None:
-    """One link stops the renewal, another takes it up again."""
+    """One link stops the automatic reload, another starts it again."""
     refreshes = "return document.querySelectorAll('meta[http-equiv]').length"
     with serving(snapshot) as url:
         browser.open(url)
@@ -222,7 +222,7 @@ def test_it_keeps_still_when_asked(browser: Browser) -> None:
 
 
 def test_a_page_that_nobody_renewed_says_so(browser: Browser) -> None:
-    """Without a script: an animation shows it after a while, here made to end at once."""
+    """A page that was not reloaded shows a warning by a CSS animation, which the test finishes at once."""
     shown = "return getComputedStyle(document.querySelector('.stale')).visibility"
     with serving(snapshot) as url:
         browser.open(url)
@@ -233,7 +233,7 @@ def test_a_page_that_nobody_renewed_says_so(browser: Browser) -> None:
 
 
 def test_a_thousand_containers(browser: Browser) -> None:
-    """They are all there, and on a phone, too."""
+    """A page of 1,000 containers has a row for each and fits the window of a phone."""
     browser.resize(*PHONE)
     with serving(lambda: snapshot(*[container(f"c{number}") for number in range(1000)])) as url:
         browser.open(url)
@@ -243,7 +243,7 @@ def test_a_thousand_containers(browser: Browser) -> None:
 
 
 def test_a_token_lets_a_browser_in(browser: Browser, tmp_path: Path) -> None:
-    """As a password; a wrong one does not."""
+    """A browser gets the page with the token as its password, and not with a wrong password."""
     (tmp_path / "token").write_text("s3cret")
     shown = {}
     with serving(STATES["up"], token=BearerToken(str(tmp_path / "token"))) as url:
@@ -255,7 +255,7 @@ def test_a_token_lets_a_browser_in(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_the_demo_is_a_picture(browser: Browser) -> None:
-    """What demo shows after a minute; with STATUS_PAGE_PICTURE set, it is kept for the README."""
+    """The demo's page after 76 s says that it is a simulation; STATUS_PAGE_PICTURE saves its screenshot."""
     clock = iter([time.time() - 76])
     play = Play(seed=1, clock=lambda: next(clock, time.time()))
     with (

@@ -1,4 +1,4 @@
-"""swarm.yml on a real Swarm of one node: exporter and proxy meet, and Prometheus finds their node."""
+"""swarm.yml on a real Swarm of one node: Prometheus discovers the exporter and labels it with the node."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ IMAGES = (
 
 @pytest.fixture
 def swarm(machine: Machine) -> Iterator[Machine]:
-    """Make the machine a Swarm, with the stack deployed as it is shipped."""
+    """Make the machine a Swarm, deploy the shipped stack and yield the machine."""
     provide(machine, *IMAGES)
     machine.cli("swarm", "init", "--advertise-addr=127.0.0.1")
     file = COMPOSE / "swarm.yml"
@@ -34,7 +34,7 @@ def swarm(machine: Machine) -> Iterator[Machine]:
 
 
 def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
-    """Return the labels of what Prometheus answers; nothing while it does not."""
+    """Return the labels of each series in Prometheus's answer; an empty list while it does not answer."""
     try:
         _, text = machine.get(f"http://127.0.0.1:9090/api/v1/query?query={quote(expr)}")
     except OSError:
@@ -43,7 +43,7 @@ def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
 
 
 def test_prometheus_finds_the_exporter_of_each_node(swarm: Machine) -> None:
-    """Docker is up by a socket that only the node's own exporter has, and each series has its node."""
+    """The exporter reaches Docker through the proxy of its node, and each series carries the node's name."""
     node = swarm.cli("node", "inspect", "self", "--format={{.Description.Hostname}}")
     (up,) = wait_for(lambda: query(swarm, "docker_up == 1"), what="docker_up", seconds=60)
     watched = wait_for(lambda: query(swarm, "container_health"), what="container_health")

@@ -1,4 +1,4 @@
-"""The systemd unit and its drop-in, as systemd itself judges them."""
+"""systemd-analyze checks the systemd unit and its drop-in."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ def unit(tmp_path: Path) -> Path:
 
 
 def test_the_unit_exposes_little(unit: Path) -> None:
-    """Of ten points of exposure the service has less than one and a half."""
+    """systemd-analyze rates the exposure of the service below 1.5 of 10."""
     analyze = Command(["systemd-analyze"], {"PATH": SYSTEM_PATH})
     report = analyze.run("security", "--offline=true", "--threshold=15", "--no-pager", str(unit))
 
@@ -35,7 +35,7 @@ def test_the_unit_exposes_little(unit: Path) -> None:
 
 
 def test_the_unit_is_understood(unit: Path) -> None:
-    """Each directive is known, and nothing else is wrong once the program is where it should be."""
+    """systemd-analyze has nothing to report on the unit when its program exists."""
     program = unit.parent / "docker-prom-exporter"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
