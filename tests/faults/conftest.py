@@ -1,4 +1,4 @@
-"""The table of faults that ends these tests, and a real Docker to do them to."""
+"""Fixtures of the fault tests, and the table of faults that pytest prints at the end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,13 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def table(pytestconfig: pytest.Config) -> Table:
-    """Return what the tests found so far: the fault, what was expected, what was seen."""
+    """Return the rows of the table so far: the fault, the expected samples, the seen samples."""
     return pytestconfig.stash[_TABLE]
 
 
 @pytest.fixture
 def watched(table: Table) -> Watched:
-    """Watch an exporter of the engine at an address, and put down what it said."""
+    """Return a context manager that runs an exporter, watches its scrapes and adds a row to the table."""
 
     @contextmanager
     def watch_over(fault: str, url: str, *options: str) -> Iterator[Watch]:
@@ -45,12 +45,12 @@ def watched(table: Table) -> Watched:
 
 @pytest.fixture
 def docker(docker_26: Engine) -> Engine:
-    """Return the real Docker that the faults happen to."""
+    """Return the real Docker that the tests disturb."""
     return docker_26
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table."""
+    """Print the table of faults."""
     rows = config.stash[_TABLE]
     if not rows:
         return

@@ -1,6 +1,7 @@
-"""Fuzz the way from an engine's answers to the exposition: `python tests/faults/fuzz.py [libFuzzer options]`.
+"""Fuzz the code from an engine's answers to the exposition.
 
-It needs `pip install atheris`, and goes on until it finds something or is stopped.
+It needs `pip install atheris`: `python tests/faults/fuzz.py [libFuzzer options]`. It runs until it finds a
+failure or is stopped.
 """
 
 import json
@@ -8,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import atheris  # type: ignore[import-untyped]  # who wants to fuzz installs it
+import atheris  # type: ignore[import-untyped]  # not among the tests' dependencies
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -19,7 +20,7 @@ _SEED = {"Id": "ab", "Names": ["/web"], "State": "running", "Status": "Up 5 minu
 
 
 def _answer(data: bytes) -> Any:
-    """Read JSON as the engine's client does; what is none becomes a field's value."""
+    """Return the parsed JSON; data that is not JSON is returned as text."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -27,7 +28,7 @@ def _answer(data: bytes) -> Any:
 
 
 def main() -> None:
-    """Fuzz."""
+    """Run the fuzzer."""
     with judge() as judging:
 
         def once(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Wall time may jump: what is believed of Docker depends on time passed, not on time of day."""
+"""Jumps of the wall clock: whether a poll is trusted depends on the monotonic clock."""
 
 import time
 
@@ -14,7 +14,7 @@ DAY = 86400
 
 @pytest.mark.parametrize("jumps", [[DAY, -DAY, 365 * DAY], [-365 * DAY, DAY], [-time.time()]])
 def test_a_jump_changes_nothing_but_timestamps(jumps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before and after the next poll; a poll that is too old stays so when time of day goes back."""
+    """A jump of wall time changes no state, and does not make a poll that is too old trusted again."""
     wall = time.time
     with simulation() as engine:
         engine.stage.add("web", health="healthy")

@@ -1,4 +1,4 @@
-"""What may happen to a real Docker, and what the exporter says of it meanwhile and afterwards."""
+"""Faults of a real Docker, and what the exporter reports during and after each."""
 
 import time
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from support.watching import Watch, errors
 Watched = Callable[..., AbstractContextManager[Watch]]
 
 STALE_AFTER = 3 * 0.5 + 1
-"""Seconds after which a poll is not trusted any more, at the interval and timeout of the tests."""
+"""Seconds after which a poll is too old to trust, with the interval and timeout of the tests."""
 
 
 def test_killed_and_started_again(docker: Engine, watched: Watched) -> None:
-    """While it is gone nothing is known; containers that died with it are stopped afterwards."""
+    """While dockerd is gone, container health is 0; after its start, containers that died with it are 1."""
     docker.run("web", health="healthy", labels=WATCH)
     with watched("dockerd: kill -9, started again", docker.url) as watch:
         watch.shows(docker_up=1, web=4)
@@ -33,7 +33,7 @@ def test_killed_and_started_again(docker: Engine, watched: Watched) -> None:
 
 
 def test_stuck_for_longer_than_a_poll_is_trusted(docker: Engine, watched: Watched) -> None:
-    """It is down while it doesn't answer, and right again at once when it does."""
+    """docker_up is 0 while dockerd is stuck, and all values are right again once it answers."""
     docker.run("web", health="healthy", labels=WATCH)
     with watched("dockerd: SIGSTOP, SIGCONT", docker.url) as watch:
         watch.shows(docker_up=1, web=4)
@@ -51,7 +51,7 @@ def test_stuck_for_longer_than_a_poll_is_trusted(docker: Engine, watched: Watche
 
 
 def test_absent_at_start(docker: Engine, watched: Watched) -> None:
-    """The exporter serves before there is any engine."""
+    """The exporter serves docker_up 0 before an engine is started, and then finds the engine."""
     docker.kill()
     docker.listen.unlink()
     with watched("dockerd: absent at start", docker.url) as watch:
@@ -62,7 +62,7 @@ def test_absent_at_start(docker: Engine, watched: Watched) -> None:
 
 
 def test_a_socket_made_anew(docker: Engine, watched: Watched) -> None:
-    """A connection to the socket that was there before is of no use, and not held on to."""
+    """The exporter finds Docker again after Docker was restarted with a new socket file."""
     docker.run("web", health="healthy", labels=WATCH)
     with watched("dockerd: stopped, its socket file made anew", docker.url) as watch:
         watch.shows(docker_up=1, web=4)
@@ -74,7 +74,7 @@ def test_a_socket_made_anew(docker: Engine, watched: Watched) -> None:
 
 
 def test_a_socket_that_is_gone(docker: Engine, watched: Watched, tmp_path: Path) -> None:
-    """Once its connection broke, the exporter finds no engine until the file is back."""
+    """After its connection broke, the exporter reports docker_up 0 until the socket file is back."""
     link = tmp_path / "docker.sock"
     link.symlink_to(docker.listen)
     docker.run("web", labels=WATCH)
@@ -91,9 +91,9 @@ def test_a_socket_that_is_gone(docker: Engine, watched: Watched, tmp_path: Path)
 
 
 def test_fifty_containers_come_and_go(docker: Engine, watched: Watched) -> None:
-    """While polls run: nothing wrong is said, nothing is left of them, and no error is counted.
+    """Containers that come and go during polls cause no wrong value, no leftover series and no failed poll.
 
-    Only an inspect may wait for longer than its two seconds: for one that a busy machine starts or removes.
+    Only an inspect may time out: a busy machine may take over two seconds to start or remove a container.
     """
     with watched(
         "containers: 50 created and removed during polls", docker.url, "--docker-timeout=5"
@@ -120,7 +120,7 @@ def _churn(docker: Engine) -> None:
 
 
 def test_restarted_with_live_restore(watched: Watched) -> None:
-    """Containers run on without their daemon: what is said of them afterwards is what was said before."""
+    """Containers keep running during a dockerd restart with live-restore, and have the same samples after."""
     engine = Engine(replace(DOCKER_26, options=(*NO_NETWORK, "--live-restore")))
     try:
         engine.start()

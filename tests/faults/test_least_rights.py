@@ -1,4 +1,4 @@
-"""The exporter tells nothing it should not, and needs no rights that it should not have."""
+"""The exporter needs no privileges, and exposes no free text of a container."""
 
 import os
 import sys
@@ -20,7 +20,8 @@ ACCEPTED = ("text/html", "application/openmetrics-text")
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
 
-# Bound again over a file system that only root may enter, the trees that Python and the exporter are in.
+# Make the root read-only, and let `nobody` read the trees of Python and the exporter below folders that only
+# root may enter: an empty file system replaces each such folder, and the trees are bind-mounted into it.
 _CONFINED = """
 set -e
 mount --make-rprivate /
@@ -36,7 +37,7 @@ exec setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs --boundin
 
 
 def confined() -> list[str]:
-    """Return what starts a program as if in a container: as nobody, with no rights and nothing to write."""
+    """Return a command prefix that runs a program as nobody, without capabilities, on a read-only root."""
     trees = {Path(sys.prefix), Path(sys.base_prefix), REPOSITORY}
     tops = {top for tree in trees if not (top := Path(*tree.parts[:2])).stat().st_mode & 0o001}
     hidden = [str(tree) for tree in trees if Path(*tree.parts[:2]) in tops]
@@ -45,7 +46,7 @@ def confined() -> list[str]:
 
 
 def test_works_as_nobody_with_nothing_to_write_to(docker: Engine) -> None:
-    """User 65534, no capabilities, no new privileges, a read-only root: it needs the socket and no more."""
+    """The exporter works as user 65534, without capabilities, on a read-only root, with only the socket."""
     docker.run("web", health="healthy", labels=WATCH)
     os.chown(docker.listen, NOBODY, NOBODY)
     with exporter(f"--docker-host={docker.url}", wrapper=confined()) as process:
@@ -66,9 +67,9 @@ def test_works_as_nobody_with_nothing_to_write_to(docker: Engine) -> None:
 
 @pytest.fixture(params=["docker", "simulated"])
 def planted(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Plant secrets in a container, wherever one has free text, and return its engine's address."""
+    """Plant a secret in each free text of a container, and yield the engine's address."""
     if request.param == "simulated":
-        with simulation() as engine:  # which has secrets of its own, too: in Env and in the health's output
+        with simulation() as engine:  # it plants secrets, too: in Env and the healthcheck's output
             engine.stage.add("web", health="unhealthy", labels={**WATCH, "password": SECRET})
             yield engine.url
         return
@@ -91,7 +92,7 @@ def planted(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_no_free_text_of_a_container_gets_out(planted: str) -> None:
-    """Neither on any page nor in the log at debug level, by `once` nor while it serves."""
+    """No page, no log at debug level and no output of `once` has a container's free text."""
     with exporter(f"--docker-host={planted}", "--log-level=debug") as process:
         client = Client(process)
         with watching(client) as watch:

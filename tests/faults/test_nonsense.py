@@ -1,4 +1,4 @@
-"""Whatever an engine answers, the exporter doesn't fall, invents no verdict, and keeps to the format."""
+"""Generated answers of an engine: the exporter doesn't crash, invents no health, and keeps the format."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +29,7 @@ TIME = st.sampled_from(
 
 
 def like(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Return an object with these fields, a few of which are anything or missing."""
+    """Return a strategy for objects with these fields, a few of which are missing or have any value."""
 
     def spoil(good: dict[str, Any], spoilt: dict[str, Any], missing: set[str]) -> dict[str, Any]:
         return {name: value for name, value in {**good, **spoilt}.items() if name not in missing}
@@ -79,12 +79,12 @@ def its_judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
 @example(listed=[{"Id": "ab" * 32}], inspected={"RestartCount": -1})
 @given(listed=st.lists(ROW, max_size=4), inspected=INSPECT)
 def test_any_answer(its_judge: Judge, listed: list[Any], inspected: Any) -> None:
-    """No crash, no health that nobody said, and an exposition that strict parsers take."""
+    """No answer causes a crash, an invented health or an exposition that strict parsers refuse."""
     its_judge.judge(listed, inspected)
 
 
-def test_the_judge_can_tell(its_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It finds a health that nobody said."""
+def test_the_judge_finds_an_invented_health(its_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge fails an exposition that has a health value which is in no answer."""
     row = {"Id": "ab" * 32, "State": "running", "Status": "Up 5 minutes"}
     monkeypatch.setattr("docker_prom_exporter.containers.Container.health", 4)
 

@@ -1,6 +1,6 @@
-"""What an engine can answer, on each of the four endpoints, and what the exporter says of it.
+"""Faulty answers of a simulated engine on each of the four endpoints, and what the exporter reports.
 
-The cases take turns on a few exporters, each with a simulated engine of its own: they wait side by side.
+The cases run in parallel on a few exporters, each with an engine of its own.
 """
 
 import json
@@ -29,8 +29,8 @@ FINE = {"docker_up": 1.0, "web": 4.0}
 NAMELESS = "ab" * 32
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
-# What a fault of an endpoint leaves to say.
-LEFT = {
+# The samples while an endpoint has a fault.
+EXPECTED = {
     "version": {"docker_up": 0.0, "web": 0.0},
     "ping": {"docker_up": 0.0, "web": 0.0},
     "list": {"docker_up": 1.0, "web": 0.0},
@@ -40,31 +40,31 @@ LEFT = {
 
 @dataclass(frozen=True)
 class Case:
-    """A fault: how an engine comes by it, what is to be said of Docker then, and what is to be counted.
+    """A fault: how to inject it into an engine, the expected samples, and the expected errors.
 
-    `counted` is a regular expression for what `Outcome.counted` has.
+    `counted` is a regular expression that `Outcome.counted` must match.
     """
 
     name: str
-    befall: Callable[[Simulation], object]
-    said: dict[str, float]
+    inject: Callable[[Simulation], object]
+    expected: dict[str, float]
     counted: str = ""
 
 
 @dataclass
 class Lane:
-    """An exporter with its engine."""
+    """An exporter and its simulated engine."""
 
     engine: Simulation
     client: Client
 
     def run(self, case: Case) -> "Outcome":
-        """Have the fault befall the engine for a poll at least, then all be well again."""
+        """Inject the fault for at least one poll, then remove it and wait for the recovery."""
         with watching(self.client) as watch:
             before = errors(watch.shows(**FINE))
-            case.befall(self.engine)
+            case.inject(self.engine)
             watch.polls_pass(1)
-            scrape = watch.shows(**case.said)
+            scrape = watch.shows(**case.expected)
             self._mend()
             watch.recovers(**FINE)
             wait_for(lambda: self._details_of(watch), what="all details")
@@ -73,7 +73,7 @@ class Lane:
         return Outcome(watch, " ".join(sorted(counted)))
 
     def _mend(self) -> None:
-        """Take the faults away, and the container: one whose inspect hung is not inspected for a minute."""
+        """Remove the faults and replace the container: after a timeout it is not inspected for a minute."""
         self.engine.faults, self.engine.inspect_faults = {}, {}
         self.engine.change_rows, self.engine.api_version = lambda rows: rows, "1.52"
         self.engine.stage.change("web", generation=self.engine.stage.containers["web"].generation + 1)
@@ -85,16 +85,19 @@ class Lane:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a watch saw, and each `endpoint/reason` of the errors that were counted meanwhile."""
+    """The watch of a case, and each `endpoint/reason` of the errors that were counted during the fault."""
 
     watch: Watch
     counted: str
 
 
 def on(endpoint: str, fault: Fault) -> Callable[[Simulation], None]:
-    """Have an endpoint asked and answer with the fault: a version after a reset, an inspect after a start."""
+    """Return an injection that makes the exporter request the endpoint, which answers with the fault.
 
-    def befall(engine: Simulation) -> None:
+    The version is requested after a reset of the ping, an inspect after a restart of the container.
+    """
+
+    def inject(engine: Simulation) -> None:
         engine.faults = {endpoint: fault}
         if endpoint == "version":
             engine.faults["ping"] = resets
@@ -103,11 +106,11 @@ def on(endpoint: str, fault: Fault) -> Callable[[Simulation], None]:
                 "web", started=time.time(), restarts=engine.stage.containers["web"].restarts + 1
             )
 
-    return befall
+    return inject
 
 
 def floods(connection: socket.socket) -> None:
-    """Be a fault: 100 MB of an answer, or as much of it as is taken."""
+    """Answer with 100 MB, or as much of it as the client reads."""
     with suppress(OSError):
         connection.sendall(HEAD + b"Content-Length: 100000000\r\n\r\n[")
         for _ in range(100):
@@ -128,7 +131,7 @@ STATUSES = {
     "503 Service Unavailable": "unreachable",
 }
 
-# Each status comes with each of these, on one endpoint or another; the last looks like what was asked for.
+# Each status comes with each of these bodies, one for each endpoint. The last body is a valid answer.
 BODIES: dict[str, Callable[[str], str]] = {
     "JSON": lambda _: '{"message": "no"}',
     "HTML": lambda _: "<html><body><h1>no</h1></body></html>",
@@ -156,44 +159,45 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 }
 
 
-# Docker is gone for the ping by which a version comes to be asked.
+# The exporter requests a version after a failed ping, which is counted, too.
 COUNTED = {"version": "ping/unreachable version/{}", **{name: name + "/{}" for name in ENDPOINTS[1:]}}
 
 
 def faults_of(endpoint: str) -> Iterator[Case]:
     for name, (fault, reason) in FAULTS.items():
         yield Case(
-            f"{endpoint}: {name}", on(endpoint, fault), LEFT[endpoint], COUNTED[endpoint].format(reason)
+            f"{endpoint}: {name}", on(endpoint, fault), EXPECTED[endpoint], COUNTED[endpoint].format(reason)
         )
     for number, (status, reason) in enumerate(STATUSES.items()):
         body = list(BODIES)[(number + ENDPOINTS.index(endpoint)) % len(BODIES)]
         fault = answers(status, BODIES[body](endpoint), "Location: /containers/json")
         name = f"{endpoint}: {status.partition(' ')[0]} with {body}"
-        if (endpoint, reason) == ("inspect", "not_found"):  # a container that is gone is no error
+        if (endpoint, reason) == ("inspect", "not_found"):  # the container is gone, which is not an error
             yield Case(name, on(endpoint, fault), {"docker_up": 1.0})
         else:
-            yield Case(name, on(endpoint, fault), LEFT[endpoint], COUNTED[endpoint].format(reason))
+            yield Case(name, on(endpoint, fault), EXPECTED[endpoint], COUNTED[endpoint].format(reason))
 
 
 def lists(*changes: dict[str, Any] | Any) -> Callable[[Simulation], None]:
-    """Have the list hold, after the container there is, a copy of its row with each change, or another thing.
+    """Return an injection that appends an element to the list for each change.
 
-    An inspect says nothing of a copy that has an id of its own.
+    A dict gives a copy of the first row with these fields changed; any other value is appended as it is.
+    An inspect of a copy with the id `NAMELESS` answers null.
     """
 
     def rows(good: list[dict[str, Any]]) -> list[Any]:
         first = good[0] if good else {}
         return [*good, *({**first, **change} if isinstance(change, dict) else change for change in changes)]
 
-    def befall(engine: Simulation) -> None:
+    def inject(engine: Simulation) -> None:
         engine.change_rows = rows
         engine.inspect_faults = {NAMELESS: answers_json(None)}
 
-    return befall
+    return inject
 
 
 def another(name: str, value: float, **changes: Any) -> Case:
-    """Return a case: the list has a second container, without a name, of which this health is to be said."""
+    """Return a case in which the list has a second container, without a name, with this expected health."""
     row = {"Id": NAMELESS, "Names": None, **changes}
     return Case(f"list: {name}", lists(row), {**FINE, NAMELESS[:12]: value}, "inspect/bad_response")
 
@@ -213,7 +217,7 @@ SPOILT_INSPECT = {
 
 
 def answers_spoilt(connection: socket.socket) -> None:
-    """Be a fault: an inspect with the wrong type at every level."""
+    """Answer an inspect with the wrong type at every level."""
     answers_json(SPOILT_INSPECT)(connection)
 
 
@@ -240,12 +244,12 @@ ROWS = [
     ),
     Case("version: a newer API between polls", speaks("1.53"), FINE),
     Case("version: an older API between polls", speaks("1.41"), FINE),
-    Case("ping: client version too new", on("ping", too("new")), LEFT["ping"], "ping/error"),
-    Case("list: client version too old", on("list", too("old")), LEFT["list"], "list/error"),
+    Case("ping: client version too new", on("ping", too("new")), EXPECTED["ping"], "ping/error"),
+    Case("list: client version too old", on("list", too("old")), EXPECTED["list"], "list/error"),
     Case(
         "all: the engine refuses",
         lambda engine: engine.faults.update(dict.fromkeys(ENDPOINTS, resets)),
-        LEFT["ping"],
+        EXPECTED["ping"],
         "(ping|list)/unreachable version/unreachable",  # it may refuse in the middle of a poll
     ),
 ]
@@ -254,7 +258,7 @@ CASES = {case.name: case for case in [*(case for e in ENDPOINTS for case in faul
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Outcome]]]:
-    """Return what comes of each case that was asked for."""
+    """Yield the future outcome of each selected case, by the case's name."""
     tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
     wanted = [str(item.callspec.params["name"]) for item in tests if "outcomes" in item.fixturenames]
     with ExitStack() as stack:
@@ -282,7 +286,7 @@ def _lane(stack: ExitStack) -> Lane:
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_engine_answers(name: str, outcomes: dict[str, Future[Outcome]], table: list[Any]) -> None:
-    """Nothing but what the engine said is believed; the error is counted; it passes with its cause."""
+    """The exporter reports the expected samples and errors during a fault, and recovers after it."""
     case = CASES[name]
     outcome = outcomes[name].result()
     expected, seen = outcome.watch.row()

@@ -1,4 +1,4 @@
-"""What a socket proxy may do: a real HAProxy before a real Docker denies, restarts, and cuts connections."""
+"""Faults of a socket proxy: a real HAProxy before a real Docker denies, restarts, and cuts connections."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -23,7 +23,7 @@ def proxy(docker: Engine, tmp_path: Path) -> Iterator[Proxy]:
 
 
 def test_inspect_denied(proxy: Proxy, watched: Watched) -> None:
-    """Health comes from the list; details are missing, which is counted each poll and said once."""
+    """Without inspects, health comes from the list, details are missing, and one warning is logged."""
     proxy.start(all_but("inspect"))
     with watched("proxy: inspect denied", proxy.url) as watch:
         watch.shows(docker_up=1, web=4)
@@ -37,8 +37,8 @@ def test_inspect_denied(proxy: Proxy, watched: Watched) -> None:
     assert "CONTAINER_INSPECT=1 or CONTAINERS=1" in log
 
 
-def test_nothing_is_missing_where_inspect_is_not_wanted(proxy: Proxy, watched: Watched) -> None:
-    """`CONTAINER_DETAILS=false` is for a proxy that keeps that endpoint closed."""
+def test_inspect_denied_with_details_off(proxy: Proxy, watched: Watched) -> None:
+    """With `--container-details=false` the exporter never inspects, so a proxy that denies it is no error."""
     proxy.start(all_but("inspect"))
     with watched("proxy: inspect denied, details off", proxy.url, "--container-details=false") as watch:
         watch.shows(docker_up=1, web=4)
@@ -58,9 +58,9 @@ def test_nothing_is_missing_where_inspect_is_not_wanted(proxy: Proxy, watched: W
     ],
 )
 def test_denied(proxy: Proxy, watched: Watched, what: str, endpoint: str, setting: str) -> None:
-    """What was known is not believed any more; the log says once which setting of the proxy is missing.
+    """A denied endpoint sets container health to 0, and the log names the proxy's missing setting once.
 
-    Docker that answers pings and denies the list is up. The version is asked for only at a connection.
+    With only the list denied, docker_up stays 1. The exporter requests the version only when it connects.
     """
     proxy.start()
     with watched(f"proxy: {what} denied, then let through", proxy.url) as watch:
@@ -81,7 +81,7 @@ def test_denied(proxy: Proxy, watched: Watched, what: str, endpoint: str, settin
 
 
 def test_up_with_its_engine_down(docker: Engine, proxy: Proxy, watched: Watched) -> None:
-    """The proxy's 503 is Docker out of reach, not Docker in error."""
+    """The proxy's 503 counts as reason `unreachable`, not as an error of Docker."""
     proxy.start()
     with watched("proxy: up, its engine killed and started again", proxy.url) as watch:
         watch.shows(docker_up=1, web=4)
@@ -94,7 +94,7 @@ def test_up_with_its_engine_down(docker: Engine, proxy: Proxy, watched: Watched)
 
 
 def test_restarted(proxy: Proxy, watched: Watched) -> None:
-    """While it is away, Docker is."""
+    """docker_up is 0 while the proxy is down, and 1 again after its start."""
     proxy.start()
     with watched("proxy: killed, started again", proxy.url) as watch:
         watch.shows(docker_up=1, web=4)
@@ -106,7 +106,7 @@ def test_restarted(proxy: Proxy, watched: Watched) -> None:
 
 @pytest.mark.parametrize("keep_alive", ["1ms", "500ms"])
 def test_idle_connections_cut(proxy: Proxy, watched: Watched, keep_alive: str) -> None:
-    """Even at the very moment of the next poll, half a second later, that is no failure of Docker's."""
+    """A proxy that cuts idle connections fails no poll, even if it cuts at the moment of the next poll."""
     proxy.start(keep_alive=keep_alive)
     with watched(f"proxy: idle connections cut after {keep_alive}", proxy.url) as watch:
         watch.shows(docker_up=1, web=4)

@@ -1,4 +1,4 @@
-"""The web side on a hostile network: who gets in, what bad clients cost the others, what never gets out."""
+"""The web server on a hostile network: access, scrapes beside bad clients, secrecy of the credentials."""
 
 import base64
 import http.client
@@ -34,12 +34,12 @@ from support.watching import watching
 TOKEN = "s3cret-t0ken"
 SLOTS = 48
 ELSEWHERE = "127.0.0.2"
-"""An address the exporter doesn't listen on: who comes from there counts as another host."""
+"""The exporter doesn't listen on this address, so a client that connects from it counts as another host."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """What a web side is set up with: its certificate, the client CA's, and a client's; and the token."""
+    """The certificates of a CA, the server, a client and a foreign client, and the file of the token."""
 
     ca: Certificate
     server: Certificate
@@ -85,7 +85,7 @@ def guarded(site: Site, engine: Simulation) -> Iterator[Exporter]:
 
 
 def outcome(client: Client, path: str) -> int | str:
-    """Return the status, or that there was no handshake."""
+    """Return the status of the answer, or that the handshake failed."""
     try:
         return client.get(path)[0]
     except (ssl.SSLError, ConnectionResetError, BrokenPipeError):
@@ -106,7 +106,7 @@ def outcome(client: Client, path: str) -> int | str:
 def test_who_gets_in(
     site: Site, guarded: Exporter, certificate: str | None, token: str, expected: tuple[int | str, ...]
 ) -> None:
-    """From another host: only who has a certificate for clients, and the token for what is told of Docker."""
+    """A client on another host needs a client certificate, and for /metrics and / also the token."""
     own = getattr(site, certificate) if certificate else None
     client = Client(guarded, trusting(site.ca, own), token, ELSEWHERE)
 
@@ -114,7 +114,7 @@ def test_who_gets_in(
 
 
 def test_the_own_host_asks_for_health_without_a_certificate(site: Site, guarded: Exporter) -> None:
-    """As the healthcheck does; a token alone opens nothing there, nor does a stranger's certificate."""
+    """On the exporter's own host only /-/healthy needs no certificate; a foreign one fails the handshake."""
     bare = Client(guarded, trusting(site.ca), TOKEN)
     strange = Client(guarded, trusting(site.ca, site.stranger), TOKEN)
 
@@ -123,14 +123,14 @@ def test_the_own_host_asks_for_health_without_a_certificate(site: Site, guarded:
 
 
 def test_the_healthcheck_works(site: Site, guarded: Exporter) -> None:
-    """With the same options as the exporter's."""
+    """The healthcheck passes with the options of the exporter."""
     done = run("healthcheck", f"--listen-port={urlsplit(guarded.url).port}", *site.options())
 
     assert (0, "healthy\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
 def test_refusals_say_what_is_missing(site: Site, guarded: Exporter) -> None:
-    """To a person; the challenge tells a program."""
+    """The body of a 401 says that the token is missing."""
     status, body = Client(guarded, trusting(site.ca, site.client)).get("/metrics")
 
     assert (401, "401 Unauthorized: this needs the bearer token, or the token as password\n") == (
@@ -141,7 +141,7 @@ def test_refusals_say_what_is_missing(site: Site, guarded: Exporter) -> None:
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 def test_old_tls_and_no_tls_are_refused(site: Site, guarded: Exporter) -> None:
-    """TLS 1.1 gets no handshake, plain HTTP no answer; 1.2 and 1.3 both do."""
+    """TLS 1.2 and 1.3 are accepted; TLS 1.1 fails the handshake, and plain HTTP gets no answer."""
     versions = {}
     for version in (ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         context = trusting(site.ca, site.client)
@@ -157,7 +157,7 @@ def test_old_tls_and_no_tls_are_refused(site: Site, guarded: Exporter) -> None:
 
 
 def test_the_token_stays_inside(site: Site, guarded: Exporter) -> None:
-    """No log at debug level, no answer and no help holds it."""
+    """The token and the private keys are in no answer, in no log at debug level and not in the help."""
     client = Client(guarded, trusting(site.ca, site.client), TOKEN)
     said = [client.get(path)[1] for path in ("/metrics", "/", "/nope")]
     said += [guarded.stderr, run("--help", *site.options()).stdout]
@@ -169,7 +169,7 @@ def test_the_token_stays_inside(site: Site, guarded: Exporter) -> None:
 
 
 def test_renewed_certificates_are_taken(engine: Simulation, tmp_path: Path) -> None:
-    """With no restart: a new authority's, in the same files; a spoilt file in between changes nothing."""
+    """A renewed certificate is used without a restart; while a file is invalid, the old one stays in use."""
     ca, new_ca = authority(tmp_path, "old"), authority(tmp_path, "new")
     server = issue(tmp_path, "renewable", ca)
     with exporter(
@@ -205,7 +205,7 @@ def test_renewed_certificates_are_taken(engine: Simulation, tmp_path: Path) -> N
 def test_a_spoilt_file_is_one_line(
     site: Site, spoil: Callable[[Site], list[str]], code: int, complaint: str
 ) -> None:
-    """That names it, and the end."""
+    """An unusable file ends the start with an exit code and one line that says what is wrong with it."""
     done = run("--listen-port=0", *site.options(), *spoil(site))
 
     assert code == done.returncode
@@ -215,8 +215,8 @@ def test_a_spoilt_file_is_one_line(
 
 
 @pytest.mark.parametrize("option", ["--web-tls-cert-file", "--web-tls-key-file", "--web-client-ca-file"])
-def test_a_combination_that_can_not_be(option: str) -> None:
-    """A certificate needs its key, a client CA a certificate."""
+def test_an_incomplete_combination(option: str) -> None:
+    """A certificate without its key, a key alone and a client CA alone end the start with exit code 2."""
     done = run(f"{option}=x")
 
     assert 2 == done.returncode
@@ -225,7 +225,7 @@ def test_a_combination_that_can_not_be(option: str) -> None:
 
 @contextmanager
 def connected(process: Exporter) -> Iterator[socket.socket]:
-    """Yield a connection as another host's."""
+    """Yield a connection to the exporter from the address of another host."""
     url = urlsplit(process.url)
     address = (str(url.hostname), url.port or 0)
     with socket.create_connection(address, 10, source_address=(ELSEWHERE, 0)) as connection:
@@ -234,7 +234,7 @@ def connected(process: Exporter) -> Iterator[socket.socket]:
 
 @pytest.fixture(params=["http", "https"])
 def client(request: pytest.FixtureRequest, site: Site, engine: Simulation) -> Iterator[Client]:
-    """Return a good client of an exporter without TLS, and of one with."""
+    """Yield a well-behaved client of an exporter, without and with TLS."""
     tls = request.param == "https"
     options = site.options(tls=tls, client_ca=tls, token=False)
     with exporter(f"--docker-host={engine.url}", "--poll-interval=2", *options) as process:
@@ -244,7 +244,7 @@ def client(request: pytest.FixtureRequest, site: Site, engine: Simulation) -> It
 
 
 def speak(client: Client, stack: ExitStack) -> socket.socket:
-    """Connect as a client does that gets in, if need be over TLS, with little room for what it is sent."""
+    """Return a connection of an accepted client, over TLS if it uses that, with a small receive buffer."""
     plain = socket.socket()
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     url = urlsplit(client.exporter.url)
@@ -255,7 +255,7 @@ def speak(client: Client, stack: ExitStack) -> socket.socket:
 
 
 def test_a_thousand_silent_connections(client: Client, table: list[tuple[str, str, str]]) -> None:
-    """Most are dropped, without a handshake or with half of one; a scrape has its slot and its second."""
+    """The exporter keeps at most 48 of 1,000 silent connections, and answers each scrape within a second."""
     before = footprint(client.exporter._daemon.pid)
     with ExitStack() as stack, watching(client) as watch:
         for number in range(1000):
@@ -266,7 +266,7 @@ def test_a_thousand_silent_connections(client: Client, table: list[tuple[str, st
             lambda: (
                 footprint(client.exporter._daemon.pid)["descriptors"] <= before["descriptors"] + SLOTS + 4
             ),
-            what="the bound on connections",
+            what="the exporter to drop connections",
         )
         after = footprint(client.exporter._daemon.pid)
         wait_for(lambda: watch.scrapes > 5, what="some scrapes")
@@ -278,7 +278,7 @@ def test_a_thousand_silent_connections(client: Client, table: list[tuple[str, st
 
 
 def is_cut(connection: socket.socket) -> bool:
-    """Send a byte, if it may, and take one: whether the other side has had enough of that."""
+    """Try to send and receive a byte, and return whether the exporter has closed the connection."""
     connection.settimeout(0.02)
     try:
         connection.send(b"x")
@@ -291,7 +291,7 @@ def is_cut(connection: socket.socket) -> bool:
 
 
 def test_slow_clients_are_cut_off(client: Client, table: list[tuple[str, str, str]]) -> None:
-    """Asking or reading a byte a second, or no handshake, holds a slot for its time, and nobody up."""
+    """Clients that are slow to shake hands, ask or read are cut off, and delay no scrape over a second."""
     before = footprint(client.exporter._daemon.pid)
     with ExitStack() as stack, watching(client) as watch:
         slow = [stack.enter_context(connected(client.exporter)) for _ in range(5)]
@@ -321,7 +321,7 @@ def address_of(process: Exporter) -> tuple[str, int]:
 
 
 def test_clients_that_hang_up(client: Client, table: list[tuple[str, str, str]]) -> None:
-    """Three thousand that ask for a lot and are gone: the next scrape has its second."""
+    """After 3,000 clients made expensive requests and hung up, the next scrape takes less than a second."""
     asked = f"GET {NAMES} HTTP/1.1\r\n\r\n".encode()
     for _ in range(3000):
         with suppress(OSError), socket.create_connection(address_of(client.exporter), 5) as connection:
@@ -336,7 +336,7 @@ def test_clients_that_hang_up(client: Client, table: list[tuple[str, str, str]])
 
 
 def test_sixty_four_descriptors(engine: Simulation, table: list[tuple[str, str, str]]) -> None:
-    """All of them taken by silent clients: scrapes are answered, and little is logged."""
+    """While silent clients use all 64 descriptors, scrapes are answered and little is logged."""
     limited = ("sh", "-c", 'ulimit -n 64 && exec "$@"', "sh")
     with exporter(f"--docker-host={engine.url}", wrapper=limited) as process, ExitStack() as stack:
         with watching(Client(process)) as watch:
@@ -351,7 +351,7 @@ def test_sixty_four_descriptors(engine: Simulation, table: list[tuple[str, str, 
 
 
 def test_a_signal_ends_it_under_load(engine: Simulation) -> None:
-    """Within a second, whatever eight clients are doing to it."""
+    """SIGTERM ends the exporter within a second under the load of eight hostile clients."""
     with exporter(f"--docker-host={engine.url}") as process, hostile_clients(process.url):
         wait_for(lambda: footprint(process._daemon.pid)["threads"] > 20, what="the load")
         code, seconds = process.stop(signal.SIGTERM)
@@ -365,7 +365,7 @@ def exporter_command(*options: str) -> list[str]:
 
 
 def test_a_log_that_nobody_reads(engine: Simulation) -> None:
-    """Standard error is a pipe that is full: requests are answered all the same, and SIGTERM ends it."""
+    """With a full pipe as standard error, requests are answered and SIGTERM ends the exporter."""
     port = free_port()
     options = (f"--docker-host={engine.url}", f"--listen-port={port}", "--log-level=debug")
     with subprocess.Popen(exporter_command(*options), stderr=subprocess.PIPE) as process:
@@ -389,7 +389,7 @@ def is_listening(port: int) -> bool:
 
 
 def test_a_host_without_ipv6(engine: Simulation) -> None:
-    """`::` is all addresses there are, and the healthcheck finds the exporter there."""
+    """With `--listen-addr=::` the exporter serves on a host without IPv6, and its healthcheck passes."""
     require_program("unshare")
     without = 'ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && exec "$@"'
     wrapper = ("unshare", "--net", "sh", "-c", without, "sh")
@@ -404,7 +404,7 @@ def test_a_host_without_ipv6(engine: Simulation) -> None:
 
 
 def test_a_password_is_as_good_as_a_bearer(site: Site, guarded: Exporter) -> None:
-    """With any user name; a wrong one opens nothing."""
+    """Basic authentication with the token as password is accepted; a wrong password gets 401."""
     client = Client(guarded, trusting(site.ca, site.client))
     credentials = {word: base64.b64encode(f"me:{word}".encode()).decode() for word in (TOKEN, "wr0ng")}
     statuses = {
@@ -415,7 +415,7 @@ def test_a_password_is_as_good_as_a_bearer(site: Site, guarded: Exporter) -> Non
 
 
 def test_a_kept_connection_does_not_wait(client: Client) -> None:
-    """Neither side waits for the other's delayed ACK, which takes 40 ms: the fastest answer took less."""
+    """An answer on a kept-alive connection does not wait for a delayed ACK, which takes 40 ms."""
     with closing(client._connection()) as connection:
         times = []
         for _ in range(20):
@@ -433,7 +433,7 @@ def scrape_config(process: Exporter, jobs: dict[str, dict[str, object]]) -> str:
 
 
 def last_errors(server: Server) -> dict[str, str]:
-    """Return what a Prometheus has against the last scrape of each job; nothing before all were tried."""
+    """Return the error of each job's last scrape; an empty dict until Prometheus has tried all jobs."""
     targets = json.loads(server.get("/api/v1/targets"))["data"]["activeTargets"]
     if any(target["health"] == "unknown" for target in targets):
         return {}
@@ -441,7 +441,7 @@ def last_errors(server: Server) -> dict[str, str]:
 
 
 def test_a_real_prometheus_gets_in(site: Site, guarded: Exporter, tmp_path: Path) -> None:
-    """With a client certificate and the token; not without the one or the other."""
+    """Prometheus can scrape with a client certificate and the token, but not if one is missing or wrong."""
     certificate = {
         "ca_file": str(site.ca.cert),
         "cert_file": str(site.client.cert),
