@@ -6,8 +6,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
-from docker_prom_exporter.booleans import parse_boolean
-from docker_prom_exporter.collect import Everything, list_everything
+from docker_prom_exporter.collect import list_everything
 from docker_prom_exporter.containers import LABEL, stores_images_in_containerd
 from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, NONE_WATCHED, EngineError, advise
 from docker_prom_exporter.output import printable
@@ -28,7 +27,6 @@ _OUTCOMES: Final = {
     "bad_response": "nonsense",
     "error": "failed",
 }
-_NOT_ASKED: Final = "not asked"
 _GREEN, _RED, _YELLOW = "32", "31", "33"
 
 _MAX_NAMES: Final = 20
@@ -50,13 +48,6 @@ class Report(NamedTuple):
         self.stream.flush()
 
 
-class _Answer(NamedTuple):
-    """What came of a question: an answer, or the error; neither where it was not asked."""
-
-    answer: Any = None
-    error: EngineError | None = None
-
-
 def check(engine: Engine, settings: Settings, report: Report) -> int:
     """Ask each endpoint once and report; return 0 if container health can be reported, else 1."""
     report.say("engine", engine.url)
@@ -68,140 +59,118 @@ class _Check:
         self._engine = engine
         self._settings = settings
         self._report = report
+        self._errors: dict[str, EngineError] = {}
 
     def run(self) -> int:
-        version = self._ask("version", self._engine.connect, _describe)
-        if version.error and version.error.status is None and version.error.reason != "bad_response":
-            for endpoint in ("ping", "list", "inspect"):
-                self._skip(endpoint, "there is nobody to ask")
-            return self._fail("Docker can't be asked")
-        if version.error:
+        info = self._ask("version", self._engine.connect, _describe)
+        if error := self._errors.get("version"):
+            if error.status is None and error.reason != "bad_response":
+                for endpoint in ("ping", "list", "inspect"):
+                    self._skip(endpoint, "there is nobody to ask")
+                return self._fail("Docker can't be asked")
             self._engine.connect_without_version(self._deadline())
-        ping = self._ask("ping", self._engine.ping, lambda _: "")
-        listing = self._ask("list", partial(list_everything, self._engine, self._settings), _describe_list)
-        everything = listing.answer or Everything((), expensive=False)
-        containers = sorted((row.container for row in everything.rows), key=lambda c: c.name)
-        inspect = self._inspect(version.answer, containers)
-        self._report_watched(containers, listed=not listing.error)
-        if version.error or ping.error or listing.error:
-            return self._fail("version, ping and list must answer")
-        self._report_mode(version.answer, inspect, expensive=everything.expensive)
-        return self._judge(version.answer, inspect)
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self._settings.docker_timeout
-
-    def _ask(
-        self, endpoint: str, question: Callable[[float], Any], describe: Callable[[Any], str]
-    ) -> _Answer:
-        """Ask one question and say what came of it."""
-        began = time.monotonic()
-        try:
-            answer = question(self._deadline())
-        except EngineError as error:
-            advice = advise(error, self._engine.url)
-            explanation = f"{error.detail}: {advice}" if advice else error.detail
-            self._report.say(endpoint, _OUTCOMES[error.reason], explanation, colour=_RED)
-            return _Answer(error=error)
-        took = f"in {(time.monotonic() - began) * 1000:.0f} ms"
-        explanation = ", ".join(filter(None, (describe(answer), took)))
-        self._report.say(endpoint, "answered", explanation, colour=_GREEN)
-        return _Answer(answer)
-
-    def _skip(self, endpoint: str, why: str) -> _Answer:
-        self._report.say(endpoint, _NOT_ASKED, why, colour=_YELLOW)
-        return _Answer()
-
-    def _inspect(self, info: EngineInfo | None, containers: list[Container]) -> _Answer:
-        """Ask for one container, a watched one where there is one."""
-        if not containers:
-            return self._skip("inspect", "the list named no container to ask for")
-        if not self._settings.container_details and info and not info.is_podman:
-            return self._skip("inspect", "CONTAINER_DETAILS=false does without")
-        one = next(filter(self._is_watched, containers), containers[0])
-        return self._ask(
-            "inspect",
-            partial(self._inspect_one, one.id),
-            lambda answer: one.name if answer else f"{one.name} is gone already",
-        )
-
-    def _inspect_one(self, container_id: str, deadline: float) -> Any:
-        answer = self._engine.inspect([container_id], deadline)[container_id]
-        if isinstance(answer, EngineError):
-            if answer.reason == "not_found":
-                return None
-            raise answer
-        return answer
-
-    def _is_watched(self, container: Container) -> bool:
-        return container.is_watched(only_labelled=self._settings.container_health_filter_label)
-
-    def _report_watched(self, containers: list[Container], *, listed: bool) -> None:
-        """Say which containers are watched and, by the reason, which are not."""
-        if not listed:
-            self._report.say("watched", "unknown", "the list did not answer", colour=_RED)
-            return
-        watched = [container for container in containers if self._is_watched(container)]
-        colour = _GREEN if watched else _YELLOW
-        self._report.say(
-            "watched", f"{len(watched)} of {len(containers)}", _names(watched) or NONE_WATCHED, colour=colour
-        )
-        left_out: dict[str, list[Container]] = {}
-        for container in containers:
-            if not self._is_watched(container):
-                left_out.setdefault(_why_left_out(container.watch_label), []).append(container)
-        for why, those in left_out.items():
-            self._report.say("left out", str(len(those)), f"{why}: {_names(those)}")
-        if self._settings.container_labels:
-            self._report.say("labels", "exported", ", ".join(self._settings.container_labels))
-
-    def _report_mode(self, info: EngineInfo, inspect: _Answer, *, expensive: bool) -> None:
-        """Say how the containers are found in each poll."""
-        expensive = not info.is_podman and (expensive or stores_images_in_containerd(inspect.answer))
-        inspected = self._settings.container_details and not inspect.error
-        if info.is_podman or (expensive and inspected):
-            self._report.say(
-                "mode", "inspect", "each watched container is inspected, only new ones are listed"
-            )
-        elif expensive:
-            self._report.say("mode", "list", LISTING_IS_EXPENSIVE, colour=_YELLOW)
+        self._ask("ping", self._engine.ping, lambda _: "")
+        list_all = partial(list_everything, self._engine, self._settings)
+        listed = self._ask("list", list_all, lambda answer: f"{len(answer[0])} containers")
+        containers, expensive = listed or ([], False)
+        inspected = self._inspect(info, containers)
+        if listed:
+            self._report_watched(containers)
         else:
-            self._report.say("mode", "list", "one list in each poll, inspects where a row has changed")
-
-    def _judge(self, info: EngineInfo, inspect: _Answer) -> int:
-        if inspect.error and info.is_podman:
+            self._report.say("watched", "unknown", "the list did not answer", colour=_RED)
+        if self._errors.keys() - {"inspect"}:
+            return self._fail("version, ping and list must answer")
+        expensive = expensive or stores_images_in_containerd(inspected)
+        self._report_mode(info, expensive=expensive and not info.is_podman)
+        if "inspect" in self._errors and info.is_podman:
             return self._fail(f"{info.name} tells it by inspect only")
-        if inspect.error:
-            return self._pass(", but no restarts, exit codes and times")
-        return self._pass()
-
-    def _pass(self, but: str = "") -> int:
-        explanation = f"container health can be reported{but}"
-        self._report.say("result", "good", explanation, colour=_GREEN)
+        but = ", but no restarts, exit codes and times" if "inspect" in self._errors else ""
+        self._report.say("result", "good", f"container health can be reported{but}", colour=_GREEN)
         return 0
 
     def _fail(self, why: str) -> int:
         self._report.say("result", "bad", f"container health can't be reported: {why}", colour=_RED)
         return 1
 
+    def _deadline(self) -> float:
+        return time.monotonic() + self._settings.docker_timeout
+
+    def _ask(self, endpoint: str, question: Callable[[float], Any], describe: Callable[[Any], str]) -> Any:
+        """Ask one question, say what came of it, and return the answer; `None` where there is none."""
+        began = time.monotonic()
+        try:
+            answer = question(self._deadline())
+        except EngineError as error:
+            self._errors[endpoint] = error
+            explanation = ": ".join(filter(None, (error.detail, advise(error, self._engine.url))))
+            self._report.say(endpoint, _OUTCOMES[error.reason], explanation, colour=_RED)
+            return None
+        took = f"in {(time.monotonic() - began) * 1000:.0f} ms"
+        explanation = ", ".join(filter(None, (describe(answer), took)))
+        self._report.say(endpoint, "answered", explanation, colour=_GREEN)
+        return answer
+
+    def _skip(self, endpoint: str, why: str) -> None:
+        self._report.say(endpoint, "not asked", why, colour=_YELLOW)
+
+    def _inspect(self, info: EngineInfo | None, containers: list[Container]) -> Any:
+        """Ask for one container, a watched one where there is one."""
+        if not containers:
+            return self._skip("inspect", "the list named no container to ask for")
+        if not self._settings.container_details and info and not info.is_podman:
+            return self._skip("inspect", "CONTAINER_DETAILS=false does without")
+        one = next(filter(self._is_watched, containers), containers[0])
+
+        def question(deadline: float) -> Any:
+            answer = self._engine.inspect([one.id], deadline)[one.id]
+            if not isinstance(answer, EngineError):
+                return answer
+            if answer.reason == "not_found":
+                return None
+            raise answer
+
+        return self._ask(
+            "inspect", question, lambda answer: one.name if answer else f"{one.name} is gone already"
+        )
+
+    def _is_watched(self, container: Container) -> bool:
+        return container.is_watched(only_labelled=self._settings.container_health_filter_label)
+
+    def _report_watched(self, containers: list[Container]) -> None:
+        """Say which containers are watched and, by the reason, which are not."""
+        watched = [container for container in containers if self._is_watched(container)]
+        colour, count = _GREEN if watched else _YELLOW, f"{len(watched)} of {len(containers)}"
+        self._report.say("watched", count, _names(watched) or NONE_WATCHED, colour=colour)
+        left_out: dict[str, list[Container]] = {}
+        for container in containers:
+            if not self._is_watched(container):
+                left_out.setdefault(_why_left_out(container), []).append(container)
+        for why, those in left_out.items():
+            self._report.say("left out", str(len(those)), f"{why}: {_names(those)}")
+        if self._settings.container_labels:
+            self._report.say("labels", "exported", ", ".join(self._settings.container_labels))
+
+    def _report_mode(self, info: EngineInfo, *, expensive: bool) -> None:
+        """Say how the containers are found in each poll."""
+        inspects = self._settings.container_details and "inspect" not in self._errors
+        if info.is_podman or (expensive and inspects):
+            explanation = "each watched container is inspected, only new ones are listed"
+            self._report.say("mode", "inspect", explanation)
+        elif expensive:
+            self._report.say("mode", "list", LISTING_IS_EXPENSIVE, colour=_YELLOW)
+        else:
+            self._report.say("mode", "list", "one list in each poll, inspects where a row has changed")
+
 
 def _describe(info: EngineInfo) -> str:
-    platform = "/".join(filter(None, (info.os, info.arch)))
-    return ", ".join(
-        filter(None, (f"{info.name} {info.version}".strip(), f"API {info.api_version}", platform))
-    )
+    name, platform = f"{info.name} {info.version}".strip(), "/".join(filter(None, (info.os, info.arch)))
+    return ", ".join(filter(None, (name, f"API {info.api_version}", platform)))
 
 
-def _describe_list(everything: Everything) -> str:
-    return f"{len(everything.rows)} containers"
-
-
-def _why_left_out(label: str | None) -> str:
-    if label is None:
-        return f"no label {LABEL}=true"
-    if parse_boolean(label) is None:
+def _why_left_out(container: Container) -> str:
+    if container.misread:
         return f"the label {LABEL} is neither true nor false"
-    return f"{LABEL}=false"
+    return f"no label {LABEL}=true" if container.enabled is None else f"{LABEL}=false"
 
 
 def _names(containers: Iterable[Container]) -> str:

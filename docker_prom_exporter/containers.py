@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import datetime
 from enum import IntEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from docker_prom_exporter.booleans import parse_boolean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 STATES: Final = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 """Docker's own states; moby, `container/state.go`."""
@@ -26,9 +24,6 @@ RESTART_POLICIES: Final = ("no", "always", "unless-stopped", "on-failure")
 LABEL: Final = "docker-prometheus-exporter.metric.container_health.enabled"
 """The label that decides whether a container is watched."""
 
-_ENDED: Final = ("exited", "dead")
-_AGELESS: Final = ("created", "removing", "dead")
-
 # Podman leaks states of its own (libpod/define/containerstate.go).
 _STATES: Final = {
     **{state: state for state in STATES},
@@ -39,12 +34,12 @@ _STATES: Final = {
 }
 
 # `reset` is Podman's for a healthcheck that has not run since the container started.
-_HEALTH_STATUSES: Final = {**{status: status for status in HEALTH_STATUSES}, "": "none", "reset": "starting"}
+_HEALTH_STATUSES: Final = {**{status: status for status in HEALTH_STATUSES}, "reset": "starting"}
 
 _NANOSECONDS: Final = 10**9
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
-_HEALTH_SUFFIX: Final = re.compile(r"^Up .*\((?:health: )?([a-z]+)\)$")
+_UP: Final = re.compile(r"Up [^()]*(?:\((?:health: )?([a-z]+)\))?")
 _AGE: Final = re.compile(
     r"\bLess than a second"
     r"|\b(?:About an? |(?P<count>\d{1,9}) )(?P<unit>second|minute|hour|day|week|month|year)s?"
@@ -70,7 +65,7 @@ class ContainerHealth(IntEnum):
     HEALTHY = 4
 
 
-_HEALTH_WHILE_RUNNING: Final = {
+_HEALTH_WHILE_RUNNING: Final[dict[str | None, ContainerHealth]] = {
     "none": ContainerHealth.ALIVE,
     "unhealthy": ContainerHealth.UNHEALTHY,
     "healthy": ContainerHealth.HEALTHY,
@@ -130,16 +125,23 @@ class Container(NamedTuple):
     @property
     def health(self) -> ContainerHealth:
         """What `container_health` says of it."""
-        if self.running and self.health_status is not None:
-            return _HEALTH_WHILE_RUNNING.get(self.health_status, ContainerHealth.UNKNOWN)
-        if self.running or not self.state:
-            return ContainerHealth.UNKNOWN
-        return ContainerHealth.STOPPED
+        if not self.running:
+            return ContainerHealth.STOPPED if self.state else ContainerHealth.UNKNOWN
+        return _HEALTH_WHILE_RUNNING.get(self.health_status, ContainerHealth.UNKNOWN)
+
+    @property
+    def enabled(self) -> bool | None:
+        """The boolean in its `LABEL`; `None` without the label, or with a value that is no boolean."""
+        return parse_boolean(self.watch_label or "")
+
+    @property
+    def misread(self) -> bool:
+        """Whether the value of its `LABEL` is no boolean."""
+        return self.watch_label is not None and self.enabled is None
 
     def is_watched(self, *, only_labelled: bool) -> bool:
-        """Tell whether it is reported. A label value that is no boolean counts as no label."""
-        enabled = None if self.watch_label is None else parse_boolean(self.watch_label)
-        return enabled is True or (enabled is None and not only_labelled)
+        """Tell whether it is reported."""
+        return bool(self.enabled) or (self.enabled is None and not only_labelled)
 
     def without_verdict(self) -> Container:
         """Return it with nothing said of its state and health, for when the engine can't be asked."""
@@ -165,93 +167,82 @@ class Row(NamedTuple):
 def read_row(row: Any, label_keys: tuple[str, ...] = (), *, health_listed: bool = True) -> Row | None:
     """Read one row of `/containers/json`; `None` for one that names no container.
 
-    `health_listed` says whether this kind of engine lists a running container's health: Docker does, in
-    `Health` from API 1.52 on and in the suffix of `Status` in every version; Podman before 6 does not.
+    What is missing or nonsense is left out. `health_listed` says whether this kind of engine lists a running
+    container's health: Docker does, in `Health` from API 1.52 on and in the suffix of `Status` in every
+    version; Podman before 6 does not.
     """
-    container = read_container(row, label_keys, health_listed=health_listed)
+    summary, health_status, min_age = _read_status(as_text(_at(row, "Status")))
+    health_status = _health_status(_at(row, "Health"), unsaid=health_status if health_listed else None)
+    created = _integer(_at(row, "Created")) or 0
+    container = _container(
+        row,
+        labels=_at(row, "Labels"),
+        label_keys=label_keys,
+        name=_own_name(_at(row, "Names")),
+        image=as_text(_at(row, "Image")),
+        image_id=as_text(_at(row, "ImageID")),
+        state=_state(_at(row, "State")),
+        health_status=health_status,
+        created_ns=created * _NANOSECONDS if created > 0 else None,
+    )
     if container is None:
         return None
-    summary, _, min_age = _read_status(as_text(row.get("Status")))
-    streak = _streak(row)
     return Row(
         container=container,
         summary=summary,
-        min_age=math.inf if container.state in _AGELESS else min_age,
-        failing_streak=streak if container.health_status != "none" else None,
+        min_age=math.inf if container.state in ("created", "removing", "dead") else min_age,
+        failing_streak=_streak(row, health_status),
         described_image="ImageManifestDescriptor" in row,
     )
 
 
-def read_container(
-    answer: Any, label_keys: tuple[str, ...] = (), *, health_listed: bool = True
-) -> Container | None:
-    """Read a list row or an inspect answer; `None` for one that names no container.
-
-    What is missing or nonsense in it is left out. An inspect has details, a row has none.
-    """
-    fields = _mapping(answer)
-    container_id = fields.get("Id")
-    if not isinstance(container_id, str) or not _ID.fullmatch(container_id):
-        return None
-    inspected = isinstance(fields.get("State"), dict)
-    labels = _mapping(_mapping(fields.get("Config")).get("Labels") if inspected else fields.get("Labels"))
-    watch_label = labels.get(LABEL)
-    said = _inspect_fields(fields) if inspected else _row_fields(fields, health_listed=health_listed)
-    return Container(
-        id=container_id,
-        compose_project=as_text(labels.get("com.docker.compose.project")),
-        compose_service=as_text(labels.get("com.docker.compose.service")),
-        watch_label=None if watch_label is None else as_text(watch_label),
-        labels=tuple(as_text(labels.get(key)) for key in label_keys),
-        **{**said, "name": said["name"] or container_id[:12]},
-    )
-
-
-def _row_fields(row: dict[str, Any], *, health_listed: bool) -> dict[str, Any]:
-    created = _number(row.get("Created")) or 0
-    return {
-        "name": _own_name(row.get("Names")),
-        "image": as_text(row.get("Image")),
-        "image_id": as_text(row.get("ImageID")),
-        "state": _state(row.get("State")),
-        "health_status": _listed_health(row, health_listed=health_listed),
-        "created_ns": int(created) * _NANOSECONDS if created > 0 else None,
-    }
-
-
-def _inspect_fields(answer: dict[str, Any]) -> dict[str, Any]:
-    status = answer["State"]
-    state, health_status = _state(status.get("Status")), _health_status(_verdict(status.get("Health")))
-    exit_code = _number(status.get("ExitCode"))
-    return {
-        "name": as_text(answer.get("Name")).removeprefix("/"),
-        "image": as_text(_mapping(answer.get("Config")).get("Image")),
-        "image_id": as_text(answer.get("Image")),
-        "state": state,
-        "health_status": health_status,
-        "created_ns": _nanoseconds(answer.get("Created")),
-        "details": Details(
-            started=_timestamp(status.get("StartedAt")),
-            finished=_timestamp(status.get("FinishedAt")),
-            restarts=max(0, int(_number(answer.get("RestartCount")) or 0)),
-            exit_code=int(exit_code) if exit_code is not None and state in _ENDED else None,
-            oom_killed=status.get("OOMKilled") is True,
-            failing_streak=_streak(status) if health_status != "none" else None,
-            restart_policy=_restart_policy(answer),
+def read_inspect(answer: Any, label_keys: tuple[str, ...] = ()) -> Container | None:
+    """Read an answer of `/containers/{id}/json`, as `read_row` does a row; the container has details."""
+    status = _at(answer, "State")
+    state, health_status = _state(_at(status, "Status")), _health_status(_at(status, "Health"))
+    policy = _at(answer, "HostConfig", "RestartPolicy", "Name") or "no"
+    return _container(
+        answer,
+        labels=_at(answer, "Config", "Labels"),
+        label_keys=label_keys,
+        name=as_text(_at(answer, "Name")).removeprefix("/"),
+        image=as_text(_at(answer, "Config", "Image")),
+        image_id=as_text(_at(answer, "Image")),
+        state=state,
+        health_status=health_status,
+        created_ns=_nanoseconds(_at(answer, "Created")),
+        details=Details(
+            started=_timestamp(_at(status, "StartedAt")),
+            finished=_timestamp(_at(status, "FinishedAt")),
+            restarts=max(0, _integer(_at(answer, "RestartCount")) or 0),
+            exit_code=_integer(_at(status, "ExitCode")) if state in ("exited", "dead") else None,
+            oom_killed=_at(status, "OOMKilled") is True,
+            failing_streak=_streak(status, health_status),
+            restart_policy=policy if policy in RESTART_POLICIES else None,
         ),
-    }
+    )
 
 
 def stores_images_in_containerd(inspect: Any) -> bool:
     """Tell by an inspect answer of Docker whether listing is expensive: the graph driver is `overlay2`."""
-    return _mapping(inspect).get("Driver") == "overlayfs"
+    return bool(_at(inspect, "Driver") == "overlayfs")
 
 
-def _listed_health(row: Mapping[str, Any], *, health_listed: bool) -> str | None:
-    verdict = _verdict(row.get("Health"))
-    if verdict != "":
-        return _health_status(verdict)
-    return _read_status(as_text(row.get("Status")))[1] if health_listed else None
+def _container(
+    answer: Any, *, labels: Any, label_keys: tuple[str, ...], name: str, **said: Any
+) -> Container | None:
+    container_id = _at(answer, "Id")
+    if not isinstance(container_id, str) or not _ID.fullmatch(container_id):
+        return None
+    return Container(
+        id=container_id,
+        name=name or container_id[:12],
+        compose_project=as_text(_at(labels, "com.docker.compose.project")),
+        compose_service=as_text(_at(labels, "com.docker.compose.service")),
+        watch_label=None if _at(labels, LABEL) is None else as_text(_at(labels, LABEL)),
+        labels=tuple(as_text(_at(labels, key)) for key in label_keys),
+        **said,
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -260,49 +251,30 @@ def _read_status(status: str) -> tuple[str, str | None, float]:
 
     `Up 5 minutes (healthy)` gives `("Up  (healthy)", "healthy", 300)`.
     """
-    health = None
-    if status.startswith("Up "):
-        suffix = _HEALTH_SUFFIX.match(status)
-        health = _health_status(suffix[1]) if suffix else _health_without_suffix(status)
-    age = _AGE.search(status)
+    up, age = _UP.fullmatch(status), _AGE.search(status)
+    health = _HEALTH_STATUSES.get(up[1] or "none") if up else None
     if age is None:
-        return status, health, 0.0
-    summary = status[: age.start()] + status[age.end() :]
-    if age["unit"] is None:
-        return summary, health, 0.0
-    seconds = int(age["count"] or 1) * _SECONDS[age["unit"]]
+        return status, health, 0
+    seconds = int(age["count"] or 1) * _SECONDS.get(age["unit"], 0)
     # go-units' HumanDuration cuts off, but rounds hours: from the second on, half of one may be missing.
-    return summary, health, float(seconds - 1800 if seconds > 3600 else seconds)
-
-
-def _health_without_suffix(status: str) -> str | None:
-    """Judge an `Up …` without a known suffix: no parenthesis, no healthcheck."""
-    return None if status.endswith(")") else "none"
+    min_age = seconds - 1800 if seconds > 3600 else seconds
+    return status[: age.start()] + status[age.end() :], health, min_age
 
 
 def _state(value: Any) -> str:
     return _STATES.get(as_text(value).lower(), "")
 
 
-def _verdict(health: Any) -> Any:
-    """Take the status out of a `Health`: empty where there is none, the nonsense itself where it is that."""
-    status = health.get("Status") if isinstance(health, dict) else health
-    return "" if status is None else status
-
-
-def _streak(fields: Mapping[str, Any]) -> int | None:
-    streak = _number(_mapping(fields.get("Health")).get("FailingStreak"))
-    return None if streak is None else int(streak)
-
-
-def _health_status(verdict: Any) -> str | None:
+def _health_status(health: Any, unsaid: str | None = "none") -> str | None:
+    """Read a `Health`; `unsaid` where it says nothing, `None` where it is nonsense."""
+    verdict = health.get("Status") if isinstance(health, dict) else health
+    if verdict in (None, ""):
+        return unsaid
     return _HEALTH_STATUSES.get(verdict.lower()) if isinstance(verdict, str) else None
 
 
-def _restart_policy(answer: Mapping[str, Any]) -> str | None:
-    policy = _mapping(_mapping(answer.get("HostConfig")).get("RestartPolicy"))
-    name = policy.get("Name") or "no"
-    return name if name in RESTART_POLICIES else None
+def _streak(fields: Any, health_status: str | None) -> int | None:
+    return None if health_status == "none" else _integer(_at(fields, "Health", "FailingStreak"))
 
 
 def _own_name(names: Any) -> str:
@@ -311,8 +283,11 @@ def _own_name(names: Any) -> str:
     return next((text for text in texts if text and "/" not in text), "")
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _at(answer: Any, *path: str) -> Any:
+    """Follow keys into nested JSON objects; `None` where there is none."""
+    for key in path:
+        answer = answer.get(key) if isinstance(answer, dict) else None
+    return answer
 
 
 def as_text(value: Any) -> str:
@@ -322,14 +297,9 @@ def as_text(value: Any) -> str:
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+def _integer(value: Any) -> int | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if number and abs(value) < 2**63 else None
 
 
 def _nanoseconds(value: Any) -> int | None:
@@ -338,13 +308,10 @@ def _nanoseconds(value: Any) -> int | None:
     Go leaves trailing zeros of a fraction out.
     """
     match = _TIME.fullmatch(as_text(value))
-    try:
-        seconds = datetime.fromisoformat(match[1] + match[3]).astimezone(UTC).timestamp() if match else 0
-    except (ValueError, OverflowError):
-        return None
-    if match is None or seconds <= 0:
-        return None
-    return int(seconds) * _NANOSECONDS + int((match[2] or "").ljust(9, "0"))
+    with suppress(ValueError):  # 30 February
+        if match and (seconds := int(datetime.fromisoformat(match[1] + match[3]).timestamp())) > 0:
+            return seconds * _NANOSECONDS + int((match[2] or "").ljust(9, "0"))
+    return None
 
 
 def _timestamp(value: Any) -> float | None:

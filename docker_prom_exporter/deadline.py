@@ -2,145 +2,93 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Iterable
 
-K = TypeVar("K", bound="Hashable")
+K = TypeVar("K")
 T = TypeVar("T")
 
 _CUT_INTERVAL: Final = 0.1
 _SHORTEST_WAIT: Final = 0.01
 
 
-class DeadlineError(TimeoutError):
-    """An action took longer than it may; it may still be running, in a thread of its own."""
-
-
-def _nothing_to_cut(_: int) -> None:
-    """Do nothing."""
-
-
-def call(action: Callable[[], T], seconds: float, cut: Callable[[int], object] = _nothing_to_cut) -> T:
-    """Return what `action` returns, or raise what it raises; `DeadlineError` once the seconds are over.
+def call(action: Callable[[], T], seconds: float, cut: Callable[[int], object] = lambda _: None) -> T:
+    """Return what `action` returns, or raise what it raises; `TimeoutError` once the seconds are over.
 
     It runs in a daemon thread, because a look-up of a name can't be interrupted. When its time is over, `cut`
     is called with that thread's identifier until the thread has ended: a connection may be made after that.
     """
-    outcome = call_each({None: action}, seconds, time.monotonic() + seconds, at_a_time=1, cut=cut)[None]
-    return outcome.value()
+    try:
+        return call_each([(None, action)], seconds, cut=cut)[None].result()
+    except CancelledError as error:
+        raise TimeoutError from error
 
 
 def call_each(
-    actions: Mapping[K, Callable[[], T]],
+    actions: Iterable[tuple[K, Callable[[], T]]],
     seconds: float,
-    deadline: float,
+    deadline: float = math.inf,
     *,
-    at_a_time: int,
-    cut: Callable[[int], object] = _nothing_to_cut,
-) -> dict[K, Outcome[T]]:
-    """Call each action for at most `seconds`, `at_a_time` at once; return an outcome for each that began.
+    at_a_time: int = 1,
+    cut: Callable[[int], object] = lambda _: None,
+) -> dict[K, Future[T]]:
+    """Call each action for at most `seconds`, `at_a_time` at once; return a future for each that began.
 
-    None begins after `deadline`, a time on the monotonic clock, and none lasts beyond it.
+    None begins after `deadline`, a time on the monotonic clock, and none lasts beyond it. The future of an
+    action that took too long is cancelled; it may still be running, in a thread of its own.
     """
-    return _Calls(actions, seconds, deadline, cut).run(at_a_time)
+    todo = iter(actions)
+    futures: dict[K, Future[T]] = {}
+    workers: dict[threading.Thread, tuple[Future[T], float]] = {}  # what each is at, and until when
+    changed = threading.Condition()
 
-
-class Outcome(Generic[T]):
-    """What became of an action: `value` returns what it returned, or raises what it raised."""
-
-    def __init__(self, value: Callable[[], T]) -> None:
-        self.value = value
-
-
-def _outcome(action: Callable[[], T]) -> Outcome[T]:
-    try:
-        result = action()
-    except BaseException as error:  # noqa: BLE001  it's raised again where the outcome is looked at
-        return _failed(error)
-    return Outcome(lambda: result)
-
-
-def _failed(error: BaseException) -> Outcome[T]:
-    def value() -> NoReturn:
-        raise error
-
-    return Outcome(value)
-
-
-class _Calls(Generic[K, T]):
-    """The actions still to be called, and the workers that call them."""
-
-    def __init__(
-        self,
-        actions: Mapping[K, Callable[[], T]],
-        seconds: float,
-        deadline: float,
-        cut: Callable[[int], object],
-    ) -> None:
-        self._todo = iter(actions.items())
-        self._count = len(actions)
-        self._seconds = seconds
-        self._deadline = deadline
-        self._cut = cut
-        self._outcomes: dict[K, Outcome[T]] = {}
-        self._under_way: dict[threading.Thread, tuple[K, float] | None] = {}
-        self._changed = threading.Condition()
-
-    def run(self, at_a_time: int) -> dict[K, Outcome[T]]:
-        """Start the workers, replace each whose action takes too long, and wait for all."""
-        with self._changed:
-            for _ in range(min(at_a_time, self._count)):
-                self._start_worker()
-            while self._under_way:
-                self._changed.wait(max(self._next_expiry() - time.monotonic(), _SHORTEST_WAIT))
-                self._replace_late()
-        return self._outcomes
-
-    def _next_expiry(self) -> float:
-        """Return when the next action may be late, be it one that begins from now on."""
-        expiries = [begun[1] for begun in self._under_way.values() if begun]
-        return min([time.monotonic() + self._seconds, self._deadline, *expiries])
-
-    def _start_worker(self) -> None:
-        worker = threading.Thread(target=self._work, name="deadline", daemon=True)
-        self._under_way[worker] = None
+    def start_worker() -> None:
+        worker = threading.Thread(target=work, name="deadline", daemon=True)
+        workers[worker] = Future(), math.inf
         worker.start()
 
-    def _work(self) -> None:
-        """Take one action after the other, until none is left or this worker was replaced."""
+    def work() -> None:
+        for action, future in iter(begin, None):
+            with suppress(InvalidStateError):  # it was cancelled meanwhile
+                try:
+                    future.set_result(action())
+                except BaseException as error:  # noqa: BLE001  it's raised again by the future
+                    future.set_exception(error)
+
+    def begin() -> tuple[Callable[[], T], Future[T]] | None:
+        """Give the calling worker its next action; `None` once none is left or the worker was replaced."""
         worker = threading.current_thread()
-        while (begun := self._begin(worker)) is not None:
-            key, action = begun
-            outcome = _outcome(action)
-            with self._changed:
-                if worker not in self._under_way:
-                    return
-                self._outcomes[key] = outcome
-                self._under_way[worker] = None
-
-    def _begin(self, worker: threading.Thread) -> tuple[K, Callable[[], T]] | None:
-        with self._changed:
+        with changed:
             now = time.monotonic()
-            begun = next(self._todo, None) if now < self._deadline else None
+            begun = next(todo, None) if worker in workers and now < deadline else None
             if begun is None:
-                del self._under_way[worker]
-                self._changed.notify()
-            else:
-                self._under_way[worker] = begun[0], min(now + self._seconds, self._deadline)
-            return begun
+                workers.pop(worker, None)
+                changed.notify()
+                return None
+            key, action = begun
+            futures[key] = future = Future[T]()
+            workers[worker] = future, min(now + seconds, deadline)
+            return action, future
 
-    def _replace_late(self) -> None:
-        now = time.monotonic()
-        late = [(worker, begun[0]) for worker, begun in self._under_way.items() if begun and begun[1] <= now]
-        for worker, key in late:
-            del self._under_way[worker]
-            self._outcomes[key] = _failed(DeadlineError())
-            threading.Thread(target=_cut_until_ended, args=(worker, self._cut), daemon=True).start()
-            self._start_worker()
+    with changed:
+        for _ in range(at_a_time):
+            start_worker()
+        while workers:
+            now = time.monotonic()
+            for worker in [w for w, (future, end) in workers.items() if end <= now and future.cancel()]:
+                del workers[worker]
+                threading.Thread(target=_cut_until_ended, args=(worker, cut), daemon=True).start()
+                start_worker()
+            next_end = min([now + seconds, deadline, *(end for _, end in workers.values())])
+            changed.wait(max(next_end - now, _SHORTEST_WAIT))
+    return futures
 
 
 def _cut_until_ended(worker: threading.Thread, cut: Callable[[int], object]) -> None:

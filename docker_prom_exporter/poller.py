@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from threading import Event
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from tenacity import (
@@ -24,18 +24,14 @@ from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, NONE_WATCHED, Engi
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from docker_prom_exporter.collect import Found
-    from docker_prom_exporter.containers import Container
     from docker_prom_exporter.engine import Engine
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import EngineInfo
 
-T = TypeVar("T")
-
-_ASK_CHECK: Final = "docker-prom-exporter check shows which are not watched, and why"
-_RETRY_PAUSE: Final = 0.1
+_NONE_WATCHED: Final = f"{NONE_WATCHED}; docker-prom-exporter check shows which are not watched, and why"
 _MAY_PASS: Final = ("unreachable", "bad_response", "error")
 
 
@@ -59,14 +55,14 @@ class Poller:
         self._stop = stop
         self._on_poll = on_poll
         self._info: EngineInfo | None = None
-        self._misread: frozenset[str] = frozenset()
+        self._misread: set[str] = set()
         self._last_logged: dict[str, Any] = {}
-        self._counts = Counts()
+        self._counts = Counts(requests=engine.requests)
         self._collector = Collector(engine, settings, self._counts)
         self._log = structlog.get_logger()
         self._retrying = Retrying(
             stop=stop_any(stop_after_attempt(2), stop_when_event_set(stop)),
-            wait=wait_fixed(_RETRY_PAUSE),
+            wait=wait_fixed(0.1),
             sleep=sleep_using_event(stop),
             retry=retry_if_exception(lambda e: isinstance(e, EngineError) and e.reason in _MAY_PASS),
             reraise=True,
@@ -97,12 +93,12 @@ class Poller:
             found = self._lost(error)
             self._counts.polls["failure"] += 1
         if not self._stop.is_set():
-            ended = time.monotonic()
+            ended, before = time.monotonic(), self.snapshot
             self.snapshot = replace(
                 found,
                 ended=ended,
                 polled=True,
-                since=self._since(up=found.up),
+                since=before.since if before.polled and before.up == found.up else time.time(),
                 duration=ended - began,
                 counts=self._counts.copy(),
             )
@@ -110,33 +106,18 @@ class Poller:
             self._on_poll(self.snapshot)
         return self.snapshot
 
-    def _since(self, *, up: bool) -> float:
-        """Return the Unix time of the last change of `up`, be it now."""
-        before = self.snapshot
-        return before.since if before.polled and before.up == up else time.time()
-
     def _find(self, deadline: float) -> Found:
         try:
-            info = self._info if self._engine.connected and self._info else self._connect(deadline)
-            pong = self._count("ping", self._engine.ping, deadline)
+            if self._info is None or not self._engine.connected:
+                self._info = self._engine.connect(deadline)
+            pong = self._engine.ping(deadline)
             if not pong.same_engine:
-                info = self._connect(deadline)
-                pong = self._count("ping", self._engine.ping, deadline)
-            return self._collector.collect(info, pong.date, deadline)
-        except EngineError:
-            self._engine.disconnect()
-            raise
-
-    def _connect(self, deadline: float) -> EngineInfo:
-        self._info = self._count("version", self._engine.connect, deadline)
-        return self._info
-
-    def _count(self, endpoint: str, question: Callable[[float], T], deadline: float) -> T:
-        self._counts.requests[endpoint] += 1
-        try:
-            return question(deadline)
+                self._info = self._engine.connect(deadline)
+                pong = self._engine.ping(deadline)
+            return self._collector.collect(self._info, pong.date, deadline)
         except EngineError as error:
             self._counts.failed(error.endpoint, error.reason)
+            self._engine.disconnect()
             raise
 
     def _found(self, found: Found) -> Snapshot:
@@ -180,38 +161,30 @@ class Poller:
                 mode=found.mode,
                 watched=len(found.containers),
             )
-        if self._is_news("none watched", not found.containers) and not found.containers:
-            self._log.warning("containers.none_watched", advice=f"{NONE_WATCHED}; {_ASK_CHECK}")
-        if self._is_news("costly", found.costly) and found.costly:
-            self._log.warning("containers.listing_is_expensive", advice=LISTING_IS_EXPENSIVE)
-        if self._is_news("unreadable", found.unreadable) and found.unreadable:
-            self._log.warning(
-                "containers.rows_ignored", rows=found.unreadable, cause="no id, or another row's"
-            )
-        self._log_misread(found.misread)
-        self._log_missing(found.errors)
-
-    def _log_misread(self, misread: Mapping[str, Container]) -> None:
-        for container_id in misread.keys() - self._misread:
-            name = misread[container_id].name
+        self._warn("containers.none_watched", not found.containers, advice=_NONE_WATCHED)
+        self._warn("containers.listing_is_expensive", found.costly, advice=LISTING_IS_EXPENSIVE)
+        rows = found.unreadable
+        self._warn("containers.rows_ignored", rows, rows=rows, cause="no id, or another row's")
+        for container_id in found.misread.keys() - self._misread:
+            name = found.misread[container_id]
             self._log.warning("container.label_ignored", name=name, label=LABEL, takes="true or false")
-        self._misread = frozenset(misread)
-
-    def _log_missing(self, errors: Mapping[str, EngineError]) -> None:
-        """Log that details are missing once for each reason, not for each container and poll."""
-        by_reason = {error.reason: error for error in errors.values()}
-        if self._is_news("inspect", frozenset(by_reason)):
+        self._misread = {*found.misread}
+        # Details that are missing are told of once for each reason, not for each container and poll.
+        by_reason = {error.reason: error for error in found.errors.values()}
+        if self._is_news("inspect", {*by_reason}):
             for error in by_reason.values():
-                self._log.warning(
-                    "containers.details_missing", containers=len(errors), **_explain(self._failure(error))
-                )
+                explained = _explain(self._failure(error))
+                self._log.warning("containers.details_missing", containers=len(found.errors), **explained)
+
+    def _warn(self, event: str, value: object, **more: Any) -> None:
+        """Warn when a value changes, unless it is false."""
+        if self._is_news(event, value) and value:
+            self._log.warning(event, **more)
 
     def _is_news(self, topic: str, value: Any) -> bool:
         """Tell whether a topic's value differs from its last: a state is logged when it changes."""
-        if topic in self._last_logged and self._last_logged[topic] == value:
-            return False
-        self._last_logged[topic] = value
-        return True
+        before, self._last_logged[topic] = self._last_logged.get(topic), value
+        return bool(before != value)
 
 
 def _explain(failure: Failure) -> dict[str, str]:

@@ -3,52 +3,46 @@
 from __future__ import annotations
 
 import time
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from docker_prom_exporter.booleans import parse_boolean
 from docker_prom_exporter.collect.inspect_mode import InspectMode
-from docker_prom_exporter.collect.list_mode import Listing, ListMode
+from docker_prom_exporter.collect.list_mode import ListMode
 from docker_prom_exporter.collect.questions import Questions
 from docker_prom_exporter.snapshot import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from docker_prom_exporter.containers import Container, Row
+    from docker_prom_exporter.containers import Container
     from docker_prom_exporter.engine import Engine, EngineError
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import EngineInfo, Mode
 
-__all__ = ["Collector", "Everything", "Found", "list_everything"]
+__all__ = ["Collector", "Found", "list_everything"]
 
 
-class Everything(NamedTuple):
-    """The rows of all containers, watched or not, and whether listing them is expensive for the engine."""
-
-    rows: Sequence[Row]
-    expensive: bool
-
-
-def list_everything(engine: Engine, settings: Settings, deadline: float) -> Everything:
-    """List all containers, as `check` does; raises `EngineError`."""
+def list_everything(engine: Engine, settings: Settings, deadline: float) -> tuple[list[Container], bool]:
+    """List all containers by name, watched or not, and tell whether that is expensive for the engine."""
     questions = Questions(engine, settings._replace(container_health_filter_label=False), Counts())
     rows = questions.whole_list(deadline)
-    return Everything(rows, expensive=bool(questions.expensive))
+    containers = sorted((row.container for row in rows.values()), key=attrgetter("name"))
+    return containers, bool(questions.expensive)
 
 
 class Found(NamedTuple):
     """What a poll found: the watched containers, and what there is to log.
 
-    `unwatched` counts the others, `None` where the engine was not asked for them. `errors` has the containers
-    whose inspect failed, by id; `misread` those whose label is no boolean; `unreadable` counts list rows that
-    named no container of their own. `costly` says that listing is expensive, and done all the same.
+    `unwatched` counts the others, `None` where the engine was not asked for them. `errors` says by id whose
+    inspect failed, `misread` has the names of those whose label is no boolean, and `unreadable` counts list
+    rows that named no container of their own. `costly`: listing is expensive, and done all the same.
     """
 
     mode: Mode
     containers: tuple[Container, ...]
     unwatched: int | None
     errors: Mapping[str, EngineError]
-    misread: Mapping[str, Container]
+    misread: Mapping[str, str]
     unreadable: int
     costly: bool
 
@@ -89,40 +83,37 @@ class Collector:
             started = self._inspect_mode.start(rows, deadline)
             if not started.denied:
                 return self._found_by_inspects(started.errors)
-        return self._found_by_list(Listing(rows, asked, time.monotonic(), date), deadline)
+        containers, inspected = self._list_mode.collect(rows, asked, date, deadline)
+        self._denied = inspected.denied
+        self._inspect_mode.started = False
+        known = [row.container for row in rows.values()]
+        unwatched = None if self._settings.container_health_filter_label else len(known) - len(containers)
+        return self._found("list", containers, inspected.errors, known, unwatched)
 
     def _inspects(self, info: EngineInfo) -> bool:
         expensive = bool(self._questions.expensive) and self._settings.container_details
         return (info.is_podman or expensive) and not self._denied
 
     def _found_by_inspects(self, errors: Mapping[str, EngineError]) -> Found:
-        return self._found("inspect", self._inspect_mode.watched, None, errors, self._inspect_mode.known)
-
-    def _found_by_list(self, listing: Listing, deadline: float) -> Found:
-        containers, inspected = self._list_mode.collect(listing, deadline)
-        self._denied = inspected is not None and inspected.denied
-        self._inspect_mode.started = False
-        only_labelled = self._settings.container_health_filter_label
-        unwatched = None if only_labelled else len(listing.rows) - len(containers)
-        errors = {} if inspected is None else inspected.errors
-        return self._found("list", containers, unwatched, errors, (row.container for row in listing.rows))
+        known = self._inspect_mode.known.values()
+        return self._found("inspect", self._inspect_mode.watched.values(), errors, known)
 
     def _found(
         self,
         mode: Mode,
-        containers: tuple[Container, ...],
-        unwatched: int | None,
+        watched: Iterable[Container],
         errors: Mapping[str, EngineError],
         known: Iterable[Container],
+        unwatched: int | None = None,
     ) -> Found:
         if not self._settings.container_details:
-            containers = tuple(container._replace(details=None) for container in containers)
+            watched = (container._replace(details=None) for container in watched)
         return Found(
             mode=mode,
-            containers=containers,
+            containers=tuple(watched),
             unwatched=unwatched,
             errors=errors,
-            misread={c.id: c for c in known if c.watch_label and parse_boolean(c.watch_label) is None},
+            misread={container.id: container.name for container in known if container.misread},
             unreadable=self._questions.unreadable,
             costly=mode == "list" and bool(self._questions.expensive),
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from docker_prom_exporter.engine import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Mapping
 
     from docker_prom_exporter.collect.questions import Inspected, Questions
     from docker_prom_exporter.containers import Container, Row
@@ -33,41 +34,34 @@ class InspectMode:
     def __init__(self, questions: Questions, settings: Settings) -> None:
         self._questions = questions
         self._only_labelled = settings.container_health_filter_label
-        self._watched: dict[str, Container] = {}
-        self._others: dict[str, Container] = {}
         self._whole_list_due = 0.0
+        self.known: dict[str, Container] = {}
         self.started = False
 
     @property
-    def known(self) -> Iterator[Container]:
-        """Every container that it knows, watched or not."""
-        yield from self._watched.values()
-        yield from self._others.values()
+    def watched(self) -> dict[str, Container]:
+        """The watched containers by id, as the last poll found them."""
+        return {i: c for i, c in self.known.items() if c.is_watched(only_labelled=self._only_labelled)}
 
-    @property
-    def watched(self) -> tuple[Container, ...]:
-        """The watched containers, as the last poll found them."""
-        return tuple(self._watched.values())
-
-    def start(self, rows: Sequence[Row], deadline: float) -> Inspected:
+    def start(self, rows: Mapping[str, Row], deadline: float) -> Inspected:
         """Take the containers from the rows of a whole list."""
-        self._watched.clear()
-        self._others.clear()
+        self.known.clear()
         inspected = self._meet(rows, deadline)
         self.started = not inspected.denied
         self._whole_list_due = time.monotonic() + _WHOLE_LIST_INTERVAL
         return inspected
 
     def refresh(self, deadline: float) -> Inspected:
-        """Inspect the watched containers."""
-        inspected = self._questions.inspect(self._watched, deadline, last_seen=self._watched, listed={})
+        """Inspect the watched containers; of one that nothing is heard of only the verdict is lost."""
+        watched = self.watched
+        inspected = self._questions.inspect(watched, deadline, listed={})
         self.started = not inspected.denied
-        for container_id in inspected.gone:
-            del self._watched[container_id]
-        for container_id, container in inspected.instead.items():
-            created_ns = self._watched[container_id].created_ns
-            self._watched[container_id] = container._replace(created_ns=created_ns)
-        self._watched.update(inspected.containers)
+        heard = inspected.instead | inspected.containers
+        for container_id, container in watched.items():
+            if container_id in inspected.gone:
+                del self.known[container_id]
+            else:
+                self.known[container_id] = heard.get(container_id) or container.without_verdict()
         return inspected
 
     def find_new(self, date: float | None, deadline: float) -> Inspected:
@@ -81,47 +75,40 @@ class InspectMode:
             rows = self._listed_since_the_anchor(date, deadline)
         return self._meet(rows, deadline)
 
-    def _meet(self, rows: Iterable[Row], deadline: float) -> Inspected:
-        new = {
-            row.container.id: row
-            for row in rows
-            if row.container.id not in self._watched and row.container.id not in self._others
-        }
-        inspected = self._questions.inspect(new, deadline, last_seen={}, listed=new)
+    def _meet(self, rows: Mapping[str, Row], deadline: float) -> Inspected:
+        new = {container_id: row for container_id, row in rows.items() if container_id not in self.known}
+        inspected = self._questions.inspect(new, deadline, listed=new)
         met = inspected.containers | inspected.instead
-        for container_id in filter(met.__contains__, new):
-            watched = met[container_id].is_watched(only_labelled=self._only_labelled)
-            (self._watched if watched else self._others)[container_id] = met[container_id]
+        self.known |= {container_id: met[container_id] for container_id in new if container_id in met}
         return inspected
 
-    def _hourly_list(self, deadline: float) -> list[Row] | None:
+    def _hourly_list(self, deadline: float) -> dict[str, Row] | None:
         now = time.monotonic()
         if now < self._whole_list_due:
             return None
         try:
             rows = self._questions.whole_list(deadline)
-        except EngineError:
+        except EngineError as error:
+            self._questions.count(error)
             self._whole_list_due = now + _WHOLE_LIST_RETRY
             return None
         self._whole_list_due = now + _WHOLE_LIST_INTERVAL
-        listed = {row.container.id for row in rows}
-        self._others = {i: container for i, container in self._others.items() if i in listed}
+        watched = self.watched
+        self.known = {i: container for i, container in self.known.items() if i in rows or i in watched}
         return rows
 
-    def _listed_since_the_anchor(self, date: float | None, deadline: float) -> list[Row]:
-        for anchor in self._anchors(date):
+    def _listed_since_the_anchor(self, date: float | None, deadline: float) -> dict[str, Row]:
+        while anchor := self._anchor(date):
             rows = self._questions.listed_since(anchor.id, deadline)
             if rows is not None:
                 return rows
-            self._others.pop(anchor.id, None)
+            del self.known[anchor.id]
         return self._questions.whole_list(deadline)
 
-    def _anchors(self, date: float | None) -> list[Container]:
-        """Return the containers that no unlisted one can be older than, the newest first."""
+    def _anchor(self, date: float | None) -> Container | None:
+        """Return the newest container that no unlisted one can be older than."""
         if date is None:
-            return []
+            return None
         latest = (int(date) - _SLOWEST_CREATION) * _NANOSECONDS
-        anchors = [
-            (c.created_ns, c) for c in self.known if c.details and c.created_ns and c.created_ns <= latest
-        ]
-        return [container for _, container in sorted(anchors, key=lambda pair: pair[0], reverse=True)]
+        old = (c for c in self.known.values() if c.details and c.created_ns and c.created_ns <= latest)
+        return max(old, key=attrgetter("created_ns"), default=None)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from docker_prom_exporter.collect.questions import Inspected, Questions
     from docker_prom_exporter.containers import Container, Row
@@ -16,17 +16,8 @@ if TYPE_CHECKING:
 _MAX_AGE: Final = 600
 
 
-class Listing(NamedTuple):
-    """A list of all containers, the monotonic times it was asked and answered, and the engine's clock."""
-
-    rows: Sequence[Row]
-    asked: float
-    answered: float
-    date: float | None
-
-
 class _Known:
-    """A container as it was last inspected, and the row it was inspected for.
+    """A container as it was last inspected, and all of its row then that an inspect depends on.
 
     It holds as of `holds_at`, a monotonic time, and still does if the container has since become too old to
     have been started or stopped in between: that shows a restart which leaves no other trace in the row.
@@ -35,40 +26,30 @@ class _Known:
     """
 
     def __init__(self, row: Row, container: Container, holds_at: float, *, settled: bool) -> None:
-        self.key = _key(row)
+        self.key = row.container, row.summary
         self.container = container
         self.holds_at = holds_at
         self.settled = settled
 
-    def still_holds(self, row: Row, listing: Listing) -> bool:
-        if not self.settled or self.key != _key(row):
+    def still_holds(self, row: Row, answered: float, date: float | None) -> bool:
+        """Tell by its row in a list, when that was answered, and the engine's clock."""
+        if not self.settled or self.key != (row.container, row.summary):
             return False
-        if listing.answered - row.min_age > self.holds_at and not self._began_after(listing.date):
-            return False
-        self.holds_at = listing.asked
-        return True
+        return answered - row.min_age <= self.holds_at or self._began_after(date)
 
     def _began_after(self, date: float | None) -> bool:
         """Tell whether the engine's clock was set back beyond the last start or end: no age is true then."""
         details = self.container.details
-        if date is None or details is None:
-            return False
-        began = details.started if self.container.running else details.finished
-        return began is not None and began > date + 1
+        began = details and (details.started if self.container.running else details.finished)
+        return bool(date and began and began > date + 1)
 
     def described_by(self, row: Row) -> Container:
         """Return the container with the failing streak of the row, which is newer, from API 1.52 on."""
         details = self.container.details
         if details is not None and row.failing_streak not in (None, details.failing_streak):
-            self.container = self.container._replace(
-                details=details._replace(failing_streak=row.failing_streak)
-            )
+            details = details._replace(failing_streak=row.failing_streak)
+            self.container = self.container._replace(details=details)
         return self.container
-
-
-def _key(row: Row) -> tuple[Container, str]:
-    """Return all of a row that an inspect's answer depends on, which the age in `Status` is not."""
-    return row.container, row.summary
 
 
 class ListMode:
@@ -81,37 +62,39 @@ class ListMode:
         self._owed = 0.0
         self._last_rotation = time.monotonic()
 
-    def collect(self, listing: Listing, deadline: float) -> tuple[tuple[Container, ...], Inspected | None]:
-        """Return the watched containers of a list, and what became of the inspects of this poll."""
-        only_labelled = self._settings.container_health_filter_label
-        rows = {
-            row.container.id: row
-            for row in listing.rows
-            if row.container.is_watched(only_labelled=only_labelled)
-        }
-        if not self._settings.container_details and self._questions.health_listed:
-            return tuple(row.container for row in rows.values()), None
-        self._known = {
-            container_id: known for container_id, known in self._known.items() if container_id in rows
-        }
-        inspected = self._inspect(rows, listing, deadline)
-        if inspected.denied:
-            self._known.clear()
-        containers = (self._container(row, inspected) for row in rows.values())
-        return tuple(container for container in containers if container is not None), inspected
+    def collect(
+        self, listed: Mapping[str, Row], asked: float, date: float | None, deadline: float
+    ) -> tuple[tuple[Container, ...], Inspected]:
+        """Return the watched containers of a list of all, and what became of the inspects of this poll.
 
-    def _inspect(self, rows: dict[str, Row], listing: Listing, deadline: float) -> Inspected:
-        holding = {i for i, known in self._known.items() if known.still_holds(rows[i], listing)}
+        `asked` is when the list was asked for, a monotonic time, and `date` the engine's clock.
+        """
+        answered, only_labelled = time.monotonic(), self._settings.container_health_filter_label
+        rows = {i: row for i, row in listed.items() if row.container.is_watched(only_labelled=only_labelled)}
+        inspects = self._settings.container_details or not self._questions.health_listed
+        self._known = {i: known for i, known in self._known.items() if i in rows and inspects}
+        holding = {i for i, known in self._known.items() if known.still_holds(rows[i], answered, date)}
+        for container_id in holding:
+            self._known[container_id].holds_at = asked
         due = [i for i in rows if i not in holding]
         due += islice((i for i in self._known if i in holding), self._rotation(len(rows)))
-        last_seen = {i: known.container for i, known in self._known.items()}
-        inspected = self._questions.inspect(due, deadline, last_seen=last_seen, listed=rows)
+        inspected = self._questions.inspect(due if inspects else [], deadline, rows)
         for container_id, container in inspected.containers.items():
-            row, known = rows[container_id], self._known.pop(container_id, None)
-            settled = _agree(row.container, container) or (known is not None and known.container == container)
-            # An entry that was inspected goes to the end of the dict, so that the oldest come first.
-            self._known[container_id] = _Known(row, container, listing.answered, settled=settled)
-        return inspected
+            self._note(rows[container_id], container, answered)
+        if inspected.denied:
+            self._known.clear()
+        containers = {i: row.container for i, row in rows.items() if i not in inspected.gone}
+        containers |= {i: known.described_by(rows[i]) for i, known in self._known.items() if i in containers}
+        return tuple((containers | inspected.instead).values()), inspected
+
+    def _note(self, row: Row, container: Container, answered: float) -> None:
+        before = self._known.pop(container.id, None)
+        # A state, and a health if the row has one, that differ from the row's are later ones.
+        agree = row.container.state == container.state
+        agree = agree and row.container.health_status in (None, container.health_status)
+        settled = agree or (before is not None and before.container == container)
+        # An entry that was inspected goes to the end of the dict, so that the oldest come first.
+        self._known[container.id] = _Known(row, container, answered, settled=settled)
 
     def _rotation(self, watched: int) -> int:
         """Return how many inspects are due for no detail to become too old, spread evenly over the polls."""
@@ -121,19 +104,3 @@ class ListMode:
         whole = int(self._owed)
         self._owed -= whole
         return whole
-
-    def _container(self, row: Row, inspected: Inspected) -> Container | None:
-        container_id = row.container.id
-        if container_id in inspected.gone:
-            return None
-        if container_id in inspected.instead:
-            return inspected.instead[container_id]
-        known = self._known.get(container_id)
-        return row.container if known is None else known.described_by(row)
-
-
-def _agree(row: Container, inspected: Container) -> bool:
-    return (row.state, row.health_status or inspected.health_status) == (
-        inspected.state,
-        inspected.health_status,
-    )

@@ -1,12 +1,12 @@
-"""The lists and inspects of a poll: counted, read, and asked in another way where one fails."""
+"""The lists and inspects of a poll: read, and asked in another way where one fails."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from docker_prom_exporter.containers import read_container, read_row, stores_images_in_containerd
-from docker_prom_exporter.engine import EngineError
+from docker_prom_exporter.containers import LABEL, read_inspect, read_row, stores_images_in_containerd
+from docker_prom_exporter.engine import BadAnswerError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -26,8 +26,7 @@ class Inspected(NamedTuple):
     """What became of some inspects.
 
     `containers` has those that answered, `errors` why others did not, and `gone` those that no longer exist.
-    `instead` has what is known without an inspect: what the list says, or, where that failed too, the
-    container as it was last seen, without its state.
+    `instead` has what the list says where an inspect did not answer; where that failed too, it has nothing.
     """
 
     containers: dict[str, Container]
@@ -42,10 +41,11 @@ class Inspected(NamedTuple):
 
 
 class Questions:
-    """Asks an engine for its containers.
+    """Asks an engine for its containers; lists are rows by id, which nobody may change.
 
     `expensive` tells whether the engine looks up an image for each container that it lists; `None` as long as
     no container has told. `unreadable` counts the rows of the last list that named no container of their own.
+    An `EngineError` that is raised is for the caller to count.
     """
 
     def __init__(self, engine: Engine, settings: Settings, counts: Counts) -> None:
@@ -53,7 +53,6 @@ class Questions:
         self._settings = settings
         self._counts = counts
         self._stalled: dict[str, tuple[float, float]] = {}
-        self._read: tuple[Sequence[Any], list[Row]] = ((), [])
         self.health_listed = True
         self.expensive: bool | None = None
         self.unreadable = 0
@@ -63,13 +62,16 @@ class Questions:
         self.health_listed = not info.is_podman
         self.expensive = None
         self._stalled.clear()
-        self._read = (), []
 
-    def whole_list(self, deadline: float) -> list[Row]:
+    def count(self, error: EngineError) -> None:
+        """Count an error."""
+        self._counts.failed(error.endpoint, error.reason)
+
+    def whole_list(self, deadline: float) -> dict[str, Row]:
         """List all containers; where that is expensive in pages, each of which may take the timeout."""
         paged = self.expensive is not False
         rows = self._list(deadline, limit=_PAGE if paged else -1)
-        if any(row.described_image for row in rows):
+        if any(row.described_image for row in rows.values()):
             self.expensive = True
         elif rows and self.expensive is None:
             self.expensive = False
@@ -77,139 +79,105 @@ class Questions:
             return rows
         return self._further_pages(rows) if self.expensive else self._list(deadline)
 
-    def listed_since(self, anchor: str, deadline: float) -> list[Row] | None:
+    def listed_since(self, anchor: str, deadline: float) -> dict[str, Row] | None:
         """List the containers created after this one; `None` where it is gone."""
-        return self._relative(deadline, since=anchor)
+        return self._list_beside(anchor, deadline, since=[anchor])
 
-    def inspect(
-        self,
-        ids: Collection[str],
-        deadline: float,
-        *,
-        last_seen: Mapping[str, Container],
-        listed: Mapping[str, Row],
-    ) -> Inspected:
+    def inspect(self, ids: Collection[str], deadline: float, listed: Mapping[str, Row]) -> Inspected:
         """Inspect these containers, but for those whose inspect hung lately.
 
-        `last_seen` has them as they were in an earlier poll, `listed` the rows of this one, if any. Raises
-        `EngineError` where neither an inspect nor the list answers.
+        `listed` has the rows of this poll, if any. Raises `EngineError` where neither an inspect nor the list
+        answers.
         """
         now = time.monotonic()
         due = [i for i in ids if i not in self._stalled or self._stalled[i][0] <= now]
         # What is not inspected in time is to be listed in time.
         deadline -= self._settings.docker_timeout
+        found = Inspected({}, set(), {}, {})
         answers = self._engine.inspect(due, deadline, _INSPECT_SECONDS, self._read_inspect)
-        self._counts.requests["inspect"] += len(answers)
-        found = self._sorted(answers)
+        for container_id, answer in answers.items():
+            if not isinstance(answer, EngineError):
+                found.containers[container_id] = answer
+                self._stalled.pop(container_id, None)
+            elif answer.reason == "not_found":
+                found.gone.add(container_id)
+            else:
+                found.errors[container_id] = answer
         unanswered = [i for i in ids if i not in found.containers and i not in found.gone]
         if unanswered and not (found.denied and not listed):
-            self._ask_the_list(unanswered, found, last_seen, listed)
+            self._ask_the_list(unanswered, found, listed)
         for error in found.errors.values():
-            self._counts.failed(error.endpoint, error.reason)
+            self.count(error)
         return found
 
-    def _further_pages(self, rows: list[Row]) -> list[Row]:
-        pages, anchors = {row.container.id: row for row in rows}, rows
+    def _further_pages(self, rows: dict[str, Row]) -> dict[str, Row]:
+        anchors = [*rows]
         while anchors:
             deadline = time.monotonic() + self._settings.docker_timeout
-            page = self._relative(deadline, before=anchors[-1].container.id, limit=_PAGE)
+            page = self._list_beside(anchors[-1], deadline, before=[anchors[-1]], limit=_PAGE)
             if page is None:
-                anchors = anchors[:-1]
+                anchors.pop()
             else:
-                pages.update((row.container.id, row) for row in page)
-                anchors = page if len(page) == _PAGE else []
-        return [*pages.values()]
+                rows = rows | page
+                anchors = [*page] if len(page) == _PAGE else []
+        return rows
 
-    def _relative(self, deadline: float, **options: Any) -> list[Row] | None:
+    def _list_beside(self, anchor: str, deadline: float, **options: Any) -> dict[str, Row] | None:
         """List relative to a container. One that is gone is a 404, or a 500 on Docker 20.10 and Podman."""
         try:
-            return self._rows(deadline, **options)
+            return self._list(deadline, **options)
         except EngineError as error:
-            anchor = options.get("since") or options["before"]
-            if error.status in (404, 500) and not self._listed([anchor], deadline):
+            if error.status in (404, 500) and not self._list(deadline, id=[anchor]):
                 return None
-            self._counts.failed(error.endpoint, error.reason)
             raise
 
-    def _listed(self, ids: Sequence[str], deadline: float) -> list[Row]:
-        pages = (ids[start : start + _PAGE] for start in range(0, len(ids), _PAGE))
-        return [row for page in pages for row in self._list(deadline, ids=page)]
+    def _list(self, deadline: float, **options: Any) -> dict[str, Row]:
+        if self._settings.container_health_filter_label:
+            options["label"] = [LABEL]
+        rows: dict[str, Row] = self._engine.list(deadline, self._read_rows, **options)
+        return rows
 
-    def _list(self, deadline: float, **options: Any) -> list[Row]:
-        try:
-            return self._rows(deadline, **options)
-        except EngineError as error:
-            self._counts.failed(error.endpoint, error.reason)
-            raise
-
-    def _rows(self, deadline: float, **options: Any) -> list[Row]:
-        """Ask for a list and read it; one that is the same object as the last is not read again."""
-        self._counts.requests["list"] += 1
-        answer = self._engine.list(deadline, labelled=self._settings.container_health_filter_label, **options)
-        if answer is not self._read[0]:
-            self._read = answer, self._readable(answer)
-        return self._read[1]
-
-    def _readable(self, answer: Sequence[Any]) -> list[Row]:
+    def _read_rows(self, answer: Sequence[Any]) -> dict[str, Row]:
         keys = self._settings.container_labels
         read = (read_row(row, keys, health_listed=self.health_listed) for row in answer)
         rows = {row.container.id: row for row in read if row is not None}
         self.unreadable = len(answer) - len(rows)
-        return [*rows.values()]
+        return rows
 
-    def _read_inspect(self, answer: dict[str, Any]) -> tuple[Container | None, bool]:
-        container = read_container(answer, self._settings.container_labels)
-        return container, stores_images_in_containerd(answer)
+    def _read_inspect(self, container_id: str, answer: dict[str, Any]) -> Container:
+        container = read_inspect(answer, self._settings.container_labels)
+        if container is None or container.id != container_id or not container.state:
+            raise BadAnswerError("it names another container, or no state")
+        self.expensive = self.expensive or stores_images_in_containerd(answer)
+        return container
 
-    def _sorted(self, answers: Mapping[str, Any]) -> Inspected:
-        found = Inspected({}, set(), {}, {})
-        for container_id, answer in answers.items():
-            if isinstance(answer, EngineError):
-                if answer.reason == "not_found":
-                    found.gone.add(container_id)
-                else:
-                    found.errors[container_id] = answer
-                continue
-            container, expensive = answer
-            if container is None or container.id != container_id or not container.state:
-                detail = "it names another container, or no state"
-                found.errors[container_id] = EngineError("inspect", "bad_response", detail)
-                continue
-            self.expensive = expensive or self.expensive
-            found.containers[container_id] = container
-            self._stalled.pop(container_id, None)
-        return found
-
-    def _ask_the_list(
-        self,
-        unanswered: list[str],
-        found: Inspected,
-        last_seen: Mapping[str, Container],
-        listed: Mapping[str, Row],
-    ) -> None:
+    def _ask_the_list(self, unanswered: Sequence[str], found: Inspected, listed: Mapping[str, Row]) -> None:
         """Take from the list what it says of these containers. One that it does not name is gone."""
         rows = {i: listed[i] for i in unanswered if i in listed}
-        doubtful = [i for i in unanswered if i not in rows or _is_500(found.errors.get(i))]
-        if doubtful and (answer := self._listed_if_possible(doubtful, found)) is not None:
-            rows |= answer
-            for container_id in set(doubtful) - answer.keys():
-                found.gone.add(container_id)
-                found.errors.pop(container_id, None)
-        for container_id in unanswered:
-            if container_id in rows:
-                found.instead[container_id] = rows[container_id].container
-                self._note_stalled(container_id, found.errors.get(container_id))
-            elif container_id in last_seen and container_id not in found.gone:
-                found.instead[container_id] = last_seen[container_id].without_verdict()
-
-    def _listed_if_possible(self, ids: Sequence[str], found: Inspected) -> dict[str, Row] | None:
+        failed = {i for i, error in found.errors.items() if error.status == 500}
+        doubtful = [i for i in unanswered if i not in rows or i in failed]
         try:
-            rows = self._listed(ids, time.monotonic() + self._settings.docker_timeout)
-        except EngineError:
+            answer = self._list_these(doubtful)
+        except EngineError as error:
             if not found.containers:
                 raise
-            return None
-        return {row.container.id: row for row in rows}
+            self.count(error)
+        else:
+            rows |= answer
+            found.gone.update(set(doubtful) - answer.keys())
+        for container_id in unanswered:
+            if container_id in found.gone:
+                found.errors.pop(container_id, None)
+            elif container_id in rows:
+                found.instead[container_id] = rows[container_id].container
+                self._note_stalled(container_id, found.errors.get(container_id))
+
+    def _list_these(self, ids: Sequence[str]) -> dict[str, Row]:
+        deadline = time.monotonic() + self._settings.docker_timeout
+        rows: dict[str, Row] = {}
+        for start in range(0, len(ids), _PAGE):
+            rows |= self._list(deadline, id=ids[start : start + _PAGE])
+        return rows
 
     def _note_stalled(self, container_id: str, error: EngineError | None) -> None:
         """Put off the next inspect of a container whose lock is held: moby keeps each that is given up."""
@@ -217,7 +185,3 @@ class Questions:
             _, pause = self._stalled.get(container_id, (0, _FIRST_RETRY / 2))
             pause = min(2 * pause, _LAST_RETRY)
             self._stalled[container_id] = time.monotonic() + pause, pause
-
-
-def _is_500(error: EngineError | None) -> bool:
-    return error is not None and error.status == 500

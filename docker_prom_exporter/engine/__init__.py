@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from email.utils import parsedate_to_datetime
 from functools import partial
+from hashlib import sha256
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from docker.utils import parse_host
 
-from docker_prom_exporter.containers import LABEL, as_text
-from docker_prom_exporter.deadline import DeadlineError, call, call_each
+from docker_prom_exporter.containers import as_text
+from docker_prom_exporter.deadline import call, call_each
 from docker_prom_exporter.engine.advice import LISTING_IS_EXPENSIVE, NONE_WATCHED, advise
-from docker_prom_exporter.engine.client import (
-    NO_VERSION,
-    BadTargetError,
-    ForbiddenRequestError,
-    InFlight,
-    find_target,
-    new_client,
-)
-from docker_prom_exporter.engine.errors import EngineError, engine_error
-from docker_prom_exporter.snapshot import EngineInfo
+from docker_prom_exporter.engine.client import NO_VERSION, InFlight, find_target, new_client, parse_rows
+from docker_prom_exporter.engine.errors import BadAnswerError, BadTargetError, EngineError, engine_error
+from docker_prom_exporter.snapshot import ENDPOINTS, EngineInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -32,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = [
     "LISTING_IS_EXPENSIVE",
     "NONE_WATCHED",
+    "BadAnswerError",
     "BadTargetError",
     "Engine",
     "EngineError",
-    "Pong",
     "advise",
     "find_target",
 ]
@@ -61,7 +58,7 @@ class Engine:
 
     `timeout` is in seconds, for one request from its first byte to its last. Nothing is asked before
     `connect`; each question raises `EngineError` and takes a `deadline` on the monotonic clock that can only
-    shorten the timeout. One thread asks; `abort` may be called by any.
+    shorten the timeout. One thread asks; `abort` may be called by any. `requests` counts what was asked.
     """
 
     def __init__(self, target: Mapping[str, Any], timeout: float) -> None:
@@ -69,7 +66,10 @@ class Engine:
         self._timeout = timeout
         self._in_flight = InFlight()
         self._client: Client | None = None
+        self._pinged: tuple[str | None, ...] | None = None
+        self._listed: tuple[Any, Any] = (None, None)
         self._aborted = False
+        self.requests = dict.fromkeys(ENDPOINTS, 0)
 
     @property
     def url(self) -> str:
@@ -85,11 +85,8 @@ class Engine:
     def connect(self, deadline: float) -> EngineInfo:
         """Ask `/version`, and speak the engine's own API version from here on."""
         self.disconnect()
-        client = self._new_client(NO_VERSION)
-        try:
-            answer = self._ask("version", deadline, lambda: client.version(api_version=False))
-        finally:
-            client.close()
+        with closing(self._new_client(NO_VERSION)) as client:
+            answer = self._ask("version", deadline, partial(client.version, api_version=False))
         info = _engine_info(answer)
         self._client = self._new_client(info.api_version)
         return info
@@ -103,8 +100,8 @@ class Engine:
         self._client = client = self._new_client(_USUAL_API_VERSION)
         with suppress(EngineError):
             self._ask("ping", deadline, client.ping)
-        named = client.named_api_version
-        if named is not None and _VERSION.fullmatch(named):
+        named = client.pinged.get("Api-Version", "")
+        if _VERSION.fullmatch(named):
             self.disconnect()
             self._client = self._new_client(named)
 
@@ -112,81 +109,84 @@ class Engine:
         """Forget the client; the next question must be `connect`."""
         if self._client is not None:
             self._client.close()
-            self._client = None
+        self._client = self._pinged = None
+        self._listed = None, None
 
     def ping(self, deadline: float) -> Pong:
         """Ask `/_ping`; it also tells whether another engine than the connected one answers in its place."""
         client = self._connected()
         if not self._ask("ping", deadline, client.ping):
             raise EngineError("ping", "bad_response", "the answer is not OK")
-        return Pong(client.is_same_engine(), client.date)
+        before, self._pinged = self._pinged, (client.pinged.get("Server"), client.pinged.get("Api-Version"))
+        return Pong(before in (None, self._pinged), _unix_time(client.pinged.get("Date", "")))
 
-    def list(  # noqa: PLR0913  the filters that moby's list knows
+    def list(
         self,
         deadline: float,
+        read: Callable[[list[Any]], Any] = lambda rows: rows,
         *,
-        labelled: bool = False,
-        since: str | None = None,
-        before: str | None = None,
-        ids: Collection[str] = (),
         limit: int = -1,
-    ) -> list[Any]:
-        """Ask for all containers, or those that every given filter lets through; return the raw rows.
+        **filters: Collection[str],
+    ) -> Any:
+        """Ask for all containers, or those that every filter lets through; return what `read` makes of them.
 
-        `labelled`: only those that have `LABEL`, whatever its value. `since` and `before` are full ids: only
-        those created after or before that container. An unchanged answer is the same object.
+        The filters are moby's: `label`, `id`, and `since` and `before`, each with the full id of one
+        container. Rows are large: none is kept once it is read. The same bytes are read once: the last answer
+        to the same question is remembered.
         """
-        filters: dict[str, list[str]] = {
-            **({"label": [LABEL]} if labelled else {}),
-            **({"since": [since]} if since else {}),
-            **({"before": [before]} if before else {}),
-            **({"id": [*ids]} if ids else {}),
+        client = self._connected()
+        query: dict[str, Any] = {
+            "limit": limit,
+            "filters": {name: [*these] for name, these in filters.items()},
         }
-        question = partial(self._connected().containers, all=True, limit=limit, filters=filters or None)
-        rows = self._ask("list", deadline, question)
-        if not isinstance(rows, list):
-            raise EngineError("list", "bad_response", "the answer is no JSON array")
-        return rows
+
+        def question() -> tuple[Any, list[Any]] | None:
+            body = client.containers(all=True, **query)
+            asked = read, query, sha256(body).digest()
+            return None if asked == self._listed[0] else (asked, parse_rows(body))
+
+        if changed := self._ask("list", deadline, question):
+            asked, rows = changed
+            self._listed = asked, read(rows)
+        return self._listed[1]
 
     def inspect(
         self,
         ids: Collection[str],
         deadline: float,
-        seconds: float | None = None,
-        read: Callable[[dict[str, Any]], Any] = lambda answer: answer,
+        seconds: float = math.inf,
+        read: Callable[[str, dict[str, Any]], Any] = lambda _, answer: answer,
     ) -> dict[str, Any | EngineError]:
         """Ask for each of some containers, a few at a time, and each for at most `seconds`.
 
-        Returns for each what `read` makes of the answer, a JSON object, or the error. The rest is left out
-        once one is denied, and once the deadline is over. Answers are large: none is kept once it is read.
+        Returns for each what `read` makes of its id and the answer, a JSON object, or the error. The rest is
+        left out once one is denied, and once the deadline is over. No answer is kept once it is read.
         """
-        seconds = min(self._timeout, seconds or self._timeout)
         client, denied = self._connected(), False
 
         def question(container_id: str) -> Any:
             nonlocal denied
-            if denied or self._aborted:
-                return None
             try:
-                return read(_json_object(client.inspect_container(container_id)))
-            except Exception as error:
+                answer = client.inspect_container(container_id)
+                if not isinstance(answer, dict):
+                    raise BadAnswerError("the answer is no JSON object")  # noqa: TRY301  as `read` may
+                return read(container_id, answer)
+            except Exception as error:  # noqa: BLE001  each becomes the answer
                 failed = engine_error("inspect", error)
                 denied = denied or failed.reason == "denied"
-                raise failed from error
-            finally:
-                self._in_flight.forget()
+                return failed
 
-        outcomes = call_each(
-            {container_id: partial(question, container_id) for container_id in ids},
-            seconds,
+        asked = takewhile(lambda _: not denied and not self._aborted, ids)
+        futures = call_each(
+            ((container_id, partial(question, container_id)) for container_id in asked),
+            min(self._timeout, seconds),
             deadline,
-            at_a_time=_INSPECTS_AT_A_TIME,
+            at_a_time=min(_INSPECTS_AT_A_TIME, len(ids)),
             cut=self._in_flight.cut,
         )
-        answers = {
-            container_id: _answer_or_error(outcome.value) for container_id, outcome in outcomes.items()
-        }
-        return {container_id: answer for container_id, answer in answers.items() if answer is not None}
+        self.requests["inspect"] += len(futures)
+        late = EngineError("inspect", "timeout", "no answer")
+        return {i: late if future.cancelled() else future.result() for i, future in futures.items()}
 
     def abort(self) -> None:
         """End every request under way, and refuse any to come."""
@@ -199,45 +199,25 @@ class Engine:
         return self._client
 
     def _new_client(self, version: str) -> Client:
-        try:
-            return new_client(self._target, self._timeout, version, self._in_flight)
-        except BadTargetError as error:
-            raise engine_error("version", error) from error
+        return new_client(self._target, self._timeout, version, self._in_flight)
 
     def _ask(self, endpoint: str, deadline: float, question: Callable[[], T]) -> T:
+        self.requests[endpoint] += 1
         seconds = min(self._timeout, deadline - time.monotonic())
         if seconds <= 0 or self._aborted:
             raise EngineError(endpoint, "timeout", "the poll ran out of time")
-
-        def asked() -> T:
-            try:
-                return question()
-            finally:
-                self._in_flight.forget()
-
         try:
-            return call(asked, seconds, self._in_flight.cut)
-        except ForbiddenRequestError:
-            raise
-        except DeadlineError as error:
+            return call(question, seconds, self._in_flight.cut)
+        except TimeoutError as error:
             raise EngineError(endpoint, "timeout", f"no answer within {seconds:.3g} s") from error
         except Exception as error:
             raise engine_error(endpoint, error) from error
 
 
-def _json_object(answer: Any) -> dict[str, Any]:
-    if not isinstance(answer, dict):
-        raise ValueError("no JSON object")  # noqa: TRY004  a bad answer, as malformed JSON is
-    return answer
-
-
-def _answer_or_error(value: Callable[[], Any]) -> Any | EngineError:
-    try:
-        return value()
-    except DeadlineError as error:
-        return engine_error("inspect", error)
-    except EngineError as error:
-        return error
+def _unix_time(date: str) -> float | None:
+    with suppress(ValueError, OverflowError):
+        return parsedate_to_datetime(date).timestamp()
+    return None
 
 
 def _engine_info(answer: Any) -> EngineInfo:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import ssl
@@ -55,13 +54,17 @@ _BY_STATUS: Final = {
 }
 _BY_STATUS[503] = _BY_STATUS[504] = _BY_STATUS[502]
 
-_STUCK: Final = "the engine is stuck or slow: look at its log, or give it longer with DOCKER_TIMEOUT"
+# `{0}` is where the engine is asked.
+_BY_CAUSE: Final[dict[type[BaseException], str]] = {
+    socket.gaierror: "no name server knows {0.hostname!r}: check DOCKER_HOST; "
+    "two containers know each other's names only on a network they share",
+    ssl.SSLCertVerificationError: "the engine's certificate isn't trusted: DOCKER_CERT_PATH must hold the "
+    "ca.pem that signed it, and it must be made out to {0.hostname}",
+    ConnectionRefusedError: "nobody listens at {0.netloc}: check DOCKER_HOST; socket proxies listen on 2375",
+}
+
 _START: Final = "start the engine (systemctl start docker)"
-_OLD_SOCKET: Final = (
-    "in a container that mounts the socket's file, it may be the socket of before the engine's last start: "
-    "restart the container, or mount the socket's folder instead"
-)
-_OTHER_SOCKETS: Final = ("/var/run/docker.sock", "/run/podman/podman.sock")
+_OTHER_SOCKETS: Final = ("/var/run/docker.sock", "/run/podman/podman.sock", "/run/user/{}/docker.sock")
 
 
 def advise(error: EngineError, url: str) -> str:
@@ -74,29 +77,36 @@ def advise(error: EngineError, url: str) -> str:
     if error.status is not None:
         return _BY_STATUS.get(error.status, "")
     if error.reason == "timeout":
-        return _STUCK
+        return "the engine is stuck or slow: look at its log, or give it longer with DOCKER_TIMEOUT"
     if url.startswith("unix://"):
-        return _of_socket(Path(url.removeprefix("unix://")), error)
-    return _of_network(url, error)
+        return _of_socket(error, Path(url.removeprefix("unix://")))
+    return _of_network(error, url)
 
 
-def _of_socket(path: Path, error: EngineError) -> str:
+def _is(error: EngineError, kind: type[BaseException]) -> bool:
+    return any(isinstance(cause, kind) for cause in causes(error))
+
+
+def _of_socket(error: EngineError, path: Path) -> str:
     """Look at the socket's file for what the system's error does not say."""
-    number = next((c.errno for c in causes(error) if isinstance(c, OSError) and c.errno), None)
-    if number == errno.ENOENT:
+    if _is(error, FileNotFoundError):
         return _of_missing(path)
-    if number in (errno.EACCES, errno.EPERM):
+    if _is(error, PermissionError):
         return _of_forbidden(path)
-    if number == errno.ECONNREFUSED and path.is_dir():
+    if not _is(error, ConnectionRefusedError):
+        return ""
+    if path.is_dir():
         return f"{path} is a folder: Docker makes one where the source of a mount is missing"
-    if number == errno.ECONNREFUSED:
-        return f"nobody listens on {path}: {_START}; {_OLD_SOCKET}"
-    return ""
+    return (
+        f"nobody listens on {path}: {_START}; in a container that mounts the socket's file, it may be "
+        "the socket of before the engine's last start: restart the container, or mount the socket's folder "
+        "instead"
+    )
 
 
 def _of_missing(path: Path) -> str:
-    others = [*_OTHER_SOCKETS, f"/run/user/{_uid()}/docker.sock"]
-    other = next((other for other in others if other != str(path) and _is_socket(Path(other))), None)
+    others = [each.format(_uid()) for each in _OTHER_SOCKETS]
+    other = next((each for each in others if each != str(path) and _is_socket(Path(each))), None)
     if other:
         return f"there is no {path}, but a socket {other}: set DOCKER_HOST=unix://{other}"
     return (
@@ -107,34 +117,28 @@ def _of_missing(path: Path) -> str:
 
 def _is_socket(path: Path) -> bool:
     with suppress(OSError):
-        return stat.S_ISSOCK(path.stat().st_mode)
+        return path.is_socket()
     return False
 
 
 def _of_forbidden(path: Path) -> str:
     """Name the group that may use the socket, and the command that adds this user to it."""
+    name = _user_name(_uid())
+    user = f"{name}, uid {_uid()}"
     try:
         status = path.stat()
     except OSError:
-        return f"this user ({_user()}) may not enter the folder of {path}"
+        return f"this user ({user}) may not enter the folder of {path}"
     if not status.st_gid or not status.st_mode & stat.S_IWGRP:
         return f"only {_user_name(status.st_uid)} may use {path}: run as that user, or use a socket proxy"
-    group = _group_name(status.st_gid)
-    if _is_member(status.st_gid):
-        return f"{_user()} has been put into the group {group} since this session began: log in anew"
+    group, members = _group(status.st_gid)
+    if name in members:
+        return f"{user} has been put into the group {group} since this session began: log in anew"
     return (
-        f"{path} is for the group {group}, which this user ({_user()}) isn't in: "
-        f"sudo usermod -aG {group} {_user_name(_uid())} and log in anew; "
+        f"{path} is for the group {group}, which this user ({user}) isn't in: "
+        f"sudo usermod -aG {group} {name} and log in anew; "
         f"in a container, docker run --group-add {status.st_gid}"
     )
-
-
-def _is_member(gid: int) -> bool:
-    """Return whether the group's entry lists this user, whatever the groups of the process are."""
-    if sys.platform != "win32":
-        with suppress(KeyError):
-            return _user_name(_uid()) in grp.getgrgid(gid).gr_mem
-    return False
 
 
 def _uid() -> int:
@@ -143,55 +147,39 @@ def _uid() -> int:
     return 0
 
 
-def _user() -> str:
-    return f"{_user_name(_uid())}, uid {_uid()}"
-
-
 def _user_name(uid: int) -> str:
+    """Return a user's name, or the number where the system knows none."""
     if sys.platform != "win32":
         with suppress(KeyError):
             return pwd.getpwuid(uid).pw_name
     return str(uid)
 
 
-def _group_name(gid: int) -> str:
+def _group(gid: int) -> tuple[str, list[str]]:
+    """Return a group's name, or its number, and who its entry lists, whatever the process's groups are."""
     if sys.platform != "win32":
         with suppress(KeyError):
-            return grp.getgrgid(gid).gr_name
-    return str(gid)
+            entry = grp.getgrgid(gid)
+            return entry.gr_name, entry.gr_mem
+    return str(gid), []
 
 
-def _of_network(url: str, error: EngineError) -> str:
+def _of_network(error: EngineError, url: str) -> str:
     """Choose by what was raised: the name, the certificate, the protocol, the port."""
     where = urlsplit(url)
-    if _is(error, socket.gaierror):
+    for kind, advice in _BY_CAUSE.items():
+        if _is(error, kind):
+            return advice.format(where)
+    reasons = {cause.reason for cause in causes(error) if isinstance(cause, ssl.SSLError)}
+    if reasons & {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
+        return "it speaks HTTP, not HTTPS: use tcp:// or http://, and unset DOCKER_TLS_VERIFY"
+    if reasons:
         return (
-            f"no name server knows {where.hostname!r}: check DOCKER_HOST; "
-            "two containers know each other's names only on a network they share"
+            "the engine wants a client certificate it trusts: DOCKER_CERT_PATH must hold cert.pem and key.pem"
         )
-    if _is(error, ssl.SSLCertVerificationError):
-        return (
-            "the engine's certificate isn't trusted: DOCKER_CERT_PATH must hold the ca.pem that signed it, "
-            f"and it must be made out to {where.hostname}"
-        )
-    if _is(error, ssl.SSLError):
-        return _of_tls(error)
-    if _is(error, ConnectionRefusedError):
-        return f"nobody listens at {where.netloc}: check DOCKER_HOST; socket proxies listen on 2375"
     if where.scheme == "http" and error.reason in ("unreachable", "bad_response"):
         return (
             f"is {where.netloc} a Docker engine or a socket proxy, without TLS? "
             "With TLS, set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH"
         )
     return ""
-
-
-def _is(error: EngineError, kind: type[BaseException]) -> bool:
-    return any(isinstance(cause, kind) for cause in causes(error))
-
-
-def _of_tls(error: EngineError) -> str:
-    reasons = {cause.reason for cause in causes(error) if isinstance(cause, ssl.SSLError)}
-    if reasons & {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
-        return "it speaks HTTP, not HTTPS: use tcp:// or http://, and unset DOCKER_TLS_VERIFY"
-    return "the engine wants a client certificate it trusts: DOCKER_CERT_PATH must hold cert.pem and key.pem"

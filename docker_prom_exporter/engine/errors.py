@@ -3,52 +3,23 @@
 from __future__ import annotations
 
 import http.client
+import json
 import ssl
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import requests
 import urllib3
-
-from docker_prom_exporter.deadline import DeadlineError
-from docker_prom_exporter.engine.client import BadTargetError, StatusError, TooLargeError
+from requests.exceptions import ChunkedEncodingError, ContentDecodingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _REASONS_BY_STATUS: Final = {
-    401: "denied",
-    403: "denied",
+    **dict.fromkeys((401, 403, 407), "denied"),
     404: "not_found",
-    407: "denied",
-    408: "timeout",
-    502: "unreachable",
-    503: "unreachable",
-    504: "timeout",
+    **dict.fromkeys((408, 504), "timeout"),
+    **dict.fromkeys((502, 503), "unreachable"),
 }
-
-# The first of these that has a cause of its kind decides; certificate errors are ValueErrors, too.
-# urllib3 counts a connection that was refused, or a name that is unknown, among the timeouts.
-_REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
-    ((urllib3.exceptions.NewConnectionError,), "unreachable", "can't connect"),
-    (
-        (DeadlineError, requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError),
-        "timeout",
-        "no answer",
-    ),
-    ((PermissionError,), "denied", "permission denied"),
-    ((ssl.SSLError,), "error", "TLS failed"),
-    ((ConnectionError,), "unreachable", "the connection was lost"),
-    ((TooLargeError,), "bad_response", "the answer is larger than 64 MiB"),
-    ((requests.JSONDecodeError,), "bad_response", "the answer is no JSON"),
-    ((http.client.HTTPException, ValueError, RecursionError), "bad_response", "the answer is malformed"),
-    (
-        (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError),
-        "bad_response",
-        "the answer is malformed",
-    ),
-    ((requests.ConnectionError,), "unreachable", "the connection was lost"),
-)
 
 
 class EngineError(Exception):
@@ -59,38 +30,59 @@ class EngineError(Exception):
     """
 
     def __init__(self, endpoint: str, reason: str, detail: str, status: int | None = None) -> None:
-        super().__init__(f"{endpoint}: {detail}")
+        super().__init__(detail)
         self.endpoint = endpoint
         self.reason = reason
         self.detail = detail
         self.status = status
 
 
+class BadTargetError(EngineError):
+    """What says where the engine is (context, certificates, the Docker CLI's `config.json`) can't be used."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("version", "error", detail)
+
+
+class ForbiddenRequestError(RuntimeError):
+    """Something tried to ask Docker for more than the four endpoints; nothing was sent."""
+
+
+class BadAnswerError(Exception):
+    """The answer is not what was asked for; the text says why in words of ours."""
+
+
+# The first of these that is among the causes decides; certificate errors are ValueErrors, too.
+# urllib3 counts a connection that was refused, or a name that is unknown, among the timeouts.
+_REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
+    ((urllib3.exceptions.NewConnectionError,), "unreachable", "can't connect"),
+    ((requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError), "timeout", "no answer"),
+    ((PermissionError,), "denied", "permission denied"),
+    ((ssl.SSLError,), "error", "TLS failed"),
+    ((ConnectionError,), "unreachable", "the connection was lost"),
+    ((json.JSONDecodeError,), "bad_response", "the answer is no JSON"),
+    ((http.client.HTTPException, ValueError, RecursionError), "bad_response", "the answer is malformed"),
+    ((ChunkedEncodingError, ContentDecodingError), "bad_response", "the answer is malformed"),
+    ((requests.ConnectionError,), "unreachable", "the connection was lost"),
+)
+
+
 def engine_error(endpoint: str, error: Exception) -> EngineError:
     """Return the `EngineError` for what docker-py, requests, urllib3 or the system raised."""
-    if isinstance(error, StatusError):
-        fallback = "error" if error.status >= 400 else "bad_response"
-        reason = _REASONS_BY_STATUS.get(error.status, fallback)
-        return EngineError(endpoint, reason, _status_line(error.status), error.status)
-    if isinstance(error, BadTargetError):
-        return EngineError(endpoint, "error", str(error))
+    if isinstance(error, BadAnswerError):
+        return EngineError(endpoint, "bad_response", str(error))
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        reason = _REASONS_BY_STATUS.get(status, "error" if status >= 400 else "bad_response")
+        detail = f"the answer is {status} {http.client.responses.get(status, '')}".rstrip()
+        return EngineError(endpoint, reason, detail, status)
     found = list(causes(error))
+    # What the system or OpenSSL says of an error repeats no answer.
+    words = next((e.strerror for e in found if isinstance(e, OSError) and e.errno and e.strerror), "")
     for kinds, reason, detail in _REASONS:
         if any(isinstance(cause, kinds) for cause in found):
-            return EngineError(endpoint, reason, _system_words(found) or detail)
-    return EngineError(endpoint, "error", _system_words(found) or type(found[-1]).__name__)
-
-
-def _status_line(status: int) -> str:
-    try:
-        return f"the answer is {status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return f"the answer is {status}"
-
-
-def _system_words(errors: list[BaseException]) -> str:
-    """Return what the system or OpenSSL says of an error, neither of which repeats an answer."""
-    return next((e.strerror for e in errors if isinstance(e, OSError) and e.errno and e.strerror), "")
+            return EngineError(endpoint, reason, words or detail)
+    return EngineError(endpoint, "error", words or type(found[-1]).__name__)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -1,7 +1,6 @@
 """What check says of each endpoint, what to do about it, and what it makes of it all."""
 
 import io
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,7 +220,6 @@ def told(url: str) -> str:
 def test_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is to be started or mounted; or there is another one."""
     monkeypatch.setattr(advice, "_OTHER_SOCKETS", (str(tmp_path / "other.sock"),))
-    monkeypatch.setattr(os, "getuid", lambda: 4711)
     missing = tmp_path / "docker.sock"
 
     assert f"-v {missing}:{missing}:ro" in told(f"unix://{missing}")

@@ -18,7 +18,7 @@ from docker_prom_exporter.containers import (
     ContainerHealth,
     Details,
     Row,
-    read_container,
+    read_inspect,
     read_row,
     stores_images_in_containerd,
 )
@@ -47,7 +47,12 @@ WHILE_RUNNING = {
 
 
 def read(answer: Any, *label_keys: str, health_listed: bool = True) -> Container:
-    found = read_container(answer, label_keys, health_listed=health_listed)
+    """Read a row or an inspect answer, which has an object in its `State`."""
+    if isinstance(answer["State"], dict):
+        found = read_inspect(answer, label_keys)
+    else:
+        row = read_row(answer, label_keys, health_listed=health_listed)
+        found = row and row.container
     assert found is not None
     return found
 
@@ -202,7 +207,7 @@ def test_name_of_an_inspect(name: Any, expected: str) -> None:
 def test_an_id_that_is_none(container_id: Any) -> None:
     """What can't be asked for, and could lead elsewhere in a path, is no container."""
     assert read_row(row(Id=container_id)) is None
-    assert read_container(inspect({}, Id=container_id)) is None
+    assert read_inspect(inspect({}, Id=container_id)) is None
 
 
 LABELS = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web", LABEL: "TRUE"}
@@ -672,7 +677,7 @@ def test_any_row_can_be_read(answer: Any, *, health_listed: bool) -> None:
 @example(inspect({"Status": "paused", "Health": {"Status": "healthy"}}))
 def test_any_inspect_can_be_read(answer: Any) -> None:
     """Nothing an engine says of a container raises, and health is what it says while it runs."""
-    found = read_container(answer, ("team",))
+    found = read_inspect(answer, ("team",))
     if found is None:
         return
     says_healthy = at(answer, "State", "Health", "Status") == "healthy"

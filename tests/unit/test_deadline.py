@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from docker_prom_exporter.deadline import DeadlineError, call, call_each
+from docker_prom_exporter.deadline import call, call_each
 from support.waiting import wait_for
 
 
@@ -32,7 +32,7 @@ def test_a_late_action_is_cut_until_it_ends() -> None:
             released.set()
 
     began = time.monotonic()
-    with pytest.raises(DeadlineError):
+    with pytest.raises(TimeoutError):
         call(lambda: released.wait(30), 0.05, cut)
     waited = time.monotonic() - began
     wait_for(released.is_set, what="the third cut")
@@ -45,12 +45,31 @@ def test_one_late_action_holds_up_no_other() -> None:
     """The others are called by workers that replace the one that hangs."""
     released = threading.Event()
     actions = {"stuck": lambda: released.wait(30)} | {n: partial(str, n) for n in "abcdef"}
-    outcomes = call_each(actions, 0.2, time.monotonic() + 20, at_a_time=1)
+    futures = call_each(actions.items(), 0.2, time.monotonic() + 20)
     released.set()
 
-    with pytest.raises(DeadlineError):
-        outcomes.pop("stuck").value()
-    assert {n: n for n in "abcdef"} == {n: outcome.value() for n, outcome in outcomes.items()}
+    assert futures.pop("stuck").cancelled()
+    assert {n: n for n in "abcdef"} == {n: future.result() for n, future in futures.items()}
+
+
+def test_what_a_late_action_returns_is_dropped() -> None:
+    """Its future stays cancelled, and its worker, which was replaced, takes no further action."""
+    released = threading.Event()
+    taken: dict[str, threading.Thread] = {}
+
+    def action(name: str, seconds: float) -> None:
+        taken[name] = threading.current_thread()
+        released.wait(seconds)
+        raise KeyError(name)
+
+    actions = [("late", partial(action, "late", 30)), ("next", partial(action, "next", 0.05))]
+    futures = call_each(actions, 0.5)
+    released.set()
+    taken["late"].join(5)
+
+    assert futures["late"].cancelled()
+    assert "KeyError('next')" == repr(futures["next"].exception())
+    assert taken["late"] != taken["next"]
 
 
 def test_only_so_many_at_a_time() -> None:
@@ -66,24 +85,21 @@ def test_only_so_many_at_a_time() -> None:
         with lock:
             running -= 1
 
-    outcomes = call_each(dict.fromkeys(range(50), action), 5, time.monotonic() + 20, at_a_time=4)
+    futures = call_each(((n, action) for n in range(50)), 5, time.monotonic() + 20, at_a_time=4)
 
-    assert len(outcomes) == 50
+    assert len(futures) == 50
     assert most <= 4
 
 
 def test_none_begins_after_the_deadline() -> None:
-    """What could not begin has no outcome; what had begun is late."""
-    outcomes = call_each(
-        {n: partial(time.sleep, 1) for n in range(9)}, 5, time.monotonic() + 0.1, at_a_time=2
-    )
+    """What could not begin has no future; what had begun is late."""
+    actions = [(n, partial(time.sleep, 1)) for n in range(9)]
+    futures = call_each(actions, 5, time.monotonic() + 0.1, at_a_time=2)
 
-    assert {0, 1} == outcomes.keys()
-    for outcome in outcomes.values():
-        with pytest.raises(DeadlineError):
-            outcome.value()
+    assert {0, 1} == futures.keys()
+    assert all(future.cancelled() for future in futures.values())
 
 
 def test_nothing_to_call() -> None:
-    """No action, no outcome."""
-    assert call_each({}, 1, time.monotonic() + 1, at_a_time=4) == {}
+    """No action, no future."""
+    assert call_each([], 1, time.monotonic() + 1, at_a_time=4) == {}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from docker_prom_exporter.containers import LABEL, Details, read_container
+from docker_prom_exporter.containers import LABEL, Details, read_inspect
 from docker_prom_exporter.demo import SimulatedContainer, SimulatedEngine
 from docker_prom_exporter.demo.engine import human_duration
 from support.builders import container
@@ -48,7 +48,7 @@ def test_an_inspect() -> None:
         ),
     )
 
-    assert expected == read_container(simulated.inspect())
+    assert expected == read_inspect(simulated.inspect())
 
 
 STAGE = [

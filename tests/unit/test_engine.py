@@ -16,8 +16,8 @@ import urllib3
 from docker.transport import UnixHTTPAdapter
 
 from docker_prom_exporter.containers import LABEL
-from docker_prom_exporter.engine import Engine, EngineError
-from docker_prom_exporter.engine.client import BadTargetError, ForbiddenRequestError, find_target
+from docker_prom_exporter.engine import BadTargetError, Engine, EngineError, find_target
+from docker_prom_exporter.engine.errors import ForbiddenRequestError
 from docker_prom_exporter.snapshot import ENDPOINTS
 from support.simulated import Fault, Simulation, answers, answers_json, drips, hangs, resets, says, simulation
 from support.waiting import wait_for
@@ -137,12 +137,12 @@ def test_asks_the_four_questions(engines: Engines, simulated: Simulation) -> Non
     ("options", "expected"),
     [
         ({}, {}),
-        ({"labelled": True}, {"label": [LABEL]}),
-        ({"since": "a1"}, {"since": ["a1"]}),
-        ({"before": "a1", "limit": 50}, {"before": ["a1"], "limit": 50}),
-        ({"ids": ["a1", "b2"]}, {"id": ["a1", "b2"]}),
+        ({"label": [LABEL]}, {"label": [LABEL]}),
+        ({"since": ["a1"]}, {"since": ["a1"]}),
+        ({"before": ["a1"], "limit": 50}, {"before": ["a1"], "limit": 50}),
+        ({"id": {"a1": 1, "b2": 2}.keys()}, {"id": ["a1", "b2"]}),
         (
-            {"labelled": True, "since": "a1", "ids": ("b2",), "limit": 7},
+            {"label": [LABEL], "since": ["a1"], "id": ("b2",), "limit": 7},
             {"label": [LABEL], "since": ["a1"], "id": ["b2"], "limit": 7},
         ),
     ],
@@ -168,7 +168,7 @@ def test_an_unchanged_list_is_the_same_object(engines: Engines, simulated: Simul
     first = engine.list(deadline())
 
     assert first is engine.list(deadline())
-    assert [] == engine.list(deadline(), labelled=True)
+    assert [] == engine.list(deadline(), label=[LABEL])
     assert first == engine.list(deadline())
     engine.connect(deadline())
     assert first is not engine.list(deadline())

@@ -9,7 +9,7 @@ from docker_prom_exporter.containers import (
     STATES,
     Container,
     ContainerHealth,
-    read_container,
+    read_row,
 )
 from docker_prom_exporter.demo import Play, SimulatedContainer
 from docker_prom_exporter.demo.play import PERIOD
@@ -32,9 +32,9 @@ def played(
 
 
 def listed(each: SimulatedContainer, now: float) -> Container:
-    found = read_container(each.row(now))
+    found = read_row(each.row(now))
     assert found is not None
-    return found
+    return found.container
 
 
 @pytest.mark.parametrize("seed", SEEDS)

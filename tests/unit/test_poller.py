@@ -16,11 +16,11 @@ from support.waiting import wait_for
 
 @pytest.mark.parametrize(
     ("only_labelled", "watched"),
-    [("true", {"yes", "odd-yes"}), ("false", {"yes", "odd-yes", "none", "spoilt"})],
+    [("true", {"yes", "odd-yes"}), ("false", {"yes", "odd-yes", "none", "spoilt", "blank"})],
 )
 def test_the_label_filters(simulated: Simulation, only_labelled: str, watched: set[str]) -> None:
     """A label that is no boolean counts as none; one warning names the container, not the value."""
-    for name, value in {"yes": "true", "odd-yes": " ON", "no": "0", "spoilt": "maybe"}.items():
+    for name, value in {"yes": "true", "odd-yes": " ON", "no": "0", "spoilt": "maybe", "blank": ""}.items():
         simulated.stage.add(name, labels={LABEL: value})
     simulated.stage.add("none", labels={})
     poller = poller_for(simulated.url, container_health_filter_label=only_labelled)
@@ -31,7 +31,7 @@ def test_the_label_filters(simulated: Simulation, only_labelled: str, watched: s
 
     assert watched == set(healths(poller.snapshot))
     warnings = [entry for entry in logs if entry["event"] == "container.label_ignored"]
-    assert ["spoilt"] == [entry["name"] for entry in warnings]
+    assert ["blank", "spoilt"] == sorted(entry["name"] for entry in warnings)
     assert "maybe" not in str(warnings)
 
 
