@@ -176,6 +176,19 @@ def test_an_unchanged_list_is_the_same_object(engines: Engines, simulated: Simul
     assert first != engine.list(deadline())
 
 
+def test_rows_are_trimmed_and_labels_are_not(engines: Engines, simulated: Simulation) -> None:
+    """Of a row only the fields that are read are kept; a label may be called as a field of a row."""
+    labels = {"Names": "x", "Id": "y", "ImageID": "z", "Ports": "80"}
+    simulated.stage.add("web", labels=labels)
+    (row,) = engines.connected(simulated.url).list(deadline())
+    simulated.change_rows = lambda rows: [rows[0] | {"Names": None, "Mounts": [{"Type": "bind"}]}]
+    (nameless,) = engines.connected(simulated.url).list(deadline())
+    simulated.change_rows = lambda rows: rows
+
+    assert (labels, labels) == (row["Labels"], nameless["Labels"])
+    assert row | {"Names": None} == nameless
+
+
 def test_every_inspect_has_its_answer(engines: Engines, simulated: Simulation) -> None:
     """Each container is asked for once, whatever became of the others; one that is gone is `not_found`."""
     ids = [simulated.stage.add(f"c{number}").id for number in range(9)]
