@@ -7,22 +7,23 @@ import re
 import threading
 import time
 import zlib
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from prometheus_client import PlatformCollector, ProcessCollector
+from prometheus_client import PLATFORM_COLLECTOR, PROCESS_COLLECTOR
 from prometheus_client.exposition import generate_latest as encode_text
 from prometheus_client.exposition import gzip_accepted
 from prometheus_client.openmetrics.exposition import generate_latest as encode_openmetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
 
-_EOF: Final = b"# EOF\n"
 _SAMPLE_NAME: Final = re.compile(rb"(?:#[^\n]*\n)*([^{ \n]+)")
 _GZIP_WBITS: Final = 31
+_GZIP_MEMORY: Final = 5  # of 9: the state that is kept takes 144 KiB, half of what it takes by default
 
 
 class Publication(NamedTuple):
@@ -59,64 +60,54 @@ class Families:
 
 
 class _Format(NamedTuple):
-    """One of prometheus-client's two formats. `end` is what it writes last."""
+    """One of prometheus-client's two formats."""
 
     content_type: str
     encode: Callable[[Collector], bytes]
-    end: bytes
-
-    def encoded(self, families: Iterable[Metric]) -> bytes:
-        return self.encode(Families(families)).removesuffix(_EOF)
 
 
-_TEXT: Final = _Format("text/plain; version=0.0.4; charset=utf-8", encode_text, b"")
+_TEXT: Final = _Format("text/plain; version=0.0.4; charset=utf-8", encode_text)
 _OPENMETRICS: Final = _Format(
-    "application/openmetrics-text; version=1.0.0; charset=utf-8", encode_openmetrics, _EOF
+    "application/openmetrics-text; version=1.0.0; charset=utf-8", encode_openmetrics
 )
 
 
-class _Kept:
-    """Encoded families, as they are and gzipped up to where the rest of an answer follows."""
-
-    def __init__(self, families: Sequence[Metric], encoded: Sequence[bytes]) -> None:
-        self.families = families
-        self.encoded = encoded
-        self._zipping = zlib.compressobj(level=1, wbits=_GZIP_WBITS)
-        self._zipped = b"".join(map(self._zipping.compress, encoded))
-
-    def gzipped(self, rest: bytes) -> tuple[bytes, ...]:
-        zipping = self._zipping.copy()
-        return self._zipped, zipping.compress(rest) + zipping.flush()
-
-    def named(self, names: set[str]) -> Iterator[bytes]:
-        found = ((text, _SAMPLE_NAME.match(text)) for text in self.encoded)
-        return (text for text, name in found if name and name[1].decode() in names)
-
-    def updated(self, families: Sequence[Metric], form: _Format) -> _Kept:
-        known = {id(family): text for family, text in zip(self.families, self.encoded, strict=True)}
-        if list(map(id, families)) == list(known):
-            return self
-        return _Kept(families, [known.get(id(family)) or form.encoded([family]) for family in families])
-
-
 class _Page(NamedTuple):
-    """A publication in one format."""
+    """A publication in one format: each of `families` encoded, and all zipped up to where `own` follows."""
 
-    publication: Publication
-    families: _Kept
-    fallback: _Kept
+    families: Sequence[Metric]
+    encoded: Sequence[bytes]
+    zipped: bytes
+    zipping: zlib._Compress
     own: bytes
 
-    def updated(self, publication: Publication, form: _Format) -> _Page:
-        return _Page(
-            publication,
-            self.families.updated(publication.families, form),
-            self.fallback.updated(publication.fallback, form),
-            form.encoded(publication.own),
-        )
+
+def _page(form: _Format, publication: Publication, before: _Page | None = None) -> _Page:
+    """Encode a publication, but for those of its families that are in the page before."""
+
+    def encoded(families: Sequence[Metric]) -> bytes:
+        return form.encode(Families(families)).removesuffix(b"# EOF\n")
+
+    own, families = encoded(publication.own), publication.families
+    known = dict(zip(map(id, before.families), before.encoded, strict=True)) if before else {}
+    if before and [*known] == [*map(id, families)]:
+        return before._replace(own=own)
+    parts = [known.get(id(family)) or encoded([family]) for family in families]
+    zipping = zlib.compressobj(level=1, wbits=_GZIP_WBITS, memLevel=_GZIP_MEMORY)
+    return _Page(families, parts, b"".join(map(zipping.compress, parts)), zipping, own)
 
 
-_EMPTY: Final = _Page(Publication(), _Kept((), ()), _Kept((), ()), b"")
+def _sample_name(encoded: bytes) -> str | None:
+    """Return the name that all samples of an encoded family have; None where it has no samples."""
+    match = _SAMPLE_NAME.match(encoded)
+    return match and match[1].decode()
+
+
+class _Published(NamedTuple):
+    """What is served, and its page in each format that was asked for."""
+
+    publication: Publication
+    pages: dict[_Format, _Page]
 
 
 class Exposition:
@@ -124,6 +115,7 @@ class Exposition:
 
     A publication is encoded by the thread that publishes it, in each format that was asked for before; a
     scrape adds to the kept bytes only what is collected for it: `others`, `process_*` and `python_info`.
+    Who asks first once a publication is too old to trust has its `fallback` encoded.
     """
 
     def __init__(
@@ -131,74 +123,76 @@ class Exposition:
     ) -> None:
         self._others = others
         self._clock = clock
-        self._process = (PlatformCollector(registry=None), ProcessCollector(registry=None))
-        self._publication = Publication()
-        self._pages: dict[_Format, _Page] = {}
-        self._encoding = threading.Lock()
+        self._published = _Published(Publication(), {})
+        self._encoding = threading.RLock()
 
     def publish(self, publication: Publication) -> None:
         """Replace what is served; a scrape gets all of the old or all of the new."""
         with self._encoding:
-            self._pages = {form: page.updated(publication, form) for form, page in self._pages.items()}
-            self._publication = publication
+            before = self._published.pages.items()
+            pages = {form: _page(form, publication, page) for form, page in before}
+            self._published = _Published(publication, pages)
 
     def is_trusted(self) -> bool:
         """Tell whether the last publication is recent enough."""
-        return self._trusts(self._publication)
+        return self._clock() <= self._published.publication.trusted_until
 
     def found(self) -> tuple[Metric, ...]:
         """Return the published `families`, or the `fallback` once they are too old to trust."""
-        return self._found(self._publication)
+        return tuple(self._current().publication.families)
 
     def families(self) -> list[Metric]:
         """Return what is published, as far as it is recent enough, without `others` and `process_*`."""
-        publication = self._publication
-        return [*self._found(publication), *publication.own]
+        publication = self._current().publication
+        return [*publication.families, *publication.own]
 
-    def _found(self, publication: Publication) -> tuple[Metric, ...]:
-        return tuple(publication.families if self._trusts(publication) else publication.fallback)
-
-    def _trusts(self, publication: Publication) -> bool:
-        return self._clock() <= publication.trusted_until
-
-    def render(self, accept: str = "", accept_encoding: str = "", names: Sequence[str] = ()) -> Answer:
+    def render(self, accept: str = "", accept_encoding: str = "", names: Collection[str] = ()) -> Answer:
         """Answer a scrape with these headers: all, or only the samples that `name[]` names.
 
         What is picked by name is not gzipped, so that no client makes the exporter compress for it alone.
         """
         form = _OPENMETRICS if accepts_openmetrics(accept) else _TEXT
-        page = self._pages.get(form) or self._first_page(form)
-        kept = page.families if self._trusts(page.publication) else page.fallback
+        current = self._current()
+        page = current.pages.get(form) or self._first_page(current, form)
+        collected = chain(self._others(), PLATFORM_COLLECTOR.collect(), PROCESS_COLLECTOR.collect())
         if names:
-            wanted = {*names}
-            rest = form.encoded(_named(wanted, (*page.publication.own, *self._collected())))
-            return Answer(form.content_type, "", (*kept.named(wanted), rest, form.end))
-        rest = page.own + form.encoded(self._collected()) + form.end
-        if gzip_accepted(accept_encoding):
-            return Answer(form.content_type, "gzip", kept.gzipped(rest))
-        return Answer(form.content_type, "", (*kept.encoded, rest))
+            named = [text for text in page.encoded if _sample_name(text) in names]
+            others = chain(current.publication.own, collected)
+            picked = Families(each for each in others if each.samples and each.samples[0].name in names)
+            return Answer(form.content_type, "", (*named, form.encode(picked)))
+        rest = page.own + form.encode(Families(collected))
+        if not gzip_accepted(accept_encoding):
+            return Answer(form.content_type, "", (*page.encoded, rest))
+        zipping = page.zipping.copy()
+        return Answer(form.content_type, "gzip", (page.zipped, zipping.compress(rest) + zipping.flush()))
 
-    def _first_page(self, form: _Format) -> _Page:
+    def _current(self) -> _Published:
+        """Return what is to be served; in a publication too old to trust `fallback` replaces `families`."""
+        published = self._published
+        publication = published.publication
+        if self._clock() <= publication.trusted_until or publication.families is publication.fallback:
+            return published
         with self._encoding:
-            if form not in self._pages:
-                self._pages = {**self._pages, form: _EMPTY.updated(self._publication, form)}
-            return self._pages[form]
+            if self._published is published:
+                self.publish(publication._replace(families=publication.fallback))
+            return self._published
 
-    def _collected(self) -> Iterator[Metric]:
-        yield from self._others()
-        for collector in self._process:
-            yield from collector.collect()
+    def _first_page(self, current: _Published, form: _Format) -> _Page:
+        with self._encoding:
+            if form not in current.pages:
+                current.pages[form] = _page(form, current.publication)
+            return current.pages[form]
+
+
+def media_ranges(accept: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield each media range that an `Accept` header names, and its parameters, all in lower case."""
+    for choice in accept.lower().split(","):
+        media_type, *parameters = (part.strip() for part in choice.split(";"))
+        pairs = (parameter.partition("=") for parameter in parameters)
+        yield media_type, {name: value.strip('"') for name, _, value in pairs}
 
 
 def accepts_openmetrics(accept: str) -> bool:
     """Tell whether an `Accept` header names OpenMetrics in the one version that is written, or in any."""
-    for choice in accept.lower().split(","):
-        media_type, *parameters = (part.strip() for part in choice.split(";"))
-        version = next((p.removeprefix("version=") for p in parameters if p.startswith("version=")), "1.0.0")
-        if media_type == "application/openmetrics-text" and version.strip('"') == "1.0.0":
-            return True
-    return False
-
-
-def _named(names: set[str], families: Iterable[Metric]) -> Iterator[Metric]:
-    return (family for family in families if family.samples and family.samples[0].name in names)
+    of_openmetrics = (what for name, what in media_ranges(accept) if name == "application/openmetrics-text")
+    return "1.0.0" in (what.get("version", "1.0.0") for what in of_openmetrics)

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 import structlog
 from prometheus_client.exposition import gzip_accepted
 
+from docker_prom_exporter.exposition import media_ranges
 from docker_prom_exporter.web.client_ip import client_address
 from docker_prom_exporter.web.server import Request, Response, refusal
 
@@ -108,7 +109,7 @@ class App:
         except ValueError:
             return refusal(HTTPStatus.BAD_REQUEST, f"a query may have {_MAX_QUERY_FIELDS} fields")
         content_type, encoding, body = self._site.exposition.render(
-            _joined(request, "Accept"), _joined(request, "Accept-Encoding"), query.get("name[]", [])
+            _joined(request, "Accept"), _joined(request, "Accept-Encoding"), {*query.get("name[]", [])}
         )
         return Response(HTTPStatus.OK, body, content_type, (_VARY, *_encoded(encoding)))
 
@@ -130,15 +131,13 @@ def _state(good_text: str, bad_text: str, *, good: bool) -> Response:
 def prefers_html(accept: str) -> bool:
     """Tell whether `Accept` names HTML, and neither text nor OpenMetrics before it, as a browser's does."""
     qualities = dict.fromkeys(("text/html", "text/plain", "application/openmetrics-text"), 0.0)
-    for choice in accept.lower().split(","):
-        media_type, *parameters = (part.strip() for part in choice.split(";"))
+    for media_type, parameters in media_ranges(accept):
         if media_type in qualities:
-            qualities[media_type] = max(qualities[media_type], _quality(parameters))
+            qualities[media_type] = max(qualities[media_type], _quality(parameters.get("q", "1")))
     html = qualities.pop("text/html")
     return html > 0 and html >= max(qualities.values())
 
 
-def _quality(parameters: list[str]) -> float:
-    """Read the `q` of a media range; 1 without, 0 where it is none (RFC 9110, section 12.4.2)."""
-    value = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+def _quality(value: str) -> float:
+    """Read the `q` of a media range; 0 where it is none (RFC 9110, section 12.4.2)."""
     return float(value) if re.fullmatch(r"[01](\.[0-9]{0,3})?", value) else 0.0

@@ -248,13 +248,35 @@ def test_nothing_is_encoded_that_nobody_asks_for(encoder: Encoder) -> None:
     assert [] == encoder.encoded
 
     exposition.render(TEXT)
-    assert ["web", "db", "lost"] == encoder.kept()
+    assert ["web", "db"] == encoder.kept()
 
     exposition.publish(publication(2))
-    assert ["web", "db", "lost"] == encoder.kept()
+    assert ["web", "db"] == encoder.kept()
 
     exposition.render(OPENMETRICS)
-    assert ["web", "db", "lost"] == encoder.kept()
+    assert ["web", "db"] == encoder.kept()
+
+
+def test_the_fallback_is_encoded_once_it_is_needed(encoder: Encoder) -> None:
+    """In each format that was asked for, and again only where there is another one to fall back to."""
+    now = 101.0
+    exposition = Exposition(clock=lambda: now)
+    exposition.publish(publication(1))
+    for accept in FORMATS:
+        exposition.render(accept)
+    encoder.kept()
+
+    now = 121
+    for accept in FORMATS:
+        assert ["lost 1.0", "own 1.0"] == samples(text(exposition, accept))
+        exposition.render(accept, "gzip")
+        exposition.render(accept, "", ("lost",))
+    assert ["lost", "lost"] == encoder.kept()
+
+    exposition.publish(publication(2, until=140))
+    assert ["web", "db"] * 2 == encoder.kept()
+    assert ["web 2.0", "db 2.0", "own 2.0"] == samples(text(exposition))
+    assert exposition.is_trusted()
 
 
 @pytest.mark.parametrize("accept", FORMATS)
@@ -292,7 +314,7 @@ def test_foreign_formats_cost_nothing(encoder: Encoder) -> None:
         exposition.render(f"text/plain; version={number}")
         exposition.render(f"application/openmetrics-text; version={number}; charset=x, */*")
 
-    assert ["web", "db", "lost"] * 2 == encoder.kept()
+    assert ["web", "db"] * 2 == encoder.kept()
 
 
 def test_kept_bytes_are_zipped_once() -> None:

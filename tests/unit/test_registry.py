@@ -215,13 +215,13 @@ def test_what_has_not_changed_is_not_encoded_again(scanned: Scanned) -> None:
     """Its families are the same objects; those that have changed are not."""
     scanned.storage.push_image("app", A)
     scanned.scanner.scan()
-    first = scanned.exposition._publication.families
+    first = scanned.exposition.found()
     scanned.scanner.scan()
-    second = scanned.exposition._publication.families
+    second = scanned.exposition.found()
     scanned.storage.push_image("app", A, tag="")
     os.utime(scanned.storage.tag_link("app", "latest"), (1, 1))
     scanned.scanner.scan()
-    third = scanned.exposition._publication.families
+    third = scanned.exposition.found()
     changed = [new.name for old, new in zip(second, third, strict=True) if old is not new]
 
     assert [*map(id, first)] == [*map(id, second)]

@@ -52,7 +52,7 @@ def test_it_is_due_when_what_was_found_is_too_old(tmp_path: Path) -> None:
     """Nobody publishes anything then, so it is asked at least once in a poll's interval."""
     now = 0.0
     held = Exposition(clock=lambda: now)
-    held.publish(exposition(web=4)._publication._replace(trusted_until=20))
+    held.publish(Publication(exposition(web=4).found(), trusted_until=20))
     file = textfile(tmp_path / "docker.prom", poll_interval="15")
     file.deliver(held)
     before = file.is_due(held)
