@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily
 
-from docker_prom_exporter import __version__
-from docker_prom_exporter.metrics import BUILD_INFO
+from docker_prom_exporter.metrics import build_info
 from docker_prom_exporter.registry.manifests import REASONS
 
 if TYPE_CHECKING:
@@ -90,7 +88,7 @@ def up_family(*, up: bool) -> Metric:
 def scan_families(duration: float, last_scan: float) -> list[Metric]:
     """Return what there is to say of the exporter: seconds, and a Unix time."""
     return [
-        BUILD_INFO.of([((__version__, platform.python_version()), 1)]),
+        build_info(),
         SCAN_DURATION.of([((), duration)]),
         LAST_SCAN.of([((), last_scan)]),
     ]
