@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -46,10 +47,8 @@ def _connect(hosts: tuple[str, ...], port: int) -> socket.socket:
     """Connect to the first of these that listens; a host without IPv6 has no `::1`."""
     *others, last = hosts
     for host in others:
-        try:
+        with suppress(OSError):
             return socket.create_connection((host, port), _TIMEOUT)
-        except OSError:
-            continue
     return socket.create_connection((last, port), _TIMEOUT)
 
 

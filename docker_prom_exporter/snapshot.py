@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -17,14 +18,8 @@ ENDPOINTS: Final = ("version", "ping", "list", "inspect")
 REASONS: Final = ("unreachable", "timeout", "denied", "not_found", "bad_response", "error")
 """The ways a request can fail."""
 
-FAILURES: Final = tuple(
-    (endpoint, reason)
-    for endpoint in ENDPOINTS
-    for reason in REASONS
-    if (endpoint, reason) != ("inspect", "not_found")
-)
+FAILURES: Final = tuple(pair for pair in product(ENDPOINTS, REASONS) if pair != ("inspect", "not_found"))
 """Each endpoint and reason that can be counted: a container gone before its inspect is no failure."""
-
 
 SIMULATED: Final = "-simulated"
 """The end of a simulated engine's version."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import hmac
-import os
 import re
 import ssl
 import threading
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import structlog
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-_MOST_BYTES: Final = 1024 * 1024
+_MAX_BYTES: Final = 1024 * 1024
 _TOKEN: Final = re.compile(rb"[!-~]+")
 
 _T = TypeVar("_T")
@@ -45,8 +45,7 @@ class ServerTls:
 
         Only a client from this host's own address may do without a certificate: the healthcheck has none.
         """
-        contexts = self._contexts.value()
-        context = contexts.same_host if same_host else contexts.network
+        context = self._contexts.value()[same_host]
         return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
     def is_certified(self, connection: ssl.SSLSocket) -> bool:
@@ -68,18 +67,13 @@ class BearerToken:
         scheme, _, credentials = authorization.partition(" ")
         given = credentials.strip().encode("utf-8", "replace")
         if scheme.lower() == "basic":
-            given = _password(given)
+            try:
+                given = base64.b64decode(given, validate=True).partition(b":")[2]
+            except ValueError:
+                return False
         elif scheme.lower() != "bearer":
             return False
         return hmac.compare_digest(given, self._token.value())
-
-
-def _password(credentials: bytes) -> bytes:
-    """Return the password of basic authentication (RFC 7617); nothing where there is none."""
-    try:
-        return base64.b64decode(credentials, validate=True).partition(b":")[2]
-    except ValueError:
-        return b""
 
 
 class _Reread(Generic[_T]):
@@ -88,13 +82,13 @@ class _Reread(Generic[_T]):
     def __init__(self, read: Callable[[], _T], *paths: str) -> None:
         self._read = read
         self._paths = paths
-        self._seen = self._identities()
+        self._seen = [*map(_identity, paths)]
         self._value = read()
         self._reading = threading.Lock()
 
     def value(self) -> _T:
         with self._reading:
-            seen = self._identities()
+            seen = [*map(_identity, self._paths)]
             if seen != self._seen:
                 self._seen = seen
                 self._reread()
@@ -111,30 +105,24 @@ class _Reread(Generic[_T]):
         else:
             log.info("credentials.changed", files=" ".join(self._paths))
 
-    def _identities(self) -> list[tuple[int, ...] | None]:
-        return [_identity(path) for path in self._paths]
-
 
 def _identity(path: str) -> tuple[int, ...] | None:
     """Return what changes whenever a file is written or replaced; None while there is none."""
     try:
-        status = os.stat(path)  # noqa: PTH116  asked for each connection and each request
+        status = Path(path).stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-class _Contexts(NamedTuple):
-    network: ssl.SSLContext
-    same_host: ssl.SSLContext
-
-
-def _contexts(cert_file: str, key_file: str, client_ca_file: str | None) -> _Contexts:
+def _contexts(cert_file: str, key_file: str, client_ca_file: str | None) -> tuple[ssl.SSLContext, ...]:
+    """Return what TLS is made of for clients from the network, and for those from this host."""
+    _certificates(cert_file)
+    _read(key_file)
     if client_ca_file is None:
-        context = _context(cert_file, key_file)
-        return _Contexts(context, context)
+        return (_context(cert_file, key_file),) * 2
     authorities = _certificates(client_ca_file)
-    contexts = _Contexts(_context(cert_file, key_file), _context(cert_file, key_file))
+    contexts = _context(cert_file, key_file), _context(cert_file, key_file)
     for context, mode in zip(contexts, (ssl.CERT_REQUIRED, ssl.CERT_OPTIONAL), strict=True):
         context.load_verify_locations(cadata=authorities)
         context.verify_mode = mode
@@ -142,26 +130,21 @@ def _contexts(cert_file: str, key_file: str, client_ca_file: str | None) -> _Con
 
 
 def _context(cert_file: str, key_file: str) -> ssl.SSLContext:
-    _certificates(cert_file)
-    _read(key_file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     try:
         context.load_cert_chain(cert_file, key_file, password=lambda: "")
-    except OSError as error:
-        raise CredentialsError(_explain(error, cert_file, key_file)) from None
+    except OSError as error:  # which does not say which file is to blame
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        if reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
+            cause = f"{key_file}: this is not the key of {cert_file}"
+        elif reason is None:
+            cause = f"{key_file}: no private key as PEM and without a passphrase"
+        else:
+            cause = f"{cert_file}: OpenSSL can't use it: {reason}"
+        raise CredentialsError(cause) from None
     return context
-
-
-def _explain(error: OSError, cert_file: str, key_file: str) -> str:
-    """Say which file is to blame, which OpenSSL does not."""
-    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-    if reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
-        return f"{key_file}: this is not the key of {cert_file}"
-    if reason is None:
-        return f"{key_file}: no private key as PEM and without a passphrase"
-    return f"{cert_file}: OpenSSL can't use it: {reason}"
 
 
 def _certificates(path: str) -> str:
@@ -183,12 +166,12 @@ def _token(path: str) -> bytes:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  a path of the user's, as written
-            content = file.read(_MOST_BYTES + 1)
+        with Path(path).open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise CredentialsError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     if not content.strip():
         raise CredentialsError(f"{path}: the file is empty")
-    if len(content) > _MOST_BYTES:
-        raise CredentialsError(f"{path}: the file is larger than {_MOST_BYTES} bytes")
+    if len(content) > _MAX_BYTES:
+        raise CredentialsError(f"{path}: the file is larger than {_MAX_BYTES} bytes")
     return content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import re
 import select
@@ -75,23 +74,15 @@ def refusal(status: HTTPStatus, explanation: str, *headers: tuple[str, str]) -> 
 
 
 class _RefusedError(Exception):
-    """A request that is not passed on."""
-
-    def __init__(self, status: HTTPStatus, explanation: str) -> None:
-        super().__init__(explanation)
-        self.response = refusal(status, explanation)
+    """A request is not passed on: the status of the answer, and why."""
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Bind and listen; `::` takes IPv4 too, and nothing else where there is no IPv6.
-
-    Raises `OSError` where the address or port can't be had.
-    """
-    if ipaddress.ip_address(address).version == 4:
-        return socket.create_server((address, port))
+    """Bind and listen, or raise `OSError`; `::` takes IPv4 too, and nothing else where there is no IPv6."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     dual = address == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((address, port), family=socket.AF_INET6, dualstack_ipv6=dual)
+        return socket.create_server((address, port), family=family, dualstack_ipv6=dual)
     except OSError as error:
         if address != "::" or error.errno != errno.EAFNOSUPPORT:
             raise
@@ -113,7 +104,6 @@ class BoundedServer(ThreadingMixIn, BaseServer):
     """
 
     daemon_threads = True
-    block_on_close = False
 
     def __init__(
         self, listener: socket.socket, app: Callable[[Request], Response], tls: ServerTls | None
@@ -144,7 +134,12 @@ class BoundedServer(ThreadingMixIn, BaseServer):
                 connection, (host, port, *_) = self._listener.accept()
         except OSError as error:
             if error.errno in _OUT_OF_DESCRIPTORS:
-                self._free_descriptor(error)
+                if not self._warned:
+                    advice = "raise the limit: ulimit -n"
+                    self._log.warning("http.no_descriptors", cause=error.strerror, advice=advice)
+                self._warned = True
+                with self._changed:
+                    self._make_room()  # and pause: `accept` would fail again at once
             raise
         if self.tls is not None:
             connection = self.tls.wrap(connection, same_host=host == connection.getsockname()[0])
@@ -232,16 +227,6 @@ class BoundedServer(ThreadingMixIn, BaseServer):
                 # SSLSocket.shutdown would discard the TLS state that the thread still uses.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
-    def _free_descriptor(self, error: OSError) -> None:
-        """Drop a connection, and wait: without a free descriptor `accept` fails at once, again and again."""
-        if not self._warned:
-            self._warned = True
-            self._log.warning(
-                "http.no_descriptors", cause=error.strerror, advice="raise the limit: ulimit -n"
-            )
-        with self._changed:
-            self._make_room()
-
 
 def _max_threads() -> int:
     """Return how many connections there may be: fewer where the process may open few descriptors."""
@@ -276,17 +261,22 @@ class _Conversation(BaseHTTPRequestHandler):
         try:
             request = self._read_request()
         except _RefusedError as error:
-            self._answer(error.response)
-        else:
-            if not self.server.is_abandoned(self.request):
-                self._answer(self.server.app(request), has_body=request.method != "HEAD")
+            self._answer(refusal(*error.args))
+            return
+        if not self.server.is_abandoned(self.request):
+            self._answer(self.server.app(request), has_body=request.method != "HEAD")
 
     def _read_request(self) -> Request:
         match = _REQUEST_LINE.fullmatch(self._read_line())
         if match is None:
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "that is no request of HTTP/1.0 or HTTP/1.1")
         method, target, minor = (group.decode("ascii") for group in match.groups())
-        headers = self._read_headers()
+        lines = []
+        while (line := self._read_line()).strip():
+            lines.append(line.decode("latin-1"))
+            if len(lines) > _MAX_HEADERS:
+                raise _RefusedError(_TOO_LARGE, f"there may be {_MAX_HEADERS} headers")
+        headers = message_from_string("".join(lines), _class=HTTPMessage)
         try:
             url = urlsplit(target)
         except ValueError:
@@ -297,15 +287,6 @@ class _Conversation(BaseHTTPRequestHandler):
         tls = self.server.tls
         certified = tls is None or tls.is_certified(self.request)
         return Request(method, url.path, url.query, headers, self.client_address[0], certified)
-
-    def _read_headers(self) -> HTTPMessage:
-        """Read headers, one more than http.client takes, and no longer than they may be here."""
-        lines: list[bytes] = []
-        while (line := self._read_line()).strip():
-            lines.append(line)
-            if len(lines) > _MAX_HEADERS:
-                raise _RefusedError(_TOO_LARGE, f"there may be {_MAX_HEADERS} headers")
-        return message_from_string(b"".join(lines).decode("latin-1"), _class=HTTPMessage)
 
     def _read_line(self) -> bytes:
         line = self.rfile.readline(_MAX_LINE + 1)
