@@ -59,7 +59,7 @@ class App:
 
     def __call__(self, request: Request) -> Response:
         """Answer a request, and log it."""
-        response = self._denial(request) or self._respond(request)
+        response = self._respond(request)
         self._log.debug(
             "http.request",
             client=client_address(request.headers, request.peer, self._client_ip_source),
@@ -69,20 +69,13 @@ class App:
         )
         return response
 
-    def _denial(self, request: Request) -> Response | None:
-        """Return what to tell a client that may not see what it asks for; None for one that may."""
-        if request.path not in _PROTECTED_PATHS:
-            return None
-        if not request.certified:
-            return refusal(HTTPStatus.FORBIDDEN, "this needs a client certificate")
-        if self._token is None or self._token.matches(request.headers.get("Authorization", "")):
-            return None
-        return refusal(
-            HTTPStatus.UNAUTHORIZED, "this needs the bearer token, or the token as password", *_CHALLENGES
-        )
-
     def _respond(self, request: Request) -> Response:
-        route = self._routes.get(request.path)
+        protected, route = request.path in _PROTECTED_PATHS, self._routes.get(request.path)
+        if protected and not request.certified:
+            return refusal(HTTPStatus.FORBIDDEN, "this needs a client certificate")
+        if protected and self._token and not self._token.matches(request.headers.get("Authorization", "")):
+            explanation = "this needs the bearer token, or the token as password"
+            return refusal(HTTPStatus.UNAUTHORIZED, explanation, *_CHALLENGES)
         if route is None:
             return refusal(HTTPStatus.NOT_FOUND, f"try one of {' '.join(self._routes)}")
         if request.method not in ("GET", "HEAD"):
@@ -130,14 +123,10 @@ def _state(good_text: str, bad_text: str, *, good: bool) -> Response:
 
 def prefers_html(accept: str) -> bool:
     """Tell whether `Accept` names HTML, and neither text nor OpenMetrics before it, as a browser's does."""
-    qualities = dict.fromkeys(("text/html", "text/plain", "application/openmetrics-text"), 0.0)
+    qualities = {"text/html": 0.0, "text/plain": 0.0, "application/openmetrics-text": 0.0}
     for media_type, parameters in media_ranges(accept):
-        if media_type in qualities:
-            qualities[media_type] = max(qualities[media_type], _quality(parameters.get("q", "1")))
+        quality = parameters.get("q", "1")
+        if media_type in qualities and re.fullmatch(r"[01](\.[0-9]{0,3})?", quality):
+            qualities[media_type] = max(qualities[media_type], float(quality))
     html = qualities.pop("text/html")
     return html > 0 and html >= max(qualities.values())
-
-
-def _quality(value: str) -> float:
-    """Read the `q` of a media range; 0 where it is none (RFC 9110, section 12.4.2)."""
-    return float(value) if re.fullmatch(r"[01](\.[0-9]{0,3})?", value) else 0.0

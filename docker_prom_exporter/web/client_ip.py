@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from http.client import HTTPMessage
 
+# An element of Forwarded (RFC 7239): `for=192.0.2.60:4711`, `for="[2001:db8::17]:4711"`, or without port.
+_FORWARDED_FOR: Final = re.compile(r'(?:^|;)\s*for\s*=\s*"?(?:\[([^]";]*)|([^":;]*))', re.IGNORECASE)
+
 HEADERS: Final = {
     "RightmostXForwardedFor": "X-Forwarded-For",
     "RightmostForwarded": "Forwarded",
@@ -32,18 +35,11 @@ def client_address(headers: HTTPMessage, peer: str, source: str) -> str:
         return peer
     last = values[-1].rpartition(",")[2].strip()
     if source == "RightmostForwarded":
-        given = re.search(r'(?:^|;)\s*for\s*=\s*"?([^";]+)"?', last, re.IGNORECASE)
-        last = _without_port(given[1]) if given else ""
+        given = _FORWARDED_FOR.search(last)
+        last = given[1] or given[2] if given else ""
     elif source == "CloudFrontViewerAddress":
         last = last.rpartition(":")[0].strip("[]")
     try:
         return str(ipaddress.ip_address(last))
     except ValueError:
         return peer
-
-
-def _without_port(node: str) -> str:
-    """Return the address of a node of RFC 7239: `192.0.2.60:4711`, `[2001:db8::17]:4711`, or without port."""
-    if node.startswith("["):
-        return node[1:].partition("]")[0]
-    return node.partition(":")[0]
