@@ -24,7 +24,11 @@ def healthcheck(settings: Settings) -> int:
     """
     hosts = _OWN_ADDRESSES.get(settings.listen_addr, (settings.listen_addr,))
     try:
-        answer = _ask(hosts, settings.listen_port, tls=settings.web_tls_cert_file is not None)
+        with _connect(hosts, settings.listen_port) as plain:
+            connection = _encrypted(plain) if settings.web_tls_cert_file else plain
+            with connection, connection.makefile("rb") as file:
+                connection.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
+                answer = file.read(_MAX_BYTES).decode("utf-8", "replace")
     except OSError as error:
         where = f"{' and '.join(hosts)} port {settings.listen_port}"
         sys.stdout.write(f"no answer from {where}: {error.strerror or error}\n")
@@ -32,15 +36,6 @@ def healthcheck(settings: Settings) -> int:
     head, _, body = answer.partition("\r\n\r\n")
     sys.stdout.write(f"{body.strip()}\n")
     return 0 if head.startswith("HTTP/1.1 200 ") else 1
-
-
-def _ask(hosts: tuple[str, ...], port: int, *, tls: bool) -> str:
-    with _connect(hosts, port) as plain, _encrypted(plain) if tls else plain as connection:
-        connection.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
-        answer = b""
-        while len(answer) < _MAX_BYTES and (chunk := connection.recv(_MAX_BYTES)):
-            answer += chunk
-    return answer.decode("utf-8", "replace")
 
 
 def _connect(hosts: tuple[str, ...], port: int) -> socket.socket:

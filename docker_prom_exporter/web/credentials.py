@@ -35,10 +35,8 @@ class ServerTls:
 
     def __init__(self, cert_file: str, key_file: str, client_ca_file: str | None) -> None:
         self._needs_certificate = client_ca_file is not None
-        self._contexts = _Reread(
-            lambda: _contexts(cert_file, key_file, client_ca_file),
-            *filter(None, (cert_file, key_file, client_ca_file)),
-        )
+        files = filter(None, (cert_file, key_file, client_ca_file))
+        self._contexts = _Reread(lambda: _contexts(cert_file, key_file, client_ca_file), *files)
 
     def wrap(self, connection: socket.socket, *, same_host: bool) -> ssl.SSLSocket:
         """Return the connection with TLS, before its handshake.
@@ -88,22 +86,16 @@ class _Reread(Generic[_T]):
 
     def value(self) -> _T:
         with self._reading:
-            seen = [*map(_identity, self._paths)]
+            seen, self._seen = self._seen, [*map(_identity, self._paths)]
             if seen != self._seen:
-                self._seen = seen
-                self._reread()
+                log = structlog.get_logger()
+                try:
+                    self._value = self._read()
+                    log.info("credentials.changed", files=" ".join(self._paths))
+                except CredentialsError as error:
+                    advice = "what was read before stays in force"
+                    log.warning("credentials.unusable", cause=str(error), advice=advice)
             return self._value
-
-    def _reread(self) -> None:
-        log = structlog.get_logger()
-        try:
-            self._value = self._read()
-        except CredentialsError as error:
-            log.warning(
-                "credentials.unusable", cause=str(error), advice="what was read before stays in force"
-            )
-        else:
-            log.info("credentials.changed", files=" ".join(self._paths))
 
 
 def _identity(path: str) -> tuple[int, ...] | None:
@@ -137,12 +129,11 @@ def _context(cert_file: str, key_file: str) -> ssl.SSLContext:
         context.load_cert_chain(cert_file, key_file, password=lambda: "")
     except OSError as error:  # which does not say which file is to blame
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        cause = f"{cert_file}: OpenSSL can't use it: {reason}"
         if reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
             cause = f"{key_file}: this is not the key of {cert_file}"
         elif reason is None:
             cause = f"{key_file}: no private key as PEM and without a passphrase"
-        else:
-            cause = f"{cert_file}: OpenSSL can't use it: {reason}"
         raise CredentialsError(cause) from None
     return context
 

@@ -177,24 +177,17 @@ class BoundedServer(ThreadingMixIn, BaseServer):
             self._log.error("http.failed", client=client_address[0], exc_info=error)
 
     def allow(self, connection: socket.socket, seconds: float) -> None:
-        """Give a connection time for its next step, and put it last in the order of those to be dropped.
-
-        Raises `ConnectionAbortedError` where it has been dropped.
-        """
+        """Give a connection time for its next step, and move it to the end of the order of dropping."""
         with self._changed:
-            slot = self._slots.pop(connection, None)
-            if slot is None:
+            if connection not in self._slots:
                 raise ConnectionAbortedError("dropped")
-            self._slots[connection] = slot._replace(deadline=time.monotonic() + seconds)
+            self._slots[connection] = _Slot(self._slots.pop(connection).host, time.monotonic() + seconds)
 
     def is_abandoned(self, connection: socket.socket) -> bool:
-        """Tell whether the client has hung up while others wait to be accepted.
-
-        A client that has only closed its sending side, as busybox's `nc` does, looks alike: it is answered
-        while nobody waits.
-        """
+        """Tell whether the client has hung up while others wait to be accepted."""
         if sys.platform != "linux":
             return False
+        # Where nobody waits it is answered: it may have closed only its sending side, as busybox's `nc` does.
         poll = select.poll()
         poll.register(connection, select.POLLRDHUP)
         poll.register(self._descriptor, select.POLLIN)
@@ -214,9 +207,8 @@ class BoundedServer(ThreadingMixIn, BaseServer):
 
     def _make_room(self) -> None:
         """Drop the longest-quiet connection of the host that has most; wait a moment for the end of any."""
-        hosts = Counter(slot.host for slot in self._slots.values())
-        greediest = max(hosts, key=hosts.__getitem__, default=None)
-        self._drop([connection for connection, slot in self._slots.items() if slot.host == greediest][:1])
+        for host, _ in Counter(slot.host for slot in self._slots.values()).most_common(1):
+            self._drop([next(connection for connection, slot in self._slots.items() if slot.host == host)])
         self._changed.wait(_DROP_TIMEOUT)
 
     def _drop(self, connections: Iterable[socket.socket]) -> None:

@@ -117,8 +117,7 @@ class StatusPage:
             ((_verdict(each, listed=snapshot.listed), each) for each in snapshot.containers),
             key=lambda row: (row[0].rank, row[1].name, row[1].id),
         )
-        tally = Counter(verdict.word for verdict, _ in rows)
-        unhealthy = tally["unhealthy"]
+        unhealthy = sum(verdict is _UNHEALTHY for verdict, _ in rows)
         seconds = min(max(math.ceil(self.poll_interval), _MIN_REFRESH), _MAX_REFRESH)
         return _fill(
             "page",
@@ -131,7 +130,7 @@ class StatusPage:
             heading=_fill("verdict", **heading._asdict()),
             engine=_engine(snapshot, now, old=old),
             notice=_fill("stuck", age=_span(age)) if old else _failure(snapshot, heading.tone),
-            containers=self._containers(snapshot, rows, tally, now),
+            containers=self._containers(snapshot, rows, now),
             not_watched=self._not_watched(snapshot),
             exporter=self._exporter(snapshot, now - age, now),
             now=datetime.fromtimestamp(now, UTC),
@@ -139,13 +138,12 @@ class StatusPage:
             docs=_fill("docs", url=self.docs) if self.docs else "README.md",
         )
 
-    def _containers(
-        self, snapshot: Snapshot, rows: list[tuple[_Verdict, Container]], tally: Counter[str], now: float
-    ) -> _Html:
+    def _containers(self, snapshot: Snapshot, rows: list[tuple[_Verdict, Container]], now: float) -> _Html:
         if not rows:
             text = "No container is watched." if snapshot.polled else "None is known yet."
             return _fill("no_containers", text=text)
         worst = {verdict.word: verdict for verdict, _ in reversed(rows)}
+        tally = Counter(verdict.word for verdict, _ in rows)
         tallied = (worst[word]._replace(word=f"{count} {word}") for word, count in tally.items())
         missing = snapshot.listed and sum(container.details is None for _, container in rows)
         note = _fill("details_missing", count=missing) if missing else None
