@@ -19,7 +19,7 @@ from docker_prom_exporter import __version__, logs
 from docker_prom_exporter.engine import BadTargetError, Engine, find_target
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.metrics import Publications
-from docker_prom_exporter.outlets import Expirer, OutletError, Outlets
+from docker_prom_exporter.outlets import Expirer, Outlet, OutletError, open_outlets
 from docker_prom_exporter.output import standard_output
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.signals import StopSignals
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
+    from docker_prom_exporter.exposition import Publication
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import Snapshot
 
@@ -63,6 +64,12 @@ def run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int:
     writer = logs.configure(settings.log_level, settings.log_format)
     try:
         return _COMMANDS[command](settings, **own)
+    except BadTargetError as error:
+        raise CommandError(str(error), 2) from error
+    except CredentialsError as error:
+        raise CommandError(str(error)) from error
+    except OutletError as error:
+        raise CommandError(error.detail) from error
     finally:
         writer.close(_LOG_TIMEOUT)
 
@@ -71,10 +78,7 @@ def _engine(settings: Settings, environ: Mapping[str, str]) -> Engine:
     """Find the engine, which asks it nothing yet."""
     if not hasattr(requests.adapters.HTTPAdapter, "get_connection_with_tls_context"):
         raise CommandError(f"requests {requests.__version__} is too old: install 2.32.2 or newer")
-    try:
-        return Engine(find_target(settings.docker_host, environ), settings.docker_timeout)
-    except BadTargetError as error:
-        raise CommandError(str(error), 2) from error
+    return Engine(find_target(settings.docker_host, environ), settings.docker_timeout)
 
 
 def _check(settings: Settings) -> int:
@@ -88,14 +92,15 @@ def _check(settings: Settings) -> int:
 
 def _once(settings: Settings) -> int:
     """Poll, deliver and print; what was pushed or written stays."""
-    engine, outlets = _engine(settings, os.environ), _outlets(settings)
+    never = threading.Event()
+    engine, outlets = _engine(settings, os.environ), _outlets(settings, never)
     with standard_output() as output:
-        snapshot = Poller(engine, settings, threading.Event()).poll()
+        snapshot = Poller(engine, settings, never).poll()
         exposition = Exposition()
         exposition.publish(Publications(settings.container_labels).of(snapshot))
-        delivered = outlets.deliver(exposition)
+        delivered = [outlet.deliver(exposition) for outlet in outlets]
         output.write(b"".join(exposition.render().body).decode())
-    return 0 if snapshot.up and delivered else 1
+    return 0 if snapshot.up and all(delivered) else 1
 
 
 def _demo(settings: Settings, seed: int) -> int:
@@ -111,38 +116,32 @@ def _demo(settings: Settings, seed: int) -> int:
     ):
         log = structlog.get_logger()
         log.warning("demo.started", engine="simulated", seed=seed, docker_host=simulated.url)
-        return _serve_engine(signals, settings._replace(docker_host=simulated.url), {})
+        return _serve(settings._replace(docker_host=simulated.url), {}, signals)
 
 
-def _serve(settings: Settings) -> int:
-    return _serve_engine(StopSignals(), settings, os.environ)
-
-
-def _serve_engine(signals: StopSignals, settings: Settings, environ: Mapping[str, str]) -> int:
+def _serve(
+    settings: Settings, environ: Mapping[str, str] = os.environ, signals: StopSignals | None = None
+) -> int:
     """Poll an engine and serve what is found."""
-    engine, stop, publications = (
-        _engine(settings, environ),
-        threading.Event(),
-        Publications(settings.container_labels),
-    )
+    engine = _engine(settings, environ)
+    publications = Publications(settings.container_labels)
+    serving = _Serving(settings, signals or StopSignals())
 
     def publish(snapshot: Snapshot) -> None:
-        serving.exposition.publish(publications.of(snapshot))
-        serving.outlets.wake()
+        serving.publish(publications.of(snapshot))
 
-    poller = Poller(engine, settings, stop, publish)
-    serving = _Serving(settings, signals)
+    poller = Poller(engine, settings, serving.stop, publish)
     publish(poller.snapshot)
+    page = StatusPage(
+        lambda: poller.snapshot,
+        settings.poll_interval,
+        only_labelled=settings.container_health_filter_label,
+        details=settings.container_details,
+        docs=_documentation(),
+    )
     polling = threading.Thread(target=poller.run, name="poller", daemon=True)
-
-    def end() -> None:
-        stop.set()
-        engine.abort()
-        polling.join(_WORK_TIMEOUT)
-
-    page = _page(settings, lambda: poller.snapshot)
-    site = Site(serving.exposition, serving.exposition.is_trusted, poller.first_poll_ended.is_set, page)
-    return serving.until_signal(site, polling.start, poller.first_poll_ended, end)
+    healthy = serving.exposition.is_trusted
+    return serving.until_signal(polling, healthy, poller.first_poll_ended, page, abort=engine.abort)
 
 
 def _registry(settings: Settings, path: str) -> int:
@@ -151,33 +150,21 @@ def _registry(settings: Settings, path: str) -> int:
         raise CommandError("registry needs a POSIX file system, to read files that may be replaced by links")
     from docker_prom_exporter.registry import Scanner  # noqa: PLC0415
 
-    stop, serving = threading.Event(), _Serving(settings, StopSignals())
-    scanner = Scanner(path, settings.scan_interval, serving.exposition, stop, serving.outlets.wake)
-
-    def end() -> None:
-        stop.set()
-        scanner.join(_WORK_TIMEOUT)
-
-    site = Site(serving.exposition, scanner.is_healthy, scanner.is_ready)
-    return serving.until_signal(site, scanner.start, scanner.first_scan_ended, end)
+    serving = _Serving(settings, StopSignals())
+    scanner = Scanner(path, settings.scan_interval, serving.publish, serving.stop)
+    # A storage that hangs is not the exporter's illness.
+    scanning = threading.Thread(target=scanner.run, name="scanner", daemon=True)
+    return serving.until_signal(scanning, scanning.is_alive, scanner.first_scan_ended)
 
 
 def _expire(settings: Settings) -> int:
     """Give the groups of a Pushgateway a time to live, and serve what came of it; push nothing."""
     if settings.push_url is None:
         raise CommandError("expire needs --push-url (PUSH_URL)", 2)
-    stop, serving = threading.Event(), _Serving(settings._replace(push_url=None), StopSignals())
-    try:
-        expirer = Expirer(settings, serving.exposition, stop, serving.outlets.wake)
-    except OutletError as error:
-        raise CommandError(str(error)) from error
-
-    def end() -> None:
-        stop.set()
-        expirer.join(_WORK_TIMEOUT)
-
-    site = Site(serving.exposition, serving.exposition.is_trusted, expirer.first_look_ended.is_set)
-    return serving.until_signal(site, expirer.start, expirer.first_look_ended, end)
+    serving = _Serving(settings._replace(push_url=None), StopSignals())
+    expirer = Expirer(settings, serving.publish, serving.stop)
+    expiring = threading.Thread(target=expirer.run, name="expirer", daemon=True)
+    return serving.until_signal(expiring, serving.exposition.is_trusted, expirer.first_look_ended)
 
 
 class _Serving:
@@ -189,32 +176,61 @@ class _Serving:
     def __init__(self, settings: Settings, signals: StopSignals) -> None:
         self._settings = settings
         self._signals = signals
-        self._tls, self._token = _credentials(settings)
-        self.outlets = _outlets(settings)
+        cert, key = settings.web_tls_cert_file, settings.web_tls_key_file
+        token = settings.web_bearer_token_file
+        self._tls = ServerTls(cert, key, settings.web_client_ca_file) if cert and key else None
+        self._token = BearerToken(token) if token else None
+        self.stop = threading.Event()
+        self._outlets = _outlets(settings, self.stop)
         self._listener = _listener(settings)
-        self.exposition = Exposition(self.outlets.families)
+        self.exposition = Exposition(lambda: [f for outlet in self._outlets for f in outlet.families()])
+
+    def publish(self, publication: Publication) -> None:
+        """Replace what is served, and tell the outlets."""
+        self.exposition.publish(publication)
+        self._wake_outlets()
 
     def until_signal(
-        self, site: Site, start: Callable[[], object], found: threading.Event, end: Callable[[], object]
+        self,
+        worker: threading.Thread,
+        is_healthy: Callable[[], bool],
+        found: threading.Event,
+        page: StatusPage | None = None,
+        abort: Callable[[], object] = lambda: None,
     ) -> int:
-        """Start the work, serve once it has `found` something or a moment is over, and end it at a signal."""
+        """Start the worker, serve once it has `found` something or a moment is over, end all at a signal.
+
+        The worker ends when `stop` is set; `abort` cuts what it waits for.
+        """
+        site = Site(self.exposition, is_healthy, found.is_set, page)
         source = self._settings.client_ip_source
         web = Web(self._listener, site, source, tls=self._tls, token=self._token)
         log = structlog.get_logger()
-        address = _address(self._listener, "https" if self._tls else "http")
-        log.info("exporter.started", version=__version__, metrics=address)
-        start()
+        log.info("exporter.started", version=__version__, metrics=self._address())
+        worker.start()
         found.wait(_FIRST_RESULT_TIMEOUT)
         web.start()
-        self.outlets.start(self.exposition)
+        for outlet in self._outlets:
+            outlet.start(self.exposition)
         self._signals.wait()
         began = time.monotonic()
-        self.outlets.stop()
-        end()
+        self.stop.set()
+        self._wake_outlets()
+        abort()
+        worker.join(_WORK_TIMEOUT)
         web.stop()
-        self.outlets.join(began + _OUTLETS_TIMEOUT)
+        for outlet in self._outlets:
+            outlet.join(began + _OUTLETS_TIMEOUT)
         log.info("exporter.stopped")
         return 0
+
+    def _wake_outlets(self) -> None:
+        for outlet in self._outlets:
+            outlet.wake()
+
+    def _address(self) -> str:
+        host, port, *_ = self._listener.getsockname()
+        return f"http{'s' * bool(self._tls)}://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 
 
 _COMMANDS: Final[dict[str | None, Callable[..., int]]] = {
@@ -227,25 +243,10 @@ _COMMANDS: Final[dict[str | None, Callable[..., int]]] = {
 }
 
 
-def _credentials(settings: Settings) -> tuple[ServerTls | None, BearerToken | None]:
-    """Read the certificates and the token, where there are any to be used."""
-    cert, key, token = settings.web_tls_cert_file, settings.web_tls_key_file, settings.web_bearer_token_file
-    try:
-        return (
-            ServerTls(cert, key, settings.web_client_ca_file) if cert and key else None,
-            BearerToken(token) if token else None,
-        )
-    except CredentialsError as error:
-        raise CommandError(str(error)) from error
-
-
-def _outlets(settings: Settings) -> Outlets:
+def _outlets(settings: Settings, stop: threading.Event) -> list[Outlet]:
     if settings.push_url is not None and settings.push_instance is None:
         raise CommandError("--push-url (PUSH_URL) needs --push-instance (PUSH_INSTANCE), too", 2)
-    try:
-        return Outlets(settings)
-    except OutletError as error:
-        raise CommandError(str(error)) from error
+    return open_outlets(settings, stop)
 
 
 def _listener(settings: Settings) -> socket.socket:
@@ -259,16 +260,6 @@ def _listener(settings: Settings) -> socket.socket:
         raise CommandError(f"can't listen on {address}: {error.strerror or error}{advice}") from error
 
 
-def _page(settings: Settings, take: Callable[[], Snapshot]) -> StatusPage:
-    return StatusPage(
-        take,
-        settings.poll_interval,
-        only_labelled=settings.container_health_filter_label,
-        details=settings.container_details,
-        docs=_documentation(),
-    )
-
-
 def _documentation() -> str:
     """Return the address the package names for its documentation; empty where it names none."""
     from importlib.metadata import PackageNotFoundError, metadata  # noqa: PLC0415
@@ -277,8 +268,3 @@ def _documentation() -> str:
         urls: list[str] = metadata("docker-prom-exporter").get_all("Project-URL", [])
         return next((url.partition(", ")[2] for url in urls if url.startswith("Documentation,")), "")
     return ""
-
-
-def _address(listener: socket.socket, scheme: str) -> str:
-    host, port, *_ = listener.getsockname()
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/metrics"

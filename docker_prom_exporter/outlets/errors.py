@@ -8,11 +8,7 @@ MAX_DETAIL: Final = 200
 
 
 class OutletError(Exception):
-    """An outlet can't start; the message is one line for the user."""
-
-
-class DeliveryError(Exception):
-    """A delivery failed: a short reason, one line of detail, the Pushgateway's status if it answered."""
+    """An outlet can't start or deliver: a short reason, a line of detail, the Pushgateway's status if any."""
 
     def __init__(self, reason: str, detail: str, status: int | None = None) -> None:
         super().__init__(f"{reason}: {detail}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import re
 import threading
@@ -15,14 +16,14 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from docker_prom_exporter.metrics import expiry_publication
-from docker_prom_exporter.outlets.errors import MAX_DETAIL, DeliveryError, one_line
+from docker_prom_exporter.outlets.errors import MAX_DETAIL, OutletError, one_line
 from docker_prom_exporter.outlets.pushgateway import Gateway, Request
 
 if TYPE_CHECKING:
     import http.client
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from docker_prom_exporter.exposition import Exposition
+    from docker_prom_exporter.exposition import Publication
     from docker_prom_exporter.settings import Settings
 
 Group = frozenset[tuple[str, str]]
@@ -51,74 +52,69 @@ _PLAIN: Final = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*")
 class Expirer:
     """Deletes the groups of `--push-job` on the gateway at `--push-url` that nobody pushes any more.
 
-    A daemon thread looks once in `poll_interval` and publishes after each look. A group is deleted when two
-    looks in a row found it expired, right after the second: a host that pushes again once the gateway is back
-    keeps its group. A push between that look and the deletion is lost until the next one, as `DELETE` takes
-    no condition. `on_publish` must return at once. Once `stop` is set nothing is published. Raises
-    `OutletError` where the password or the certificates can't be read.
+    It publishes after each look. A group is deleted when two looks in a row found it expired, right after the
+    second: a host that pushes again once the gateway is back keeps its group. A push between that look and
+    the deletion is lost until the next one, as `DELETE` takes no condition. Once `stop` is set nothing is
+    published. Raises `OutletError` where the password or the certificates can't be read.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        exposition: Exposition,
-        stop: threading.Event,
-        on_publish: Callable[[], object] = lambda: None,
+        self, settings: Settings, publish: Callable[[Publication], object], stop: threading.Event
     ) -> None:
         self._gateway = Gateway(settings)
         self._settings = settings
-        self._exposition = exposition
+        self._publish = publish
         self._stop = stop
-        self._on_publish = on_publish
-        self._thread = threading.Thread(target=self._run, name="expirer", daemon=True)
         self._log = structlog.get_logger().bind(url=self._gateway.url)
         self._candidates: set[Group] = set()
         self._expired = 0
         self._failing: str | None = ""  # why the last turn failed; None where it went well
         self.first_look_ended = threading.Event()
 
-    def start(self) -> None:
-        """Begin to look; until the first look has ended the gateway counts as down."""
-        self._publish()
-        self._thread.start()
-
-    def join(self, seconds: float) -> None:
-        """Wait for the end, once `stop` is set; the thread of a request that hangs is left behind."""
-        self._thread.join(seconds)
-
-    def turn(self) -> bool:
-        """Look, delete and publish; tell whether more is to be deleted, after another look."""
-        more = False
-        try:
-            more = self._delete(self._look())
-        except DeliveryError as error:
-            self._lose(error.reason, error.detail)
-        except Exception as error:  # noqa: BLE001  one bad answer must not end the looks to come
-            self._lose(type(error).__name__, one_line(error))
-        else:
-            self._find()
-        if not self._stop.is_set():
-            self._publish()
-            self.first_look_ended.set()
-        return more
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Look once in `poll_interval` until `stop` is set."""
         due = time.monotonic()
         while not self._stop.is_set():
             if not self.turn():
                 due = max(due + self._settings.poll_interval, time.monotonic())
                 self._stop.wait(due - time.monotonic())
 
-    def _look(self) -> Mapping[Group, float]:
-        """Return the age of each expired group, in seconds."""
-        url = f"{self._gateway.url}/metrics"
-        return self._gateway.send(Request("GET", url, {"Accept": _ACCEPT}), _LOOK_TIMEOUT, self._read)
+    def turn(self) -> bool:
+        """Look, delete and publish; tell whether more is to be deleted, after another look."""
+        more = False
+        try:
+            more = self._delete(self._look())
+        except OutletError as error:
+            self._lose(error.reason, error.detail)
+        except Exception as error:  # noqa: BLE001  one bad answer must not end the looks to come
+            self._lose(type(error).__name__, one_line(error))
+        else:
+            self._find()
+        if not self._stop.is_set():
+            self._publish(self.publication())
+            self.first_look_ended.set()
+        return more
 
-    def _read(self, response: http.client.HTTPResponse) -> Mapping[Group, float]:
+    def publication(self) -> Publication:
+        """Return what came of the looks so far; before the first the gateway counts as down."""
+        longest_turn = _LOOK_TIMEOUT + _SECONDS_TO_DELETE + 2 * _DELETE_TIMEOUT
+        trusted_for = _INTERVALS_TO_TRUST * self._settings.poll_interval + longest_turn
+        return expiry_publication(
+            up=self._failing is None, expired=self._expired, trusted_until=time.monotonic() + trusted_for
+        )
+
+    def _look(self) -> dict[Group, float]:
+        """Return the age of each expired group, in seconds."""
+        request = Request("GET", f"{self._gateway.url}/metrics", {"Accept": _ACCEPT})
+        return self._gateway.send(request, _LOOK_TIMEOUT, self._read)
+
+    def _read(self, response: http.client.HTTPResponse) -> dict[Group, float]:
         """Judge by the gateway's clock, which sets `Date` as it sets the times of pushes."""
-        now = _date(response)
-        until = now - self._settings.expire_after
-        pushes = last_pushes(_lines(response), self._settings.push_job, until)
+        try:
+            now = parsedate_to_datetime(response.headers["Date"]).timestamp()
+        except (TypeError, ValueError):
+            raise OutletError("bad_response", "the answer has no Date to tell ages by", 200) from None
+        pushes = last_pushes(_lines(response), self._settings.push_job, now - self._settings.expire_after)
         return {group: now - last for group, last in pushes.items()}
 
     def _delete(self, expired: Mapping[Group, float]) -> bool:
@@ -135,7 +131,7 @@ class Expirer:
                 break
             try:
                 self._delete_one(group, expired[group])
-            except DeliveryError as error:
+            except OutletError as error:
                 if error.is_transient:
                     raise
                 refusal = error
@@ -145,12 +141,13 @@ class Expirer:
 
     def _delete_one(self, group: Group, age: float) -> None:
         for path in paths(group):
-            self._gateway.send(
-                Request("DELETE", f"{self._gateway.url}{path}"), _DELETE_TIMEOUT, lambda _: None
-            )
+            request = Request("DELETE", f"{self._gateway.url}{path}")
+            self._gateway.send(request, _DELETE_TIMEOUT, lambda _: None)
         self._candidates.remove(group)
         self._expired += 1
-        self._log.info("group.expired", group=_selector(group)[:MAX_DETAIL], age_seconds=round(age))
+        labels = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sorted(group))
+        selector = f"{{{','.join(labels)}}}"
+        self._log.info("group.expired", group=selector[:MAX_DETAIL], age_seconds=round(age))
 
     def _find(self) -> None:
         if self._failing is not None:
@@ -164,25 +161,13 @@ class Expirer:
             self._failing = reason
             self._log.warning("gateway.lost", reason=reason, detail=detail)
 
-    def _publish(self) -> None:
-        longest_turn = _LOOK_TIMEOUT + _SECONDS_TO_DELETE + 2 * _DELETE_TIMEOUT
-        trusted_for = _INTERVALS_TO_TRUST * self._settings.poll_interval + longest_turn
-        self._exposition.publish(
-            expiry_publication(
-                up=self._failing is None,
-                expired=self._expired,
-                trusted_until=time.monotonic() + trusted_for,
-            )
-        )
-        self._on_publish()
-
 
 def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, float]:
     """Return when each group of the job was last pushed, of those not pushed after `until`; in Unix seconds.
 
     The lines are a gateway's own exposition. `push_time_seconds` carries the labels of its group and is 0
     where no push has succeeded: there the last failure counts (`push_failure_time_seconds`).
-    Raises `DeliveryError` for what is no Pushgateway's.
+    Raises `OutletError` for what is no Pushgateway's.
     """
     pushed: dict[Group, float] = {}
     failed: dict[Group, float] = {}
@@ -194,26 +179,19 @@ def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, f
         elif line.startswith(_FAILED) and (last := _value(line)) > 0:
             _add(failed, line, job, last)
     if not is_gateway:
-        raise DeliveryError("bad_response", "/metrics is not a Pushgateway's: check --push-url", 200)
+        raise OutletError("bad_response", "/metrics is not a Pushgateway's: check --push-url", 200)
     lasts = {group: last or failed.get(group, math.inf) for group, last in pushed.items()}
     return {group: last for group, last in lasts.items() if 0 < last <= until}
 
 
 def paths(group: Group) -> Iterator[str]:
-    """Return the paths by which a gateway knows the group, most often one.
+    """Return the paths by which a gateway knows the group, most often one; each begins with the job.
 
     A gateway shows an empty `instance` for a group that has none; it refuses to have both.
     """
-    yield _path(group)
-    without = group - {("instance", "")}
-    if without != group:
-        yield _path(without)
-
-
-def _path(group: Group) -> str:
-    """Return the labels as a path, which begins with the job."""
-    ordered = sorted(group, key=lambda label: (label[0] != "job", label))
-    return "/metrics" + "".join(_segment(name, value) for name, value in ordered)
+    for labels in dict.fromkeys((group, group - {("instance", "")})):
+        ordered = sorted(labels, key=lambda label: (label[0] != "job", label))
+        yield "/metrics" + "".join(_segment(name, value) for name, value in ordered)
 
 
 def _segment(name: str, value: str) -> str:
@@ -221,21 +199,6 @@ def _segment(name: str, value: str) -> str:
     if _PLAIN.fullmatch(value):
         return f"/{name}/{value}"
     return f"/{name}@base64/{base64.urlsafe_b64encode(value.encode()).decode() or '='}"
-
-
-def _selector(group: Group) -> str:
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(group)) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-def _date(response: http.client.HTTPResponse) -> float:
-    try:
-        return parsedate_to_datetime(response.headers["Date"]).timestamp()
-    except (TypeError, ValueError):
-        raise DeliveryError("bad_response", "the answer has no Date to tell ages by", 200) from None
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -265,9 +228,9 @@ def _add(times: dict[Group, float], line: bytes, job: str, value: float) -> None
     if labels.get("job") == job:
         times[frozenset(labels.items())] = value
     if len(times) > _MAX_GROUPS:
-        raise DeliveryError("bad_response", f"more than {_MAX_GROUPS:,} groups of the job", 200)
+        raise OutletError("bad_response", f"more than {_MAX_GROUPS:,} groups of the job", 200)
 
 
-def _unreadable(line: bytes) -> DeliveryError:
+def _unreadable(line: bytes) -> OutletError:
     name = line.partition(b"{")[0].decode()
-    return DeliveryError("bad_response", f"/metrics has a line of {name} that can't be read", 200)
+    return OutletError("bad_response", f"/metrics has a line of {name} that can't be read", 200)

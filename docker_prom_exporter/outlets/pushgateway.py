@@ -33,14 +33,13 @@ from docker_prom_exporter.deadline import call
 from docker_prom_exporter.durations import parse_duration
 from docker_prom_exporter.exposition import Families
 from docker_prom_exporter.metrics import push_families
-from docker_prom_exporter.outlets.errors import MAX_DETAIL, DeliveryError, OutletError, one_line
+from docker_prom_exporter.outlets.errors import MAX_DETAIL, OutletError, one_line
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping
 
     from prometheus_client.core import Metric
-    from prometheus_client.registry import Collector
 
     from docker_prom_exporter.exposition import Exposition
     from docker_prom_exporter.settings import Settings
@@ -68,10 +67,6 @@ class Request(NamedTuple):
     body: bytes = b""
 
 
-def _beginning(response: http.client.HTTPResponse) -> bytes:
-    return response.read(_MAX_BYTES)
-
-
 class Gateway:
     """A Pushgateway. Each request has a connection of its own.
 
@@ -83,20 +78,28 @@ class Gateway:
         self.url = settings.push_url or ""
         self._username = settings.push_username
         self._password_file = settings.push_password_file
-        self._context = _tls_context(settings.push_ca_file)
+        self._authorization()
+        ca_file = settings.push_ca_file
         try:
-            self._authorization()
-        except DeliveryError as error:
-            raise OutletError(error.detail) from error
+            tls = ssl.create_default_context(cafile=ca_file)
+        except OSError as error:
+            raise OutletError("no_ca", f"can't read --push-ca-file {ca_file}: {one_line(error)}") from error
+        parts = urlsplit(self.url)
+        host = parts.hostname or ""
+        self._connect: Callable[..., http.client.HTTPConnection] = (
+            partial(http.client.HTTPSConnection, host, parts.port, context=tls)
+            if parts.scheme == "https"
+            else partial(http.client.HTTPConnection, host, parts.port)
+        )
 
     def send(self, request: Request, seconds: float, read: Callable[[http.client.HTTPResponse], T]) -> T:
         """Send a request and return what `read` makes of a good answer, all within so many seconds.
 
-        Raises `DeliveryError`, as `read` may, too.
+        Raises `OutletError`, as `read` may, too.
         """
         agent = f"docker-prom-exporter/{__version__}"
         headers = {**request.headers, **self._authorization(), "User-Agent": agent}
-        connection = self._connection(request.url, seconds)
+        connection = self._connect(timeout=seconds)
         sockets: list[socket.socket] = []
 
         def exchange() -> T:
@@ -105,22 +108,15 @@ class Gateway:
                 sockets.append(connection.sock)  # the connection forgets it where the answer ends with it
                 with connection.getresponse() as response:
                     if not 200 <= response.status < 300:
-                        raise _status_error(response, _beginning(response))
+                        raise _status_error(response)
                     return read(response)
 
         try:
             return call(exchange, seconds, lambda _: _shut_down(*sockets, connection.sock))
         except TimeoutError as error:
-            raise DeliveryError("timeout", f"no answer within {seconds:.3g} s") from error
+            raise OutletError("timeout", f"no answer within {seconds:.3g} s") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise DeliveryError("unreachable", one_line(error)) from error
-
-    def _connection(self, url: str, seconds: float) -> http.client.HTTPConnection:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if parts.scheme == "https":
-            return http.client.HTTPSConnection(host, parts.port, timeout=seconds, context=self._context)
-        return http.client.HTTPConnection(host, parts.port, timeout=seconds)
+            raise OutletError("unreachable", one_line(error)) from error
 
     def _authorization(self) -> dict[str, str]:
         if self._username is None or self._password_file is None:
@@ -129,78 +125,47 @@ class Gateway:
             password = Path(self._password_file).read_bytes().rstrip(b"\r\n")
         except OSError as error:
             detail = f"can't read --push-password-file {self._password_file}: {one_line(error)}"
-            raise DeliveryError("no_password", detail) from error
+            raise OutletError("no_password", detail) from error
         token = base64.b64encode(self._username.encode() + b":" + password).decode()
         return {"Authorization": f"Basic {token}"}
 
 
-class _Group:
-    """One group of a Pushgateway, by prometheus-client's own push.
+def _shut_down(*sockets: socket.socket | None) -> None:
+    """End what is waited for; there is no socket yet while a name is looked up."""
+    for each in filter(None, sockets):
+        with suppress(OSError):
+            socket.socket.shutdown(each, socket.SHUT_RDWR)
 
-    All methods raise `DeliveryError`, and take the seconds they may last.
-    """
 
-    def __init__(self, gateway: Gateway, settings: Settings) -> None:
-        self._gateway = gateway
-        self._job = settings.push_job
-        self._grouping_key = {"instance": settings.push_instance}
-        self._gzips = True
+def _status_error(response: http.client.HTTPResponse) -> OutletError:
+    status = response.status
+    if 300 <= status < 400:
+        detail = f"redirects are not followed; it leads to {response.getheader('Location')}: set --push-url"
+    else:
+        said = _beginning(response).decode("utf-8", "replace")
+        detail = _ADVICE_BY_STATUS.get(status) or " ".join(said.split())
+    return OutletError(f"{status} {response.reason}".rstrip(), detail[:MAX_DETAIL], status)
 
-    def replace(self, families: Collector, seconds: float) -> None:
-        """Put the families in the place of the whole group.
 
-        A Pushgateway before 1.5 takes gzip for bad metrics: it gets the same again as plain text.
-        """
-        try:
-            self._put(families, seconds)
-        except DeliveryError as error:
-            if error.status != 400 or not self._gzips:
-                raise
-            self._gzips = False
-            self._put(families, seconds)
-
-    def delete(self, seconds: float) -> None:
-        """Delete the group."""
-        delete_from_gateway(self._gateway.url, self._job, self._grouping_key, seconds, self._handle)
-
-    def time_to_live(self, seconds: float) -> float:
-        """Ask for how many seconds the gateway keeps a group; 0 where for ever, as upstream's does.
-
-        Builds that expire groups, like k0s's, have a flag for it, which `/api/v1/status` shows (from 1.2).
-        """
-        text = self._gateway.send(Request("GET", f"{self._gateway.url}/api/v1/status"), seconds, _beginning)
-        try:
-            return parse_duration(json.loads(text)["data"]["flags"].get("metric.timetolive") or "0")
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise DeliveryError("bad_response", "/api/v1/status tells no time to live", 200) from None
-
-    def _put(self, families: Collector, seconds: float) -> None:
-        push_to_gateway(self._gateway.url, self._job, families, self._grouping_key, seconds, self._handle)
-
-    def _handle(
-        self, url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes
-    ) -> Callable[[], bytes]:
-        """Be a handler as prometheus-client takes it: return what sends the request."""
-        more = {}
-        if data and self._gzips:
-            more["Content-Encoding"] = "gzip"
-            data = gzip.compress(data)
-        request = Request(method, url, {**dict(headers), **more}, data)
-        return partial(self._gateway.send, request, timeout or 0, _beginning)
+def _beginning(response: http.client.HTTPResponse) -> bytes:
+    return response.read(_MAX_BYTES)
 
 
 class Pusher:
     """Replaces a Pushgateway's group once an interval, also while Docker is down; deletes it at the end.
 
-    A failure that may pass is tried again, with what the exposition then holds, until the next push is due.
+    Requests are made by prometheus-client's own push. A failure that may pass is tried again, with what the
+    exposition then holds, until the next push is due. All that asks the gateway raises `OutletError`.
     """
 
     topic = "push"
 
     def __init__(self, settings: Settings, stop: threading.Event) -> None:
-        gateway = Gateway(settings)
-        self._group = _Group(gateway, settings)
-        self.place = {"url": gateway.url}
+        self._gateway = Gateway(settings)
+        self.log = structlog.get_logger().bind(url=self._gateway.url)
+        self._job = settings.push_job
+        self._grouping_key = {"instance": settings.push_instance}
+        self._gzips = True
         self._interval = settings.push_interval
         self._due = time.monotonic()
         self._last = 0.0
@@ -209,7 +174,7 @@ class Pusher:
             stop=stop_any(stop_before_delay(self._interval), stop_when_event_set(stop)),
             wait=wait_random_exponential(multiplier=0.5, max=self._interval / 3),
             sleep=sleep_using_event(stop),
-            retry=retry_if_exception(lambda e: isinstance(e, DeliveryError) and e.is_transient),
+            retry=retry_if_exception(lambda e: isinstance(e, OutletError) and e.is_transient),
             reraise=True,
         )
 
@@ -233,55 +198,60 @@ class Pusher:
             self._due = max(self._due + self._interval, time.monotonic())
         self._last = time.time()
 
-    def _push(self, exposition: Exposition, deadline: float) -> None:
-        seconds = min(_REQUEST_TIMEOUT, max(deadline - time.monotonic(), 0.1))
-        self._group.replace(Families(exposition.families()), seconds)
-
     def withdraw(self) -> None:
         """Delete the group."""
-        self._group.delete(_DELETE_TIMEOUT)
+        url, job, key = self._gateway.url, self._job, self._grouping_key
+        delete_from_gateway(url, job, key, _DELETE_TIMEOUT, self._handle)
 
     def delivered(self) -> None:
         """Log, after the first push, what becomes of a group that is no longer replaced."""
         if self._expiry_logged:
             return
         self._expiry_logged = True
-        log = structlog.get_logger().bind(**self.place)
         try:
-            seconds = self._group.time_to_live(min(_REQUEST_TIMEOUT, self._interval))
-        except DeliveryError as error:
-            log.warning("push.expiry_unknown", reason=error.reason, detail=error.detail)
+            seconds = self._time_to_live()
+        except OutletError as error:
+            self.log.warning("push.expiry_unknown", reason=error.reason, detail=error.detail)
             return
         if not seconds:
-            log.info("push.never_expires", advice="stale groups stay until deleted: use DockerPushStale")
+            self.log.info("push.never_expires", advice="stale groups stay until deleted: use DockerPushStale")
         elif seconds < 3 * self._interval:
-            log.warning(
+            self.log.warning(
                 "push.expires_early",
                 time_to_live=seconds,
                 push_interval=self._interval,
                 advice="set --push-interval to a third of the time to live or less",
             )
 
+    def _push(self, exposition: Exposition, deadline: float) -> None:
+        seconds = min(_REQUEST_TIMEOUT, max(deadline - time.monotonic(), 0.1))
+        families, key = Families(exposition.families()), self._grouping_key
+        try:
+            push_to_gateway(self._gateway.url, self._job, families, key, seconds, self._handle)
+        except OutletError as error:
+            if error.status != 400 or not self._gzips:
+                raise
+            self._gzips = False  # a Pushgateway before 1.5 takes gzip for bad metrics
+            self._push(exposition, deadline)
 
-def _tls_context(ca_file: str | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise OutletError(f"can't read --push-ca-file {ca_file}: {one_line(error)}") from error
+    def _time_to_live(self) -> float:
+        """Ask for how many seconds the gateway keeps a group; 0 where for ever, as upstream's does.
 
+        Builds that expire groups, like k0s's, have a flag for it, which `/api/v1/status` shows (from 1.2).
+        """
+        request = Request("GET", f"{self._gateway.url}/api/v1/status")
+        text = self._gateway.send(request, min(_REQUEST_TIMEOUT, self._interval), _beginning)
+        try:
+            return parse_duration(json.loads(text)["data"]["flags"].get("metric.timetolive") or "0")
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise OutletError("bad_response", "/api/v1/status tells no time to live", 200) from None
 
-def _shut_down(*sockets: socket.socket | None) -> None:
-    """End what is waited for; there is no socket yet while a name is looked up."""
-    for each in filter(None, sockets):
-        with suppress(OSError):
-            socket.socket.shutdown(each, socket.SHUT_RDWR)
-
-
-def _status_error(response: http.client.HTTPResponse, body: bytes) -> DeliveryError:
-    status = response.status
-    if 300 <= status < 400:
-        detail = f"redirects are not followed; it leads to {response.getheader('Location')}: set --push-url"
-    else:
-        said = " ".join(body.decode("utf-8", "replace").split())
-        detail = _ADVICE_BY_STATUS.get(status) or said
-    return DeliveryError(f"{status} {response.reason}".rstrip(), detail[:MAX_DETAIL], status)
+    def _handle(
+        self, url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes
+    ) -> Callable[[], bytes]:
+        """Be a handler as prometheus-client takes it: return what sends the request."""
+        if data and self._gzips:
+            headers = [*headers, ("Content-Encoding", "gzip")]
+            data = gzip.compress(data)
+        request = Request(method, url, dict(headers), data)
+        return partial(self._gateway.send, request, timeout or 0, _beginning)

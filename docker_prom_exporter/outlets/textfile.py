@@ -14,7 +14,7 @@ from prometheus_client.exposition import generate_latest
 
 from docker_prom_exporter.exposition import Families
 from docker_prom_exporter.metrics import textfile_families
-from docker_prom_exporter.outlets.errors import DeliveryError, OutletError, one_line
+from docker_prom_exporter.outlets.errors import OutletError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,16 +39,21 @@ class TextFile:
     topic = "textfile"
 
     def __init__(self, settings: Settings) -> None:
-        self._path = Path(settings.textfile or "")
+        self._path = path = Path(settings.textfile or "")
+        self._temporary = path.parent / f".{path.name}.tmp"
         self._poll_interval = settings.poll_interval
         self._due = 0.0
         self._written: tuple[Metric, ...] | None = None
-        self.place = {"path": str(self._path)}
-        self._try_out()
-
-    @property
-    def _temporary(self) -> Path:
-        return self._path.with_name(f".{self._path.name}.tmp")
+        self.log = structlog.get_logger().bind(path=str(path))
+        try:
+            if path.is_dir():
+                raise IsADirectoryError("it is a directory")
+            self._create().close()
+            self._temporary.unlink()
+        except OSError as error:
+            raise OutletError("no_file", f"can't write --textfile {path}: {one_line(error)}") from error
+        if path.suffix != ".prom":
+            self.log.warning("textfile.ignored", reason="node_exporter reads only what is named *.prom")
 
     def families(self, results: Mapping[str, int]) -> list[Metric]:
         """Return the writes by result."""
@@ -76,7 +81,7 @@ class TextFile:
         except OSError as error:
             with suppress(OSError):
                 self._temporary.unlink()
-            raise DeliveryError(one_line(error), "the file stays as it was; look at its mtime") from error
+            raise OutletError(one_line(error), "the file stays as it was; look at its mtime") from error
         self._written = found
 
     def delivered(self) -> None:
@@ -87,7 +92,7 @@ class TextFile:
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:
-            raise DeliveryError(one_line(error), "the file stays as it was") from error
+            raise OutletError(one_line(error), "the file stays as it was") from error
 
     def _create(self) -> BufferedWriter:
         """Make the temporary file anew: nothing that has its name, be it a link or a FIFO, is opened."""
@@ -96,15 +101,3 @@ class TextFile:
         if sys.platform != "win32":
             os.fchmod(file.fileno(), _MODE)  # the umask may have taken some of it away
         return file
-
-    def _try_out(self) -> None:
-        try:
-            if not self._path.name or self._path.is_dir():
-                raise IsADirectoryError("it is a directory")
-            self._create().close()
-            self._temporary.unlink()
-        except OSError as error:
-            raise OutletError(f"can't write --textfile {self._path}: {one_line(error)}") from error
-        if self._path.suffix != ".prom":
-            log = structlog.get_logger().bind(**self.place)
-            log.warning("textfile.ignored", reason="node_exporter reads only what is named *.prom")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from threading import Event, Thread
+from threading import Event
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from docker_prom_exporter.exposition import Exposition
     from docker_prom_exporter.registry.storage import Contents, Unusable
 
 __all__ = ["Scanner"]
@@ -34,104 +33,85 @@ class _StoppedError(Exception):
 class Scanner:
     """Scans the storage at `path` once in `interval` seconds, and publishes what it finds.
 
-    Only its own daemon thread touches the storage, so a file system that hangs holds up nothing else.
-    `on_publish` is called after each scan and must return at once. Once `stop` is set nothing is published.
+    Only the thread that calls `run` touches the storage, so a file system that hangs holds up nothing else.
+    `publish` must return at once. Once `stop` is set it is not called any more.
     """
 
     def __init__(
-        self,
-        path: str,
-        interval: float,
-        exposition: Exposition,
-        stop: Event,
-        on_publish: Callable[[], object] = lambda: None,
+        self, path: str, interval: float, publish: Callable[[Publication], object], stop: Event
     ) -> None:
         self._path = path
         self._interval = interval
-        self._exposition = exposition
+        self._publish = publish
         self._stop = stop
-        self._on_publish = on_publish
         self._storage = Storage(path, self._checkpoint)
-        self._thread = Thread(target=self._run, name="scanner", daemon=True)
         self._log = structlog.get_logger()
         self._families: list[Metric] = []
         self._unusable: frozenset[Unusable] = frozenset()
-        self._state: str | None = None
+        self._lost: str | None = None  # why the storage was lost; empty where it was found
         self._duration = self._last_scan = 0.0
         self._began = self._progress_due = self._renewal_due = 0.0
         self.first_scan_ended = Event()
 
-    def start(self) -> None:
-        """Begin to scan. Until the first scan has ended, nothing is said of the storage, unless it hangs."""
-        self._publish([])
-        self._thread.start()
+    def run(self) -> None:
+        """Scan once an interval until `stop` is set.
 
-    def join(self, seconds: float) -> None:
-        """Wait for the end, once `stop` is set; the thread of a file system that hangs is left behind."""
-        self._thread.join(seconds)
-
-    def is_healthy(self) -> bool:
-        """Tell whether it scans or will do so: a storage that can't be read is not the exporter's illness."""
-        return self._thread.is_alive()
-
-    def is_ready(self) -> bool:
-        """Tell whether the first scan has ended."""
-        return self.first_scan_ended.is_set()
-
-    def scan(self) -> bool:
-        """Scan once, publish what was found, and tell whether the storage could be read."""
-        self._began = time.monotonic()
-        self._progress_due = self._began + _SECONDS_BETWEEN_PROGRESS
-        try:
-            contents = self._storage.scan()
-        except StorageError as error:
-            self._lose(error.cause, advice=error.advice)
-        except _StoppedError:
-            return False
-        except Exception as error:  # noqa: BLE001  a monitor that dies of what it meets is none
-            self._lose(repr(error), exc_info=error)
-        else:
-            self._find(contents)
-        self._duration = time.monotonic() - self._began
-        if not self._stop.is_set():
-            self._publish(self._families)
-            self.first_scan_ended.set()
-            self._on_publish()
-        return not self._state
-
-    def _run(self) -> None:
+        Until the first scan has ended, nothing is said of the storage, unless it hangs.
+        """
+        self._publish(self.publication())
         due = time.monotonic()
         while not self._stop.is_set():
             self.scan()
             due = max(due + self._interval, time.monotonic())
             self._stop.wait(due - time.monotonic())
 
+    def scan(self) -> bool:
+        """Scan once, publish what was found, and tell whether the storage could be read."""
+        self._began = time.monotonic()
+        self._progress_due = self._began + _SECONDS_BETWEEN_PROGRESS
+        try:
+            self._find(self._storage.scan())
+        except StorageError as error:
+            self._lose(str(error), advice=error.advice)
+        except _StoppedError:
+            return False
+        except Exception as error:  # noqa: BLE001  a monitor that dies of what it meets is none
+            self._lose(repr(error), exc_info=error)
+        self._duration = time.monotonic() - self._began
+        if not self._stop.is_set():
+            self._publish(self.publication())
+            self.first_scan_ended.set()
+        return not self._lost
+
+    def publication(self) -> Publication:
+        """Return what is known of the storage, which can be trusted for some intervals from now on."""
+        return Publication(
+            self._families,
+            fallback=[up_family(up=False)],
+            own=scan_families(self._duration, self._last_scan),
+            trusted_until=time.monotonic() + _INTERVALS_TO_TRUST * self._interval,
+        )
+
     def _find(self, contents: Contents) -> None:
-        self._families = _unchanged(self._families, [up_family(up=True), *contents_families(contents)])
+        known = {family.name: family for family in self._families}
+        self._families = [
+            # One that says the same as before need not be encoded again.
+            old if (old := known.get(new.name)) and old.samples == new.samples else new
+            for new in (up_family(up=True), *contents_families(contents))
+        ]
         self._last_scan = time.time()
         self._log_unusable(contents.unusable)
-        if self._state != "":
+        if self._lost != "":
             tags = sum(len(each.tags) for each in contents.repositories)
             repositories = len(contents.repositories)
             self._log.info("registry.found", path=self._path, repositories=repositories, tags=tags)
-        self._state = ""
+        self._lost = ""
 
     def _lose(self, cause: str, **more: object) -> None:
         self._families = [up_family(up=False)]
-        if self._state != cause:
+        if self._lost != cause:
             self._log.warning("registry.lost", path=self._path, cause=cause, **more)
-        self._state = cause
-
-    def _publish(self, families: Sequence[Metric]) -> None:
-        now = time.monotonic()
-        self._exposition.publish(
-            Publication(
-                families,
-                fallback=[up_family(up=False)],
-                own=scan_families(self._duration, self._last_scan),
-                trusted_until=now + _INTERVALS_TO_TRUST * self._interval,
-            )
-        )
+        self._lost = cause
 
     def _checkpoint(self) -> None:
         """End a scan that is to end; say how far it is where it takes long, and that the first goes on."""
@@ -143,7 +123,7 @@ class Scanner:
             self._log.info("registry.scanning", seconds=round(now - self._began), **self._storage.progress())
         if now >= self._renewal_due and not self.first_scan_ended.is_set():
             self._renewal_due = now + _SECONDS_BETWEEN_RENEWALS
-            self._publish([])
+            self._publish(self.publication())
 
     def _log_unusable(self, unusable: Sequence[Unusable]) -> None:
         """Log each thing that can't be used once, until it can be used again."""
@@ -154,9 +134,3 @@ class Scanner:
                     "registry.unusable", repository=each.repository, **what, **each.defect._asdict()
                 )
         self._unusable = frozenset(unusable)
-
-
-def _unchanged(before: list[Metric], now: list[Metric]) -> list[Metric]:
-    """Keep the families that say the same as before, so that they need not be encoded again."""
-    known = {family.name: family for family in before}
-    return [old if (old := known.get(new.name)) and old.samples == new.samples else new for new in now]

@@ -95,7 +95,7 @@ def _serving(storage: HandMade, size: int, rounds: int) -> Iterator[Row]:
 def _scanner(path: Path) -> tuple[Exposition, Callable[[], object]]:
     """Return what serves a storage, and what scans it."""
     exposition = Exposition()
-    return exposition, Scanner(str(path), 300, exposition, threading.Event()).scan
+    return exposition, Scanner(str(path), 300, exposition.publish, threading.Event()).scan
 
 
 def _hold(path: str) -> None:

@@ -219,7 +219,7 @@ def test_promtool_finds_no_fault_but_inherited_names(subject: Subject) -> None:
     """The names that are taken over from another exporter are all that it would choose better."""
     subject.registry.push("app", image(A), A, CONFIG, tag="latest")
     exposition = Exposition()
-    Scanner(str(subject.registry.storage), 60, exposition, threading.Event()).scan()
+    Scanner(str(subject.registry.storage), 60, exposition.publish, threading.Event()).scan()
     promtool = [require_program("promtool"), "check", "metrics"]
     body = b"".join(exposition.render().body)
     checked = subprocess.run(promtool, input=body, capture_output=True, check=False, timeout=30)

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from docker_prom_exporter.exposition import Exposition
-from docker_prom_exporter.outlets.errors import DeliveryError
+from docker_prom_exporter.outlets.errors import OutletError
 from docker_prom_exporter.outlets.expire import Expirer, Group, last_pushes, paths
 from docker_prom_exporter.settings import read_settings
 from support.expositions import Scrape, parse
@@ -149,14 +149,14 @@ def test_a_group_has_a_path(labels: dict[str, str], expected: list[str]) -> None
     assert expected == [*paths(group(**labels))]
 
 
-def expirer(gateway: FakeGateway, **options: Any) -> Expirer:
+def expirer(gateway: FakeGateway, exposition: Exposition | None = None, **options: Any) -> Expirer:
     given = {"push_url": gateway.url, **options}
     settings = read_settings({name: str(value) for name, value in given.items()}, {})
-    return Expirer(settings, Exposition(), threading.Event())
+    return Expirer(settings, (exposition or Exposition()).publish, threading.Event())
 
 
-def served(expirer: Expirer) -> Scrape:
-    return parse(b"".join(expirer._exposition.render().body).decode())
+def served(exposition: Exposition) -> Scrape:
+    return parse(b"".join(exposition.render().body).decode())
 
 
 def turns(expirer: Expirer, *looks: Fault, gateway: FakeGateway) -> list[EventDict]:
@@ -174,13 +174,14 @@ def deleted(gateway: FakeGateway) -> list[str]:
 
 def test_a_group_is_deleted_when_two_looks_find_it_expired(gateway: FakeGateway) -> None:
     """By the gateway's clock; counted, and said in one line."""
-    expiring = expirer(gateway, expire_after=60)
+    exposition = Exposition()
+    expiring = expirer(gateway, exposition, expire_after=60)
     look = says(pushes(NOW - 61, instance="gone"), pushes(NOW - 59, instance="there"))
     logs = turns(expiring, look, look, gateway=gateway)
 
     assert [f"/metrics/job/{JOB}/instance/gone"] == deleted(gateway)
-    assert 1 == served(expiring).value("docker_exporter_groups_expired_total")
-    assert 1 == served(expiring).value("docker_exporter_gateway_up")
+    assert 1 == served(exposition).value("docker_exporter_groups_expired_total")
+    assert 1 == served(exposition).value("docker_exporter_gateway_up")
     assert [
         {"event": "gateway.found", "job": JOB, "expire_after": 60.0},
         {"event": "group.expired", "group": f'{{instance="gone",job="{JOB}"}}', "age_seconds": 61},
@@ -202,10 +203,11 @@ def test_a_group_that_is_pushed_again_stays(gateway: FakeGateway, between: Fault
 def test_a_deletion_that_fails_is_tried_again(gateway: FakeGateway) -> None:
     """After two more looks; the gateway counts as down until all went well."""
     gateway.answers = [answers("500 Internal Server Error", "disk full"), TAKEN]
-    expiring = expirer(gateway)
+    exposition = Exposition()
+    expiring = expirer(gateway, exposition)
     look = says(pushes(OLD, instance="gone"))
     logs = turns(expiring, look, look, gateway=gateway)
-    up = served(expiring).value("docker_exporter_gateway_up")
+    up = served(exposition).value("docker_exporter_gateway_up")
     logs += turns(expiring, look, look, gateway=gateway)
 
     assert 0 == up
@@ -218,12 +220,13 @@ def test_a_deletion_that_fails_is_tried_again(gateway: FakeGateway) -> None:
 def test_a_group_that_can_not_be_deleted_keeps_no_other(gateway: FakeGateway) -> None:
     """And is said to be there."""
     gateway.answers = [answers("403 Forbidden", ""), TAKEN]
-    expiring = expirer(gateway)
+    exposition = Exposition()
+    expiring = expirer(gateway, exposition)
     look = says(pushes(OLD, instance="kept"), pushes(OLD, instance="gone"))
     logs = turns(expiring, look, look, gateway=gateway)
 
     assert 2 == len(deleted(gateway))
-    assert 1 == served(expiring).value("docker_exporter_groups_expired_total")
+    assert 1 == served(exposition).value("docker_exporter_groups_expired_total")
     assert "403 Forbidden" == logs[-1]["reason"]
 
 
@@ -270,16 +273,17 @@ def test_a_gateway_in_trouble(
 ) -> None:
     """Nothing is deleted, one line says why, one that it is over; and no thread stays behind."""
     monkeypatch.setattr("docker_prom_exporter.outlets.expire._LOOK_TIMEOUT", 0.5)
-    expiring = expirer(gateway)
+    exposition = Exposition()
+    expiring = expirer(gateway, exposition)
     logs = turns(expiring, bad, bad, gateway=gateway)
-    up, healthy = served(expiring).value("docker_exporter_gateway_up"), expiring._exposition.is_trusted()
+    up, healthy = served(exposition).value("docker_exporter_gateway_up"), exposition.is_trusted()
     logs += turns(expiring, says(), gateway=gateway)
     wait_for(
         lambda: "deadline" not in {thread.name for thread in threading.enumerate()}, what="the request's end"
     )
 
     assert (0, True) == (up, healthy)
-    assert 1 == served(expiring).value("docker_exporter_gateway_up")
+    assert 1 == served(exposition).value("docker_exporter_gateway_up")
     assert [("gateway.lost", reason), ("gateway.found", None)] == [
         (entry["event"], entry.get("reason")) for entry in logs
     ]
@@ -315,20 +319,18 @@ def test_there_is_an_end_to_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     """A gateway that never stops to name groups takes no more than memory for so many."""
     monkeypatch.setattr("docker_prom_exporter.outlets.expire._MAX_GROUPS", 2)
 
-    with pytest.raises(DeliveryError, match="more than 2 groups"):
+    with pytest.raises(OutletError, match="more than 2 groups"):
         last_pushes(lines(*(pushes(OLD, instance=str(n)) for n in range(3))), JOB, RECENT)
 
 
 def test_a_thread_that_ends_is_no_longer_healthy(gateway: FakeGateway) -> None:
     """And then nothing is known of the gateway: three intervals and the longest turn later."""
     now = [time.monotonic()]
-    settings = read_settings({"push_url": gateway.url, "poll_interval": "10"}, {})
     exposition = Exposition(clock=lambda: now[0])
-    expiring = Expirer(settings, exposition, threading.Event())
-    turns(expiring, says(), gateway=gateway)
+    turns(expirer(gateway, exposition, poll_interval=10), says(), gateway=gateway)
     now[0] += 70
-    before = exposition.is_trusted(), served(expiring).value("docker_exporter_gateway_up")
+    before = exposition.is_trusted(), served(exposition).value("docker_exporter_gateway_up")
     now[0] += 10
-    after = exposition.is_trusted(), served(expiring).value("docker_exporter_gateway_up")
+    after = exposition.is_trusted(), served(exposition).value("docker_exporter_gateway_up")
 
     assert ((True, 1), (False, 0)) == (before, after)

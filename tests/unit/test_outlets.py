@@ -1,5 +1,6 @@
 """How outlets live: what is counted and logged of deliveries, and what they leave at the end."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.exposition import Exposition
-from docker_prom_exporter.outlets import OutletError, Outlets
+from docker_prom_exporter.outlets import Outlet, OutletError, open_outlets
 from docker_prom_exporter.settings import read_settings
 from support.expositions import Scrape, parse
 from support.gateway import GROUP, TAKEN, UNAVAILABLE, FakeGateway, exposition, fake_gateway
@@ -25,14 +26,18 @@ def gateway() -> Iterator[FakeGateway]:
         yield server
 
 
-def outlets(url: str, **options: Any) -> Outlets:
+def outlets(url: str, stop: threading.Event | None = None, **options: Any) -> list[Outlet]:
     given = {"push_url": url, "push_instance": "host1", **options}
     settings = read_settings({name: str(value) for name, value in given.items()}, {})
-    return Outlets(settings._replace(push_interval=0.5))
+    return open_outlets(settings._replace(push_interval=0.5), stop or threading.Event())
 
 
-def pushes(outlets: Outlets) -> dict[str, float]:
-    return scrape(Exposition(outlets.families)).by("result", "docker_exporter_pushes_total")
+def counting(outlets: list[Outlet]) -> Exposition:
+    return Exposition(lambda: [family for outlet in outlets for family in outlet.families()])
+
+
+def pushes(*outlets: Outlet) -> dict[str, float]:
+    return scrape(counting([*outlets])).by("result", "docker_exporter_pushes_total")
 
 
 def scrape(held: Exposition, *names: str) -> Scrape:
@@ -42,9 +47,10 @@ def scrape(held: Exposition, *names: str) -> Scrape:
 def test_all_get_the_same(gateway: FakeGateway, tmp_path: Path) -> None:
     """The published families, without those of this process."""
     path = tmp_path / "docker.prom"
-    delivered = outlets(gateway.url, textfile=path).deliver(exposition(web=4))
+    held = exposition(web=4)
+    delivered = [outlet.deliver(held) for outlet in outlets(gateway.url, textfile=path)]
 
-    assert delivered
+    assert [True, True] == delivered
     assert gateway.asked[0].scrape == parse(path.read_text())
     assert {"container_health", "docker_up"} == {name for name, _ in gateway.asked[0].scrape.samples}
 
@@ -53,22 +59,20 @@ def test_one_that_fails_holds_up_no_other(gateway: FakeGateway, tmp_path: Path) 
     """But that not all went well is known."""
     gateway.answers = [answers("404 Not Found", "")]
     path = tmp_path / "docker.prom"
+    delivered = [outlet.deliver(exposition(web=4)) for outlet in outlets(gateway.url, textfile=path)]
 
-    assert not outlets(gateway.url, textfile=path).deliver(exposition(web=4))
+    assert [False, True] == delivered
     assert path.exists()
 
 
 def test_without_any_there_is_nothing_to_fail() -> None:
     """And nothing to count."""
-    none = Outlets(read_settings({}, {}))
-
-    assert none.deliver(exposition())
-    assert [] == none.families()
+    assert [] == open_outlets(read_settings({}, {}), threading.Event())
 
 
 def test_a_failure_is_logged_once(gateway: FakeGateway) -> None:
     """Not each time, but again when the reason is another; and so is its end."""
-    pushing = outlets(gateway.url)
+    (pushing,) = outlets(gateway.url)
     answering = [UNAVAILABLE, UNAVAILABLE, answers("404 Not Found", ""), TAKEN, TAKEN]
     with capture_logs() as logs:
         for answer in answering:
@@ -86,7 +90,7 @@ def test_a_failure_is_logged_once(gateway: FakeGateway) -> None:
 
 def test_an_error_of_our_own_ends_no_delivery(gateway: FakeGateway) -> None:
     """It counts as a failure, and the next delivery is made."""
-    pushing = outlets(gateway.url)
+    (pushing,) = outlets(gateway.url)
     broken: Any = None
     with capture_logs() as logs:
         delivered = [pushing.deliver(broken), pushing.deliver(exposition())]
@@ -99,13 +103,17 @@ def test_an_error_of_our_own_ends_no_delivery(gateway: FakeGateway) -> None:
 
 def test_delivers_until_it_is_stopped(gateway: FakeGateway, tmp_path: Path) -> None:
     """Once an interval, from its start on; then the group is deleted and the file removed."""
-    both = outlets(gateway.url, textfile=tmp_path / "docker.prom")
-    both.start(exposition(web=4))
+    stop = threading.Event()
+    both = outlets(gateway.url, stop, textfile=tmp_path / "docker.prom")
+    for outlet in both:
+        outlet.start(exposition(web=4))
     wait_for(lambda: len(gateway.pushed) >= 2, what="two pushes")
     written = [*tmp_path.iterdir()]
 
-    both.stop()
-    both.join(time.monotonic() + SOON)
+    stop.set()
+    for outlet in both:
+        outlet.wake()
+        outlet.join(time.monotonic() + SOON)
 
     assert [tmp_path / "docker.prom"] == written
     assert ("DELETE", GROUP) == (gateway.asked[-1].method, gateway.asked[-1].path)
@@ -116,13 +124,15 @@ def test_delivers_until_it_is_stopped(gateway: FakeGateway, tmp_path: Path) -> N
 def test_a_gateway_in_trouble_does_not_hold_up_the_end(gateway: FakeGateway, fault: Fault) -> None:
     """The log says that the group stays."""
     gateway.answers = [TAKEN, fault]
-    pushing = outlets(gateway.url)
+    stop = threading.Event()
+    (pushing,) = outlets(gateway.url, stop)
     with capture_logs() as logs:
         pushing.start(exposition())
         wait_for(lambda: len(gateway.asked) >= 2, what="the push, and the question for the status")
 
         began = time.monotonic()
-        pushing.stop()
+        stop.set()
+        pushing.wake()
         pushing.join(began + 0.9)
         waited = time.monotonic() - began
 
@@ -146,7 +156,9 @@ def test_what_is_missing_at_the_start_is_one_line(
 ) -> None:
     """It names the option."""
     (tmp_path / "file").write_text("no certificate")
-    paths = {name: text if name == "push_username" else tmp_path / text for name, text in options.items()}
+    paths: dict[str, Any] = {
+        name: text if name == "push_username" else tmp_path / text for name, text in options.items()
+    }
 
     with pytest.raises(OutletError, match=message):
         outlets("http://127.0.0.1:1", **paths)
@@ -155,9 +167,10 @@ def test_what_is_missing_at_the_start_is_one_line(
 def test_metrics_count_pushes_and_writes(gateway: FakeGateway, tmp_path: Path) -> None:
     """From the start, as 0, and they can be asked for by name."""
     both = outlets(gateway.url, textfile=tmp_path / "docker.prom")
-    held = Exposition(both.families)
+    held = counting(both)
     before = scrape(held)
-    both.deliver(exposition())
+    for outlet in both:
+        outlet.deliver(exposition())
     after = scrape(held)
 
     for name in ("docker_exporter_pushes_total", "docker_exporter_textfile_writes_total"):

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.exposition import Exposition
-from docker_prom_exporter.outlets.errors import DeliveryError
+from docker_prom_exporter.outlets.errors import OutletError
 from docker_prom_exporter.outlets.pushgateway import Pusher
 from docker_prom_exporter.settings import read_settings
 from support.gateway import (
@@ -41,11 +41,11 @@ def pusher(url: str, interval: float = 0.5, **options: Any) -> Pusher:
     return Pusher(settings._replace(push_interval=interval), threading.Event())
 
 
-def failure(pusher: Pusher, held: Exposition | None = None) -> DeliveryError | None:
+def failure(pusher: Pusher, held: Exposition | None = None) -> OutletError | None:
     """Push, and return what went wrong, if anything did."""
     try:
         pusher.deliver(held or exposition())
-    except DeliveryError as error:
+    except OutletError as error:
         return error
     return None
 

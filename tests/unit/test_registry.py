@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from docker_prom_exporter import registry
-from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.exposition import Exposition, Publication
 from docker_prom_exporter.registry import Scanner
 from support.expositions import Scrape, parse
 from support.storages import HandMade
@@ -31,7 +31,8 @@ class Scanned:
         self.stop = threading.Event()
         self.published = 0
         self.exposition = Exposition(clock=lambda: time.monotonic() + self.ahead)
-        self.scanner = Scanner(str(path), interval, self.exposition, self.stop, self._count)
+        self.scanner = Scanner(str(path), interval, self._publish, self.stop)
+        self.thread = threading.Thread(target=self.scanner.run, name="scanner", daemon=True)
 
     def scrape(self, accept: str = "") -> Scrape:
         """Return what is served now."""
@@ -41,7 +42,8 @@ class Scanned:
         """Return what is served without labels."""
         return {name: value for (name, labels), value in self.scrape().samples.items() if not labels}
 
-    def _count(self) -> None:
+    def _publish(self, publication: Publication) -> None:
+        self.exposition.publish(publication)
         self.published += 1
 
 
@@ -97,11 +99,11 @@ def test_what_a_tag_lacks_is_left_out(scanned: Scanned) -> None:
 
 def test_nothing_is_said_before_the_first_scan_has_ended(scanned: Scanned) -> None:
     """Neither that the storage is up nor that it is down."""
-    scanned.scanner._publish([])
+    scanned.exposition.publish(scanned.scanner.publication())
 
     assert "docker_registry_up" not in scanned.said()
     assert 0 == scanned.said()["docker_registry_last_scan_timestamp_seconds"]
-    assert not scanned.scanner.is_ready()
+    assert not scanned.scanner.first_scan_ended.is_set()
 
 
 def test_a_scan_that_is_too_old(scanned: Scanned) -> None:
@@ -232,16 +234,16 @@ def test_it_scans_again_and_again(tmp_path: Path) -> None:
     """Once an interval, until it is to stop."""
     scanned = Scanned(tmp_path / "v2", interval=0.01)
     scanned.storage.push_image("app", A)
-    scanned.scanner.start()
-    wait_for(lambda: scanned.published > 2, what="three scans")
+    scanned.thread.start()
+    wait_for(lambda: scanned.published > 3, what="three scans")
     scanned.storage.push_image("app", B, tag="new")
     wait_for(lambda: scanned.scrape().value("repository_tags_total") == 2, what="the new tag")
-    running = scanned.scanner.is_healthy(), scanned.scanner.is_ready()
+    running = scanned.thread.is_alive(), scanned.scanner.first_scan_ended.is_set()
     scanned.stop.set()
-    scanned.scanner.join(10)
+    scanned.thread.join(10)
 
     assert (True, True) == running
-    assert not scanned.scanner.is_healthy()
+    assert not scanned.thread.is_alive()
 
 
 class Hanging:
@@ -275,17 +277,17 @@ def test_a_file_system_that_hangs(tmp_path: Path, hanging: Hanging) -> None:
     """Scrapes are answered, the exporter is healthy, and the storage is down after three intervals."""
     scanned = Scanned(tmp_path / "v2", interval=0.01)
     scanned.storage.push_image("app", A)
-    scanned.scanner.start()
-    wait_for(scanned.scanner.is_ready, what="the first scan")
+    scanned.thread.start()
+    wait_for(scanned.scanner.first_scan_ended.is_set, what="the first scan")
     hanging.hangs.set()
     assert hanging.hanging.wait(10)
     wait_for(lambda: scanned.said()["docker_registry_up"] == 0, what="it to be down")
-    down = scanned.scrape(), scanned.scanner.is_healthy()
+    down = scanned.scrape(), scanned.thread.is_alive()
     hanging.hangs.clear()
     hanging.lets_go.set()
     wait_for(lambda: scanned.said()["docker_registry_up"] == 1, what="it to be up again")
     scanned.stop.set()
-    scanned.scanner.join(10)
+    scanned.thread.join(10)
 
     assert down[0].value("repository_tags_total") is None
     assert down[1]
@@ -295,12 +297,12 @@ def test_a_file_system_that_hangs_from_the_start(tmp_path: Path, hanging: Hangin
     """It is down after three intervals, too: nothing comes of the first scan."""
     scanned = Scanned(tmp_path / "v2", interval=0.01)
     hanging.hangs.set()
-    scanned.scanner.start()
+    scanned.thread.start()
     wait_for(lambda: scanned.said().get("docker_registry_up") == 0, what="it to be down")
-    state = scanned.scanner.is_healthy(), scanned.scanner.is_ready()
+    state = scanned.thread.is_alive(), scanned.scanner.first_scan_ended.is_set()
     hanging.lets_go.set()
     scanned.stop.set()
-    scanned.scanner.join(10)
+    scanned.thread.join(10)
 
     assert (True, False) == state
 
@@ -321,7 +323,7 @@ def test_a_first_scan_may_take_its_time(scanned: Scanned, monkeypatch: pytest.Mo
 
     for each in (scanned.scanner._storage, scanned.scanner._storage._blobs):
         monkeypatch.setattr(each, "_checkpoint", slow)
-    scanned.scanner._publish([])
+    scanned.exposition.publish(scanned.scanner.publication())
     scanned.scanner.scan()
 
     assert 10 < len(seen)
@@ -330,13 +332,13 @@ def test_a_first_scan_may_take_its_time(scanned: Scanned, monkeypatch: pytest.Mo
 
 
 def test_a_scan_ends_when_it_is_to_stop(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the next file or folder, and publishes nothing."""
+    """At the next file or folder, and publishes nothing any more."""
     scanned.storage.push_image("app", A)
-    looked = []
+    looked: list[int] = []
     real = scanned.scanner._checkpoint
 
     def look() -> None:
-        looked.append(1)
+        looked.append(scanned.published)
         if len(looked) == 3:
             scanned.stop.set()
         real()
@@ -346,8 +348,8 @@ def test_a_scan_ends_when_it_is_to_stop(scanned: Scanned, monkeypatch: pytest.Mo
 
     assert not up
     assert 3 == len(looked)
-    assert 0 == scanned.published
-    assert not scanned.scanner.is_ready()
+    assert looked[-1] == scanned.published
+    assert not scanned.scanner.first_scan_ended.is_set()
 
 
 def test_a_path_that_is_a_file(tmp_path: Path) -> None:
@@ -355,7 +357,7 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     exposition = Exposition()
     with capture_logs() as log:
-        Scanner(str(tmp_path / "file"), 60, exposition, threading.Event()).scan()
+        Scanner(str(tmp_path / "file"), 60, exposition.publish, threading.Event()).scan()
 
     assert [f"no folders repositories and blobs in {tmp_path}/file"] == [line["cause"] for line in log]
     assert 0 == parse(b"".join(exposition.render().body).decode()).value("docker_registry_up")

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.exposition import Exposition, Publication
-from docker_prom_exporter.outlets.errors import DeliveryError, OutletError
+from docker_prom_exporter.outlets.errors import OutletError
 from docker_prom_exporter.outlets.textfile import TextFile
 from docker_prom_exporter.settings import read_settings
 from support.expositions import parse
@@ -82,7 +82,7 @@ def test_a_failed_write_is_made_up_for(tmp_path: Path) -> None:
     folder.mkdir()
     file, held = textfile(folder / "docker.prom", poll_interval="15"), exposition(web=4)
     folder.rmdir()
-    with pytest.raises(DeliveryError, match="No such file or directory: the file stays as it was"):
+    with pytest.raises(OutletError, match="No such file or directory: the file stays as it was"):
         file.deliver(held)
     due, pause = file.is_due(held), file.pause()
     folder.mkdir()
