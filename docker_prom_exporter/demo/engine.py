@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import socket
 import sys
 import time
-import weakref
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
@@ -30,11 +27,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 VERSION: Final = f"29.0.0{SIMULATED}"
-_ZERO_TIME: Final = "0001-01-01T00:00:00Z"
-_PATH: Final = re.compile(
-    r"(?:/v[\d.]+)?/(?:(?P<fixed>version|_ping|containers/json)|containers/(?P<id>[^/]+)/json)"
+_ENDPOINT: Final = re.compile(
+    r"(?:/v[\d.]+)?/(?:(?P<version>version)|(?P<ping>_ping)|(?P<list>containers/json)"
+    r"|containers/(?P<inspect>[^/]+)/json)"
 )
-_ENDPOINTS: Final = {"version": "version", "_ping": "ping", "containers/json": "list"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,35 +109,61 @@ class SimulatedContainer:
         }
 
     def _status(self, now: float) -> str:
-        """Word it as moby's `State.String` does, container/state.go."""
-        if self.state in ("running", "paused"):
-            health = {"starting": " (health: starting)", None: ""}.get(self.health, f" ({self.health})")
-            return (
-                f"Up {human_duration(now - self.started)}{' (Paused)' if self.state == 'paused' else health}"
-            )
-        ago = human_duration(now - self.finished)
+        """Word it as moby's `State.String` does (container/state.go), but for simpler words for the age."""
+        health = {"starting": " (health: starting)", None: ""}.get(self.health, f" ({self.health})")
         return {
+            "running": f"Up {_age(now - self.started)}{health}",
+            "paused": f"Up {_age(now - self.started)} (Paused)",
+            "restarting": f"Restarting ({self.exit_code}) {_age(now - self.finished)} ago",
+            "exited": f"Exited ({self.exit_code}) {_age(now - self.finished)} ago",
             "created": "Created",
             "removing": "Removal In Progress",
             "dead": "Dead",
-            "restarting": f"Restarting ({self.exit_code}) {ago} ago",
-            "exited": f"Exited ({self.exit_code}) {ago} ago",
         }.get(self.state, "")
 
 
-class SimulatedEngine:
+class Request(BaseHTTPRequestHandler):
+    """A request to a simulated engine, which has four endpoints, as if behind a socket proxy."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = f"Docker/{VERSION} (linux)"
+    sys_version = ""
+    server: SimulatedEngine
+
+    def do_GET(self) -> None:
+        """Have the engine answer."""
+        url = urlsplit(self.path)
+        found = _ENDPOINT.fullmatch(url.path)
+        endpoint, container_id = (found.lastgroup or "", found["inspect"] or "") if found else ("", "")
+        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        self.server.respond(self, endpoint, container_id, query)
+
+    def send(self, status: int, content_type: str, body: bytes) -> None:
+        """Send an answer."""
+        self.send_response(status)
+        self.send_header("Api-Version", self.server.api_version)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+class SimulatedEngine(ThreadingUnixStreamServer):
     """Answers as a Docker engine does, from `containers()` at each request; listens while it is a context.
 
     Tests add what only they need in a subclass: `respond` gets each request, `answer` what is said to it.
     """
 
+    daemon_threads = True
+    handler = Request
     api_version = "1.52"
-    server_name = f"Docker/{VERSION} (linux)"
 
     def __init__(self, path: Path, containers: Callable[[], Iterable[SimulatedContainer]]) -> None:
         self.path = path
         self.containers = containers
-        self._server: _Server | None = None
 
     @property
     def url(self) -> str:
@@ -150,27 +172,24 @@ class SimulatedEngine:
 
     def __enter__(self) -> Self:
         """Listen on the socket."""
-        self._server = _Server(self)
-        Thread(target=self._server.serve_forever, args=(0.005,), name="simulated engine", daemon=True).start()
+        path: Any = str(self.path)  # no address to the server that stands in on Windows
+        super().__init__(path, self.handler)
+        Thread(target=self.serve_forever, args=(0.005,), name="simulated engine", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the socket, every connection, and remove the file."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self.path.unlink(missing_ok=True)
+        """Close the socket, and remove the file."""
+        self.shutdown()
+        self.server_close()
+        self.path.unlink(missing_ok=True)
 
-    def respond(self, request: Request) -> None:
-        """Answer one request; anything but the four endpoints is refused, as a socket proxy would."""
-        url = urlsplit(request.path)
-        endpoint, container_id = endpoint_of(url.path)
+    def respond(self, request: Request, endpoint: str, container_id: str, query: Mapping[str, str]) -> None:
+        """Answer one request."""
         if endpoint == "ping":
             request.send(200, "text/plain; charset=utf-8", b"OK")
-            return
-        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
-        status, answer = self.answer(endpoint, container_id, query)
-        request.send(status, "application/json", json.dumps(answer).encode())
+        else:
+            status, answer = self.answer(endpoint, container_id, query)
+            request.send(status, "application/json", json.dumps(answer).encode())
 
     def answer(self, endpoint: str, container_id: str, query: Mapping[str, str]) -> tuple[int, Any]:
         """Return the status and the JSON of an answer."""
@@ -185,134 +204,39 @@ class SimulatedEngine:
         if endpoint == "list":
             return self.listed(query)
         if endpoint == "inspect":
-            found = next((c for c in self.containers() if c.id == container_id), None)
-            return (404, _no_such(container_id)) if found is None else (200, found.inspect())
+            found = next((each for each in self.containers() if each.id == container_id), None)
+            return (200, found.inspect()) if found else (404, no_such(container_id))
         return 403, {"message": "the simulated engine has four endpoints"}
 
     def listed(self, query: Mapping[str, str]) -> tuple[int, Any]:
-        """Return the rows that the filters let through, the newest first (moby, daemon/list.go)."""
-        filters = {name: [*values] for name, values in json.loads(query.get("filters") or "{}").items()}
-        containers = sorted(self.containers(), key=lambda container: container.created, reverse=True)
-        ids = [container.id for container in containers]
-        for anchor in (*filters.get("since", ()), *filters.get("before", ())):
-            if anchor not in ids:
-                return 404, _no_such(anchor)
-        first = max((ids.index(anchor) + 1 for anchor in filters.get("before", ())), default=0)
-        last = min((ids.index(anchor) for anchor in filters.get("since", ())), default=len(ids))
-        wanted = [container for container in containers[first:last] if _passes(container, filters)]
-        limit = int(query.get("limit", -1))
-        return 200, self.rows(wanted[:limit] if limit > 0 else wanted)
-
-    def rows(self, containers: list[SimulatedContainer]) -> Any:
-        """Return what the list says of these containers."""
-        now = self.now()
-        return [container.row(now) for container in containers]
-
-    def now(self) -> float:
-        """Return the engine's clock, in Unix seconds."""
-        return time.time()
-
-
-def _no_such(container_id: str) -> dict[str, str]:
-    return {"message": f"No such container: {container_id}"}
-
-
-def _passes(container: SimulatedContainer, filters: Mapping[str, list[str]]) -> bool:
-    ids, labels = filters.get("id"), filters.get("label", ())
-    return (ids is None or container.id in ids) and all(label in container.labels for label in labels)
-
-
-def endpoint_of(path: str) -> tuple[str, str]:
-    """Return the endpoint a path leads to (`snapshot.ENDPOINTS`, or empty) and the container's id, if any."""
-    match = _PATH.fullmatch(path)
-    if match is None:
-        return "", ""
-    return _ENDPOINTS.get(match["fixed"], "inspect"), match["id"] or ""
-
-
-class _Server(ThreadingUnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def __init__(self, engine: SimulatedEngine) -> None:
-        self.engine = engine
-        self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        path: Any = str(engine.path)  # no address to the server that stands in on Windows
-        super().__init__(path, Request)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        self._connections.add(connection)
-        return connection, address
-
-    def server_close(self) -> None:
-        super().server_close()
-        for connection in list(self._connections):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        """Return the rows that the filters let through."""
+        filters = json.loads(query.get("filters") or "{}")
+        now = time.time()
+        return 200, [each.row(now) for each in self.containers() if passes(each, filters)]
 
     def handle_error(self, *_: object) -> None:
         """Say nothing of clients that went away."""
 
 
-class Request(BaseHTTPRequestHandler):
-    """One request to a simulated engine."""
-
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def do_GET(self) -> None:
-        """Have the engine answer."""
-        self.server.engine.respond(self)
-
-    def send(self, status: int, content_type: str, body: bytes) -> None:
-        """Send an answer."""
-        self.send_response(status)
-        self.send_header("Api-Version", self.server.engine.api_version)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def date_time_string(self, timestamp: float | None = None) -> str:
-        """Return what goes out as `Date`."""
-        return super().date_time_string(self.server.engine.now() if timestamp is None else timestamp)
-
-    def version_string(self) -> str:
-        """Return what goes out as `Server`."""
-        return self.server.engine.server_name
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
+def no_such(container_id: str) -> dict[str, str]:
+    """Return what is said of a container that is not there."""
+    return {"message": f"No such container: {container_id}"}
 
 
-def human_duration(seconds: float) -> str:
-    """Word a duration as moby does in `Status` (go-units, duration.go): cut off, but for hours, rounded."""
-    whole = int(max(seconds, 0))
-    hours = int(whole / 3600 + 0.5)
-    if whole < 1:
-        return "Less than a second"
-    for fits, count, unit in (
-        (whole < 60, whole, "second"),
-        (whole < 3600, whole // 60, "minute"),
-        (hours < 48, hours, "hour"),
-        (hours < 24 * 14, hours // 24, "day"),
-        (hours < 24 * 60, hours // 24 // 7, "week"),
-        (hours < 24 * 730, hours // 24 // 30, "month"),
-    ):
-        if fits:
-            return _counted(count, unit)
-    return f"{whole // 86400 // 365} years"
+def passes(container: SimulatedContainer, filters: Mapping[str, Any]) -> bool:
+    """Tell whether a list with these filters has the container."""
+    ids, labels = filters.get("id"), filters.get("label", ())
+    return (ids is None or container.id in ids) and all(label in container.labels for label in labels)
 
 
-def _counted(count: int, unit: str) -> str:
-    if count == 1 and unit in ("minute", "hour"):
-        return f"About a{'n' * (unit == 'hour')} {unit}"
-    return f"{count} {unit}{'s' * (count != 1)}"
+def _age(seconds: float) -> str:
+    for length, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{int(seconds)} seconds"
 
 
 def _rfc3339(seconds: float) -> str:
     if not seconds:
-        return _ZERO_TIME
+        return "0001-01-01T00:00:00Z"
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "123Z")

@@ -73,6 +73,7 @@ class Expirer:
 
     def run(self) -> None:
         """Look once in `poll_interval` until `stop` is set."""
+        self._publish(self.publication())
         due = time.monotonic()
         while not self._stop.is_set():
             if not self.turn():

@@ -10,14 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from weakref import WeakSet
 
 from docker_prom_exporter.demo import WATCH, SimulatedContainer, SimulatedEngine
-from docker_prom_exporter.demo.engine import VERSION, Request, endpoint_of
+from docker_prom_exporter.demo.engine import VERSION, Request, no_such, passes
 from docker_prom_exporter.engine import Engine
 from docker_prom_exporter.engine.client import find_target
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.settings import Settings, read_settings
+from support.wordings import status
 
 Fault = Callable[[socket.socket], object]
 
@@ -43,6 +44,18 @@ class Stage:
         self.containers[name] = replace(self.containers[name], **what)
 
 
+class _Request(Request):
+    server: "Simulation"
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Return what goes out as `Date`."""
+        return super().date_time_string(self.server.now() if timestamp is None else timestamp)
+
+    def version_string(self) -> str:
+        """Return what goes out as `Server`."""
+        return self.server.server_name
+
+
 class Simulation(SimulatedEngine):
     """A simulated engine with its stage, and with all that a real one should not say or do.
 
@@ -50,7 +63,11 @@ class Simulation(SimulatedEngine):
     connection, on which it may send what it likes; `change_rows` changes the rows of a list. Another
     `api_version` before 1.52 leaves `Health` out of them. `podman` has it answer as Podman 4 does, and
     `containerd` as Docker with the containerd image store, whose list takes `row_seconds` for each row.
+    At its end it closes every connection, as one that is stopped does.
     """
+
+    handler = _Request
+    request_queue_size = 128
 
     def __init__(
         self,
@@ -64,6 +81,7 @@ class Simulation(SimulatedEngine):
         self.stage = Stage()
         super().__init__(path, lambda: list(self.stage.containers.values()))
         self.api_version = api_version
+        self.server_name = f"{'Libpod' if podman else 'Docker'}/{VERSION} (linux)"
         self.podman = podman
         self.containerd = containerd
         self.row_seconds = row_seconds
@@ -73,21 +91,31 @@ class Simulation(SimulatedEngine):
         self.faults: dict[str, Fault] = {}
         self.inspect_faults: dict[str, Fault] = {}
         self.change_rows: Callable[[list[dict[str, Any]]], Any] = lambda rows: rows
-        if podman:
-            self.server_name = f"Libpod/{VERSION} (linux)"
+        self._connections: WeakSet[socket.socket] = WeakSet()
 
-    def respond(self, request: Request) -> None:
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        connection, address = super().get_request()
+        self._connections.add(connection)
+        return connection, address
+
+    def server_close(self) -> None:
+        """Close the socket and every connection."""
+        super().server_close()
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def respond(self, request: Request, endpoint: str, container_id: str, query: Mapping[str, str]) -> None:
         """Note the request, and answer it, or do to it what a fault does."""
-        url = urlsplit(request.path)
-        endpoint, container_id = endpoint_of(url.path)
         self.lines.append(f"{request.command} {request.path}")
-        self.requests.append((endpoint, _query(url.query)))
+        self.requests.append((endpoint, _asked(query)))
         fault = self.faults.get(endpoint) or self.inspect_faults.get(container_id)
         if fault:
             request.close_connection = True
             fault(request.connection)
         else:
-            super().respond(request)
+            super().respond(request, endpoint, container_id, query)
 
     def now(self) -> float:
         """Return the engine's clock, in Unix seconds, which a test can set."""
@@ -113,12 +141,28 @@ class Simulation(SimulatedEngine):
                 answer["State"]["Health"]["Log"] = [{"Output": SECRET_OUTPUT}]
         return status, answer
 
+    def listed(self, query: Mapping[str, str]) -> tuple[int, Any]:
+        """Return a page of the rows that the filters let through, newest first (moby, daemon/list.go)."""
+        filters = json.loads(query.get("filters") or "{}")
+        containers = sorted(self.containers(), key=lambda container: container.created, reverse=True)
+        ids = [container.id for container in containers]
+        for anchor in (*filters.get("since", ()), *filters.get("before", ())):
+            if anchor not in ids:
+                return 404, no_such(anchor)
+        first = max((ids.index(anchor) + 1 for anchor in filters.get("before", ())), default=0)
+        last = min((ids.index(anchor) for anchor in filters.get("since", ())), default=len(ids))
+        wanted = [container for container in containers[first:last] if passes(container, filters)]
+        limit = int(query.get("limit", -1))
+        return 200, self.rows(wanted[:limit] if limit > 0 else wanted)
+
     def rows(self, containers: list[SimulatedContainer]) -> Any:
         """Return what the list says of these containers."""
         time.sleep(self.row_seconds * len(containers))
-        return self.change_rows([self._row(row) for row in super().rows(containers)])
+        return self.change_rows([self._row(container) for container in containers])
 
-    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _row(self, container: SimulatedContainer) -> dict[str, Any]:
+        row = container.row(self.now())
+        row["Status"] = status(container, self.now())
         if self.podman or tuple(map(int, self.api_version.split("."))) < (1, 52):
             del row["Health"]
         if self.podman and row["Status"].startswith("Up "):
@@ -128,9 +172,8 @@ class Simulation(SimulatedEngine):
         return row
 
 
-def _query(text: str) -> dict[str, Any]:
+def _asked(query: Mapping[str, str]) -> dict[str, Any]:
     """Return the filters of a list, and its limit where it has one."""
-    query = {name: values[-1] for name, values in parse_qs(text).items()}
     limit = {"limit": int(query["limit"])} if int(query.get("limit", -1)) > 0 else {}
     return {**json.loads(query.get("filters") or "{}"), **limit}
 

@@ -2,7 +2,7 @@
 
 import io
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import structlog
 from docker_prom_exporter import cli
 from docker_prom_exporter.check import Report, check
 from docker_prom_exporter.containers import LABEL
+from docker_prom_exporter.demo.engine import Request
 from docker_prom_exporter.engine import Engine, advice
 from docker_prom_exporter.engine.client import find_target
 from support.simulated import (
@@ -260,11 +261,11 @@ def test_version_denied_on_an_engine_that_refuses_old_versions(simulated: Simula
     simulated.stage.add("web")
     plain = simulated.respond
 
-    def respond(request: Any) -> None:
+    def respond(request: Request, endpoint: str, container_id: str, query: Mapping[str, str]) -> None:
         if request.path.startswith("/v1.41/"):
             request.send(400, "application/json", b'{"message": "client version 1.41 is too old"}')
         else:
-            plain(request)
+            plain(request, endpoint, container_id, query)
 
     simulated.respond = respond  # type: ignore[method-assign]
     simulated.faults = {"version": DENIED}

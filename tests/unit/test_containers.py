@@ -23,10 +23,10 @@ from docker_prom_exporter.containers import (
     stores_images_in_containerd,
 )
 from docker_prom_exporter.demo import SimulatedContainer
-from docker_prom_exporter.demo.engine import human_duration
 from docker_prom_exporter.label_names import label_name
 from support.builders import CONTAINER_ID, CREATED, container, details, inspect, old_row, row
 from support.simulated import Simulation
+from support.wordings import human_duration
 
 UNKNOWN, STOPPED, ALIVE, UNHEALTHY, HEALTHY = ContainerHealth
 YEAR = 365 * 86400

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from docker_prom_exporter.containers import LABEL, Details, read_inspect
+from docker_prom_exporter.containers import LABEL, Details, read_inspect, read_row
 from docker_prom_exporter.demo import SimulatedContainer, SimulatedEngine
-from docker_prom_exporter.demo.engine import human_duration
 from support.builders import container
+from support.simulated import Simulation
+from support.wordings import human_duration, status
 
 BEGIN = 1714979289
 HOUR, DAY = 3600, 86400
@@ -60,12 +61,16 @@ STAGE = [
 IDS = {each.name: each.id for each in STAGE}
 
 
-def asked(limit: int = -1, **names: list[str]) -> tuple[int, list[str]]:
+def asked(
+    limit: int = -1, engine: SimulatedEngine | None = None, **names: list[str]
+) -> tuple[int, list[str]]:
     """Ask for a list, containers in its filters by name; return its status and the names in it."""
     filters = {key: [IDS.get(name, name) for name in values] for key, values in names.items()}
-    engine = SimulatedEngine(Path(), lambda: STAGE)
-    status, answer = engine.answer("list", "", {"limit": str(limit), "filters": json.dumps(filters)})
-    return status, [row["Names"][0] for row in answer] if status == 200 else []
+    if engine is None:
+        engine = Simulation(Path())
+        engine.containers = lambda: STAGE
+    code, answer = engine.answer("list", "", {"limit": str(limit), "filters": json.dumps(filters)})
+    return code, [row["Names"][0] for row in answer] if code == 200 else []
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,15 @@ def test_a_list(query: dict[str, Any], expected: list[str]) -> None:
     assert (200, expected) == asked(**query)
 
 
+def test_a_list_of_the_demo() -> None:
+    """It takes the filters that are asked of an engine where a list is cheap."""
+    demo = SimulatedEngine(Path(), lambda: STAGE)
+
+    assert (200, ["/old", "/new", "/plain", "/young"]) == asked(engine=demo)
+    assert (200, ["/old", "/new"]) == asked(engine=demo, label=[LABEL])
+    assert (200, ["/old"]) == asked(engine=demo, id=["old", "gone"])
+
+
 def test_a_list_relative_to_one_that_is_gone() -> None:
     """It is a 404, as it is from Docker 28 on."""
     assert (404, []) == asked(since=["gone"])
@@ -107,12 +121,24 @@ def test_a_list_relative_to_one_that_is_gone() -> None:
     ],
 )
 def test_status_is_worded_as_moby_does(state: str, expected: str) -> None:
-    """The wordings are those of every engine from 1.12 to 29."""
+    """The wordings are those of every engine from 1.12 to 29; the demo's ages have simpler ones."""
     simulated = SimulatedContainer(
         "web", state=state, health="unhealthy", started=BEGIN, finished=BEGIN + 60, exit_code=137
     )
+    of_demo = simulated.row(BEGIN + 120)["Status"]
 
-    assert expected == simulated.row(BEGIN + 120)["Status"]
+    assert expected == status(simulated, BEGIN + 120)
+    assert expected.replace("About a minute", "60 seconds") == of_demo
+
+
+@pytest.mark.parametrize("state", ["running", "paused", "restarting", "exited"])
+@pytest.mark.parametrize("age", [0, 1, 59, 60, 119, 120, HOUR, 2 * HOUR, 47 * HOUR, 2 * DAY, 30 * DAY])
+def test_the_ages_of_the_demo_are_read(state: str, age: int) -> None:
+    """Whatever its wording of them, the bound that is read is below the true age, and not far below."""
+    row = read_row(SimulatedContainer("web", state, started=BEGIN, finished=BEGIN).row(BEGIN + age))
+
+    assert row is not None
+    assert row.min_age <= age <= 2 * row.min_age + HOUR
 
 
 @pytest.mark.parametrize(
