@@ -6,6 +6,7 @@ Named tuples, because `healthcheck` starts every few seconds and to import datac
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from ipaddress import ip_address
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -72,7 +73,7 @@ class Settings(NamedTuple):
 
 
 class Values(NamedTuple):
-    """The values an option takes, in words, and the function that reads one or raises `ValueError`."""
+    """The values an option takes, in words; `read` returns None or raises `ValueError` for any other."""
 
     read: Callable[[str], Any]
     words: str
@@ -109,17 +110,11 @@ def read_settings(
     Raises `BadOptionError` with the option as the user wrote it, the value, and what it takes; or with an
     option that is missing beside another.
     """
-    settings = Settings(
-        **{
-            option.name: _read(
-                option, flags.get(option.name), environ, defaults.get(option.name, option.default)
-            )
-            for option in OPTIONS
-        }
-    )
+    settings = Settings(**{option.name: _read(option, flags, environ, defaults) for option in OPTIONS})
     for name, needed in _NEEDS:
         if getattr(settings, name) is not None and getattr(settings, needed) is None:
-            raise BadOptionError(f"{_spellings(name)} needs {_spellings(needed)}, too")
+            spelled = {option.name: f"{option.flag} ({option.variable})" for option in OPTIONS}
+            raise BadOptionError(f"{spelled[name]} needs {spelled[needed]}, too")
     return settings
 
 
@@ -129,49 +124,40 @@ def redacted(text: str) -> str:
     return re.sub(r"(?s)\?.*", "?…", text)
 
 
-def _spellings(name: str) -> str:
-    option = next(option for option in OPTIONS if option.name == name)
-    return f"{option.flag} ({option.variable})"
-
-
-def _read(option: Option, flag: str | None, environ: Mapping[str, str], default: str | None) -> Any:
-    variable = environ.get(option.variable) or None
-    text = flag if flag is not None else variable if variable is not None else default
+def _read(
+    option: Option, flags: Mapping[str, str | None], environ: Mapping[str, str], defaults: Mapping[str, str]
+) -> Any:
+    flag, default = flags.get(option.name), defaults.get(option.name, option.default)
+    text = flag if flag is not None else environ.get(option.variable) or default
     if text is None:
         return option.unset
-    try:
+    takes = "UTF-8"
+    with suppress(ValueError):
         text.encode()
-        return option.values.read(text)
-    except UnicodeEncodeError:
-        takes = "UTF-8"
-    except ValueError:
         takes = option.values.words
+        value = option.values.read(text)
+        if value is not None:
+            return value
     shown = redacted(text)
     written = f"{option.flag} {shown!r}" if flag is not None else f"{option.variable}={shown!r}"
     raise BadOptionError(f"{written} can't be used: it takes {takes}")
 
 
-def _boolean(text: str) -> bool:
-    value = parse_boolean(text)
-    if value is None:
-        raise ValueError(text)
-    return value
-
-
 def _duration(least: float, most: float) -> Values:
-    def read(text: str) -> float:
+    def read(text: str) -> float | None:
         seconds = parse_duration(text)
-        if not least <= seconds <= most:
-            raise ValueError(text)
-        return seconds
+        return seconds if least <= seconds <= most else None
 
     return Values(read, f"seconds from {least:g} to {most:.10g}, also as 500ms, 15s, 1m30s or 1h")
 
 
-def _port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
-        raise ValueError(text)
-    return int(text)
+def _choice(choices: tuple[str, ...]) -> Values:
+    by_lower = {choice.lower(): choice for choice in choices}
+    return Values(lambda text: by_lower.get(text.lower()), "one of " + " ".join(choices))
+
+
+def _port(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,5}", text) and int(text) <= 65535 else None
 
 
 def _address(text: str) -> str:
@@ -179,54 +165,31 @@ def _address(text: str) -> str:
     return str(ip_address(bracketed[1] if bracketed else text))
 
 
-def _choice(choices: tuple[str, ...]) -> Values:
-    by_lower = {choice.lower(): choice for choice in choices}
-
-    def read(text: str) -> str:
-        if text.lower() not in by_lower:
-            raise ValueError(text)
-        return by_lower[text.lower()]
-
-    return Values(read, "one of " + " ".join(choices))
-
-
-def _docker_host(text: str) -> str:
+def _docker_host(text: str) -> str | None:
     text = text if "://" in text else f"tcp://{text}"
     url = urlsplit(text)
-    if url.username or url.password or url.query or url.fragment or not text.isprintable():
-        raise ValueError(text)
-    if url.scheme in ("unix", "npipe") and url.netloc + url.path:
-        return text
-    if url.scheme in ("tcp", "http", "https") and url.hostname and url.port and url.path in ("", "/"):
-        return text
-    raise ValueError(text)
+    plain = text.isprintable() and not (url.username or url.password or url.query or url.fragment)
+    local = url.scheme in ("unix", "npipe") and url.netloc + url.path
+    remote = url.scheme in ("tcp", "http", "https") and url.hostname and url.port and url.path in ("", "/")
+    return text if plain and (local or remote) else None
 
 
-def _push_url(text: str) -> str:
+def _push_url(text: str) -> str | None:
     url = urlsplit(text)
-    if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
-        raise ValueError(text)
-    if url.query or url.fragment or not re.fullmatch(r"[!-?A-~]+", text):
-        raise ValueError(text)
-    return text.rstrip("/")
+    found = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    plain = re.fullmatch(r"[!-?A-~]+", text) and not (url.query or url.fragment)
+    return text.rstrip("/") if found and plain else None
 
 
-def _label_keys(text: str) -> tuple[str, ...]:
+def _label_keys(text: str) -> tuple[str, ...] | None:
     keys = tuple(key.strip() for key in text.split(","))
-    if not all(keys) or "=" in text or len({*map(label_name, keys)}) < len(keys):
-        raise ValueError(text)
-    return keys
+    distinct = len({*map(label_name, keys)}) == len(keys)
+    return keys if all(keys) and "=" not in text and distinct else None
 
 
-def _not_empty(text: str) -> str:
-    if not text:
-        raise ValueError(text)
-    return text
-
-
-_BOOLEAN: Final = Values(_boolean, "true or false")
-_TEXT: Final = Values(_not_empty, "a text")
-_PATH: Final = Values(_not_empty, "a path")
+_BOOLEAN: Final = Values(parse_boolean, "true or false")
+_TEXT: Final = Values(lambda text: text or None, "a text")
+_PATH: Final = Values(lambda text: text or None, "a path")
 _DOCKER_HOST: Final = Values(_docker_host, "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH")
 _LABEL_KEYS: Final = Values(
     _label_keys, "keys with commas between, none empty or with =, none twice (a.b and a-b are one label)"
