@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -18,12 +18,6 @@ from docker_prom_exporter.output import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LEVELS: Final = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
 _MAX_QUEUED: Final = 1000
 _RETRY_INTERVAL: Final = 0.05
 
@@ -38,7 +32,7 @@ class Writer:
     def __init__(self, descriptor: int | None, notice: Callable[[int], str]) -> None:
         self._descriptor = descriptor
         self._notice = notice
-        self._lines: deque[str] = deque()
+        self._lines: deque[str] = deque(maxlen=_MAX_QUEUED)
         self._lost = 0
         self._is_writing = False
         self._changed = threading.Condition()
@@ -48,9 +42,7 @@ class Writer:
     def msg(self, line: str) -> None:
         """Queue a line."""
         with self._changed:
-            if len(self._lines) == _MAX_QUEUED:
-                self._lines.popleft()
-                self._lost += 1
+            self._lost += len(self._lines) == _MAX_QUEUED
             self._lines.append(line)
             self._changed.notify_all()
 
@@ -98,6 +90,13 @@ def configure(level: str, form: str) -> Writer:
     coloured = descriptor is not None and os.isatty(descriptor)
     if form == "auto":
         form = "console" if coloured else "logfmt"
+    renderers: dict[str, structlog.typing.Processor] = {
+        "console": structlog.dev.ConsoleRenderer(colors=coloured),
+        "json": structlog.processors.JSONRenderer(ensure_ascii=False),
+        "logfmt": structlog.processors.LogfmtRenderer(
+            key_order=("time", "level", "event"), bool_as_flag=False
+        ),
+    }
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(
@@ -105,20 +104,14 @@ def configure(level: str, form: str) -> Writer:
         ),
         structlog.processors.format_exc_info,
         _one_line,
-        _renderer(form, coloured=coloured),
+        renderers[form],
     ]
-
-    def notice(lines: int) -> str:
-        event: Any = {"event": "log.lines_lost", "lines": lines}
-        for processor in processors:
-            event = processor(None, "warning", event)
-        return str(event)
-
-    writer = Writer(descriptor, notice)
+    rendering = structlog.wrap_logger(structlog.ReturnLogger(), processors, structlog.BoundLogger)
+    writer = Writer(descriptor, lambda lost: rendering.warning("log.lines_lost", lines=lost))
     logging.getLogger().addHandler(logging.NullHandler())
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
@@ -133,15 +126,4 @@ def _standard_error() -> int | None:
 
 
 def _one_line(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = printable(value)
-    return event
-
-
-def _renderer(form: str, *, coloured: bool) -> structlog.typing.Processor:
-    if form == "console":
-        return structlog.dev.ConsoleRenderer(colors=coloured)
-    if form == "json":
-        return structlog.processors.JSONRenderer(ensure_ascii=False)
-    return structlog.processors.LogfmtRenderer(key_order=["time", "level", "event"], bool_as_flag=False)
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
