@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from docker_prom_exporter import __doc__ as summary
 from docker_prom_exporter import __version__
-from docker_prom_exporter.output import OutputError, printable, standard_output
+from docker_prom_exporter.output import CommandError, printable, standard_output
 from docker_prom_exporter.settings import OPTIONS, BadOptionError, read_settings, redacted
 from docker_prom_exporter.signals import StopSignals
 
@@ -56,25 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error}; see {_NAME} --help", 2)
     signals.end_at_once(0 if command in _SERVING else None)
     try:
-        return _healthcheck(settings) if command == "healthcheck" else _run(command, settings, given)
-    except OutputError as error:
-        return _fail(str(error), 1)
-
-
-def _healthcheck(settings: Settings) -> int:
-    from docker_prom_exporter.healthcheck import healthcheck  # noqa: PLC0415
-
-    with standard_output():
-        return healthcheck(settings)
+        return _run(command, settings, given)
+    except CommandError as error:
+        return _fail(str(error), error.code)
 
 
 def _run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int:
+    if command == "healthcheck":
+        from docker_prom_exporter.healthcheck import healthcheck  # noqa: PLC0415
+
+        with standard_output():
+            return healthcheck(settings)
     from docker_prom_exporter import commands  # noqa: PLC0415  healthcheck is quick without the libraries
 
-    try:
-        return commands.run(command, settings, own)
-    except commands.CommandError as error:
-        return _fail(str(error), error.code)
+    return commands.run(command, settings, own)
 
 
 class _Parser(ArgumentParser):

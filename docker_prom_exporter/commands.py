@@ -20,7 +20,7 @@ from docker_prom_exporter.engine import BadTargetError, Engine, find_target
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.metrics import Publications
 from docker_prom_exporter.outlets import Expirer, Outlet, OutletError, open_outlets
-from docker_prom_exporter.output import standard_output
+from docker_prom_exporter.output import CommandError, standard_output
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.signals import StopSignals
 from docker_prom_exporter.web import (
@@ -46,14 +46,6 @@ _FIRST_RESULT_TIMEOUT: Final = 0.5
 _WORK_TIMEOUT: Final = 0.4
 _OUTLETS_TIMEOUT: Final = 0.7
 _LOG_TIMEOUT: Final = 0.25
-
-
-class CommandError(Exception):
-    """A command can't do its work: one line for the user, and the exit code."""
-
-    def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int:

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from docker_prom_exporter import __version__, cli, commands
+from docker_prom_exporter.output import CommandError
 from docker_prom_exporter.settings import OPTIONS, read_settings
 
 
@@ -221,7 +222,7 @@ def test_a_port_in_use_is_one_line() -> None:
     """It names who often has it, and the option that changes it."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        with pytest.raises(commands.CommandError) as error:
+        with pytest.raises(CommandError) as error:
             commands._listener(read_settings({"listen_port": port}, {}))
 
     assert 1 == error.value.code
