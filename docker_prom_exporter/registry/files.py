@@ -33,14 +33,25 @@ class Version(NamedTuple):
 
 def version(path: str) -> Version | None:
     """Return the version of what is at a path, None where nothing is. Raises `OSError`."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        return _version(os.lstat(path))
-    return None
+    found = _status(path)
+    return _version(found) if found else None
 
 
 def is_settled(found: Version) -> bool:
     """Tell whether the next change will show in the version: not so soon after the last."""
     return found.changed < time.time_ns() - _NANOSECONDS_TO_SETTLE
+
+
+def is_folder(path: str) -> bool:
+    """Tell whether there is a folder. Raises `OSError`."""
+    found = _status(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def size(path: str) -> int | None:
+    """Return a file's size in bytes, None where there is no file. Raises `OSError`."""
+    found = _status(path)
+    return found.st_size if found and stat.S_ISREG(found.st_mode) else None
 
 
 def folders(path: str) -> list[str]:
@@ -58,46 +69,27 @@ def folders(path: str) -> list[str]:
         os.close(opened)
 
 
-def is_folder(path: str) -> bool:
-    """Tell whether there is a folder. Raises `OSError`."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    return False
-
-
-def size(path: str) -> int | None:
-    """Return a file's size in bytes, None where there is no file. Raises `OSError`."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        status = os.lstat(path)
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
-    return None
-
-
 def read(path: str, limit: int) -> tuple[bytes, Version]:
     """Return what is in a file. Raises `DefectError`, also where it has more than `limit` bytes."""
     try:
-        opened = os.open(path, _READ)
-        try:
-            return _content(opened, limit)
-        finally:
-            os.close(opened)
+        with open(path, "rb", opener=lambda path, _: os.open(path, _READ)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise DefectError("corrupt", "it is not a regular file")
+            if status.st_size > limit:
+                raise DefectError("unsupported", f"it has more than {limit} bytes")
+            return file.read(status.st_size), _version(status)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DefectError("missing", f"{path} is gone") from error
     except OSError as error:
-        reason = "corrupt" if error.errno in (errno.ELOOP, errno.ENXIO) else "denied"
+        reason = "corrupt" if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR) else "denied"
         raise DefectError(reason, f"{path}: {error.strerror}") from error
 
 
-def _content(opened: int, limit: int) -> tuple[bytes, Version]:
-    status = os.fstat(opened)
-    if not stat.S_ISREG(status.st_mode):
-        raise DefectError("corrupt", "it is not a regular file")
-    if status.st_size > limit:
-        raise DefectError("unsupported", f"it has more than {limit} bytes")
-    content = b""
-    while len(content) < status.st_size and (more := os.read(opened, status.st_size - len(content))):
-        content += more
-    return content, _version(status)
+def _status(path: str) -> os.stat_result | None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return os.lstat(path)
+    return None
 
 
 def _version(status: os.stat_result) -> Version:
