@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import requests
 import structlog
 
-from docker_prom_exporter import __version__, logs
+from docker_prom_exporter import __version__, logs, web
 from docker_prom_exporter.engine import BadTargetError, Engine, find_target
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.metrics import Publications
@@ -23,15 +23,6 @@ from docker_prom_exporter.outlets import Expirer, Outlet, OutletError, open_outl
 from docker_prom_exporter.output import CommandError, standard_output
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.signals import StopSignals
-from docker_prom_exporter.web import (
-    BearerToken,
-    CredentialsError,
-    ServerTls,
-    Site,
-    StatusPage,
-    Web,
-    listen,
-)
 
 if TYPE_CHECKING:
     import socket
@@ -58,7 +49,7 @@ def run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int:
         return _COMMANDS[command](settings, **own)
     except BadTargetError as error:
         raise CommandError(str(error), 2) from error
-    except CredentialsError as error:
+    except web.CredentialsError as error:
         raise CommandError(str(error)) from error
     except OutletError as error:
         raise CommandError(error.detail) from error
@@ -124,7 +115,7 @@ def _serve(
 
     poller = Poller(engine, settings, serving.stop, publish)
     publish(poller.snapshot)
-    page = StatusPage(
+    page = web.StatusPage(
         lambda: poller.snapshot,
         settings.poll_interval,
         only_labelled=settings.container_health_filter_label,
@@ -170,8 +161,8 @@ class _Serving:
         self._signals = signals
         cert, key = settings.web_tls_cert_file, settings.web_tls_key_file
         token = settings.web_bearer_token_file
-        self._tls = ServerTls(cert, key, settings.web_client_ca_file) if cert and key else None
-        self._token = BearerToken(token) if token else None
+        self._tls = web.ServerTls(cert, key, settings.web_client_ca_file) if cert and key else None
+        self._token = web.BearerToken(token) if token else None
         self.stop = threading.Event()
         self._outlets = _outlets(settings, self.stop)
         self._listener = _listener(settings)
@@ -187,21 +178,21 @@ class _Serving:
         worker: threading.Thread,
         is_healthy: Callable[[], bool],
         found: threading.Event,
-        page: StatusPage | None = None,
+        page: web.StatusPage | None = None,
         abort: Callable[[], object] = lambda: None,
     ) -> int:
         """Start the worker, serve once it has `found` something or a moment is over, end all at a signal.
 
         The worker ends when `stop` is set; `abort` cuts what it waits for.
         """
-        site = Site(self.exposition, is_healthy, found.is_set, page)
+        site = web.Site(self.exposition, is_healthy, found.is_set, page)
         source = self._settings.client_ip_source
-        web = Web(self._listener, site, source, tls=self._tls, token=self._token)
+        server = web.Web(self._listener, site, source, tls=self._tls, token=self._token)
         log = structlog.get_logger()
         log.info("exporter.started", version=__version__, metrics=self._address())
         worker.start()
         found.wait(_FIRST_RESULT_TIMEOUT)
-        web.start()
+        server.start()
         for outlet in self._outlets:
             outlet.start(self.exposition)
         self._signals.wait()
@@ -210,7 +201,7 @@ class _Serving:
         self._wake_outlets()
         abort()
         worker.join(_WORK_TIMEOUT)
-        web.stop()
+        server.stop()
         for outlet in self._outlets:
             outlet.join(began + _OUTLETS_TIMEOUT)
         log.info("exporter.stopped")
@@ -243,7 +234,7 @@ def _outlets(settings: Settings, stop: threading.Event) -> list[Outlet]:
 
 def _listener(settings: Settings) -> socket.socket:
     try:
-        return listen(settings.listen_addr, settings.listen_port)
+        return web.listen(settings.listen_addr, settings.listen_port)
     except OSError as error:
         address = f"--listen-addr {settings.listen_addr} --listen-port {settings.listen_port}"
         advice = ""

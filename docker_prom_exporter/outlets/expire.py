@@ -106,7 +106,7 @@ class Expirer:
 
     def _look(self) -> dict[Group, float]:
         """Return the age of each expired group, in seconds."""
-        request = Request("GET", f"{self._gateway.url}/metrics", {"Accept": _ACCEPT})
+        request = Request("GET", f"{self._gateway.url}/metrics", (("Accept", _ACCEPT),))
         return self._gateway.send(request, _LOOK_TIMEOUT, self._read)
 
     def _read(self, response: http.client.HTTPResponse) -> dict[Group, float]:

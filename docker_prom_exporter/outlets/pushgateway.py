@@ -12,21 +12,12 @@ import time
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
+import tenacity
 from prometheus_client.exposition import delete_from_gateway, push_to_gateway
-from tenacity import (
-    Retrying,
-    retry_if_exception,
-    sleep_using_event,
-    stop_any,
-    stop_before_delay,
-    stop_when_event_set,
-    wait_random_exponential,
-)
 
 from docker_prom_exporter import __version__
 from docker_prom_exporter.deadline import call
@@ -37,7 +28,7 @@ from docker_prom_exporter.outlets.errors import MAX_DETAIL, OutletError, one_lin
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
@@ -63,7 +54,7 @@ class Request(NamedTuple):
 
     method: str
     url: str
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: Sequence[tuple[str, str]] = ()
     body: bytes = b""
 
 
@@ -98,7 +89,7 @@ class Gateway:
         Raises `OutletError`, as `read` may, too.
         """
         agent = f"docker-prom-exporter/{__version__}"
-        headers = {**request.headers, **self._authorization(), "User-Agent": agent}
+        headers = {**dict(request.headers), **self._authorization(), "User-Agent": agent}
         connection = self._connect(timeout=seconds)
         sockets: list[socket.socket] = []
 
@@ -170,11 +161,11 @@ class Pusher:
         self._due = time.monotonic()
         self._last = 0.0
         self._expiry_logged = False
-        self._retrying = Retrying(
-            stop=stop_any(stop_before_delay(self._interval), stop_when_event_set(stop)),
-            wait=wait_random_exponential(multiplier=0.5, max=self._interval / 3),
-            sleep=sleep_using_event(stop),
-            retry=retry_if_exception(lambda e: isinstance(e, OutletError) and e.is_transient),
+        self._retrying = tenacity.Retrying(
+            stop=tenacity.stop_before_delay(self._interval) | tenacity.stop_when_event_set(stop),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=self._interval / 3),
+            sleep=tenacity.sleep_using_event(stop),
+            retry=tenacity.retry_if_exception(lambda e: isinstance(e, OutletError) and e.is_transient),
             reraise=True,
         )
 
@@ -253,5 +244,5 @@ class Pusher:
         if data and self._gzips:
             headers = [*headers, ("Content-Encoding", "gzip")]
             data = gzip.compress(data)
-        request = Request(method, url, dict(headers), data)
+        request = Request(method, url, headers, data)
         return partial(self._gateway.send, request, timeout or 0, _beginning)

@@ -40,7 +40,6 @@ class StorageError(Exception):
 
     def __init__(self, cause: str, advice: str) -> None:
         super().__init__(cause)
-        self.cause = cause
         self.advice = advice
 
 
