@@ -1,4 +1,4 @@
-"""Manifests: the layers, configs and further manifests that an image, an index or an artifact names. Pure."""
+"""Manifests: what an image, an index or an artifact names, and what a tag leads to through them. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+
+    Revisions = Mapping[str, "Manifest | Defect"]
+    SizeOnDisk = Callable[[str], int | None]
 
 REASONS: Final = ("missing", "corrupt", "unsupported", "denied")
 
@@ -59,11 +62,23 @@ class Manifest(NamedTuple):
     configs: tuple[str, ...] = ()
     children: tuple[str, ...] = ()
 
-    def digests(self) -> Iterator[str]:
+    def digests(self) -> tuple[str, ...]:
         """Return the digests of all that it names directly."""
-        yield from (layer.digest for layer in self.layers)
-        yield from self.configs
-        yield from self.children
+        return (*(layer.digest for layer in self.layers), *self.configs, *self.children)
+
+
+class Image(NamedTuple):
+    """What a tag leads to: manifests, and all blobs together, by digest.
+
+    `layers` counts the different ones, `size` is theirs in bytes; None is what can't be known. `defect` is
+    why it can't be pulled.
+    """
+
+    manifests: frozenset[str] = frozenset()
+    blobs: frozenset[str] = frozenset()
+    layers: int | None = None
+    size: int | None = None
+    defect: Defect | None = None
 
 
 def parse(text: bytes) -> Manifest:
@@ -88,6 +103,28 @@ def parse(text: bytes) -> Manifest:
         raise DefectError("corrupt", "it lacks what a manifest of its kind has") from error
 
 
+def image(root: str, revisions: Revisions, size_on_disk: SizeOnDisk) -> Image:
+    """Find what a tag leads to; `size_on_disk` is None for a blob that is not there."""
+    reached = _reached(root, revisions)
+    defects = [found for found in reached.values() if isinstance(found, Defect)]
+    if defects:
+        worst = min(defects, key=lambda defect: REASONS.index(defect.reason))
+        return Image(frozenset(reached), defect=worst)
+    manifests = [found for found in reached.values() if isinstance(found, Manifest)]
+    layers = [layer for manifest in manifests for layer in manifest.layers]
+    configs = {config for manifest in manifests for config in manifest.configs}
+    here = configs.union(layer.digest for layer in layers if not layer.foreign)
+    gone = [digest for digest in here if size_on_disk(digest) is None]
+    sizes = _sizes(layers, size_on_disk)
+    return Image(
+        manifests=frozenset(reached),
+        blobs=frozenset((*reached, *configs, *sizes)),
+        layers=len(sizes),
+        size=None if None in sizes.values() else sum(filter(None, sizes.values())),
+        defect=missing(min(gone)) if gone else None,
+    )
+
+
 def _media_type(document: Mapping[str, Any]) -> str:
     media_type = document.get("mediaType") or ""
     if media_type or document.get("schemaVersion") not in (1, 2):
@@ -98,8 +135,7 @@ def _media_type(document: Mapping[str, Any]) -> str:
 
 
 def _image(document: Mapping[str, Any]) -> Manifest:
-    config, _ = _descriptor(document["config"])
-    return Manifest(_layers(document.get("layers")), configs=(config,))
+    return Manifest(_layers(document.get("layers")), configs=(_descriptor(document["config"])[0],))
 
 
 def _artifact(document: Mapping[str, Any]) -> Manifest:
@@ -136,6 +172,25 @@ def _digest(text: str) -> str:
     if not DIGEST.fullmatch(text):
         raise ValueError("a digest is not written like one")
     return text
+
+
+def _sizes(layers: list[Layer], size_on_disk: SizeOnDisk) -> dict[str, int | None]:
+    """Return each layer's size as its manifest says, or where that says none (schema 1) the one on disk."""
+    sizes: dict[str, int | None] = {layer.digest: layer.size for layer in layers if layer.size is not None}
+    return {digest: size_on_disk(digest) for digest, *_ in layers if digest not in sizes} | sizes
+
+
+def _reached(root: str, revisions: Revisions) -> dict[str, Manifest | Defect]:
+    """Return the manifests an image or index reaches, itself included."""
+    reached: dict[str, Manifest | Defect] = {}
+    todo = [root]
+    while todo:
+        digest = todo.pop()
+        if digest not in reached:
+            reached[digest] = found = revisions.get(digest) or missing(digest)
+            if isinstance(found, Manifest):
+                todo += found.children
+    return reached
 
 
 _READERS: Final[dict[str, Callable[[Mapping[str, Any]], Manifest]]] = {

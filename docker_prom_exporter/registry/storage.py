@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from docker_prom_exporter.registry import files
 from docker_prom_exporter.registry.blobs import Blobs
-from docker_prom_exporter.registry.images import Image, image
-from docker_prom_exporter.registry.manifests import DIGEST, Defect, DefectError, Manifest
+from docker_prom_exporter.registry.manifests import DIGEST, Defect, DefectError, Image, Manifest, image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from docker_prom_exporter.registry.images import Revisions
+    from docker_prom_exporter.registry.manifests import Revisions
 
 # What distribution/reference takes as names. A repository's is a path of components.
 _COMPONENT: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
@@ -139,20 +138,17 @@ class Storage:
                     found[name] = self._repository(name)
         self._look_again(found)
         if self._roots() != roots:
-            raise StorageError(
-                f"{self._path} was replaced meanwhile", "the next scan reads what is there now"
-            )
+            cause = f"{self._path} was replaced meanwhile"
+            raise StorageError(cause, "the next scan reads what is there now")
         self._found = found
-        return self._contents([found[name] for name in sorted(found)], upload_bytes)
-
-    def _contents(self, found: list[_Found], upload_bytes: int) -> Contents:
-        tagged = frozenset().union(*(each.tagged for each in found))
-        untagged = frozenset().union(*(each.untagged for each in found))
+        by_name = [found[name] for name in sorted(found)]
+        tagged = frozenset().union(*(each.tagged for each in by_name))
+        untagged = frozenset().union(*(each.untagged for each in by_name))
         return Contents(
-            tuple(each.repository for each in found),
+            tuple(each.repository for each in by_name),
             self._blobs.bytes_by_holder(tagged, untagged),
             upload_bytes,
-            (*(unusable for each in found for unusable in each.unusable), *self._denied),
+            (*(unusable for each in by_name for unusable in each.unusable), *self._denied),
         )
 
     def _roots(self) -> list[tuple[int, int]]:
@@ -162,14 +158,12 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError):
             roots = []
         if not roots or not all(stat.S_ISDIR(root.st_mode) for root in roots):
-            raise StorageError(f"no folders repositories and blobs in {self._path}", self._right_path())
+            advice = "the path ends in docker/registry/v2; a registry makes it at the first push"
+            for below in ("v2", "registry/v2", "docker/registry/v2"):
+                if Path(self._path, below, "repositories").is_dir():
+                    advice = f"the storage is {self._path}/{below}"
+            raise StorageError(f"no folders repositories and blobs in {self._path}", advice)
         return [(root.st_dev, root.st_ino) for root in roots]
-
-    def _right_path(self) -> str:
-        for below in ("docker/registry/v2", "registry/v2", "v2"):
-            if Path(self._path, below, "repositories").is_dir():
-                return f"the storage is {self._path}/{below}"
-        return "the path ends in docker/registry/v2; a registry makes it at the first push"
 
     def _walk(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the name of each folder that can be a repository, and the folders in it."""
