@@ -135,7 +135,7 @@ def _registry(settings: Settings, path: str) -> int:
 
     serving = _Serving(settings, StopSignals())
     scanner = Scanner(path, settings.scan_interval, serving.publish, serving.stop)
-    # A storage that hangs is not the exporter's illness.
+    # Healthy as long as the thread lives: a scan may take long, and a storage may hang.
     scanning = threading.Thread(target=scanner.run, name="scanner", daemon=True)
     return serving.until_signal(scanning, scanning.is_alive, scanner.first_scan_ended)
 

@@ -123,7 +123,7 @@ class SimulatedContainer:
 
 
 class Request(BaseHTTPRequestHandler):
-    """A request to a simulated engine, which has four endpoints, as if behind a socket proxy."""
+    """One request to a simulated engine; any endpoint but the four is refused, as by a socket proxy."""
 
     protocol_version = "HTTP/1.1"
     server_version = f"Docker/{VERSION} (linux)"
