@@ -1,1 +1,1 @@
-"""Helpers the tests share."""
+"""Helpers shared by the tests."""

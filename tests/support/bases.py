@@ -1,4 +1,4 @@
-"""Images in tests: bases made of Debian's Python, an index of the locked wheels, and what an image holds."""
+"""Base images made of Debian's Python, an index of the locked wheels, and the content of built images."""
 
 import functools
 import io
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements.lock"
 
 EPOCH = 1700000000
-"""When images are said to be made, in seconds since 1970, and when the commit of a `checkout`."""
+"""The creation time of images and the commit time of a `checkout`, in seconds since 1970."""
 
 BUILDAH = r"""
 buildah() {
@@ -38,7 +38,7 @@ buildah() {
     command buildah "${storage[@]}" "$1" "${options[@]}" "${@:2}"
 }
 """
-"""For bash: buildah that keeps images in the folder STORE and builds with the package index INDEX."""
+"""A Bash function: buildah that keeps images in the folder STORE and builds with the package index INDEX."""
 
 _PYTHONS = {"3.13": cache() / "python", "3.14": cache() / "python-3.14"}
 _PACKAGES = "usr/lib/python3/dist-packages"
@@ -58,9 +58,9 @@ def normalized(name: str) -> str:
 
 @contextmanager
 def package_index() -> Iterator[str]:
-    """Yield the address of an index on this machine that has all that is locked, and pip.
+    """Yield the address of a local package index that has every locked package, and pip.
 
-    It is filled by this machine's pip, with whatever configuration that needs; the builds need none.
+    This machine's pip fills the index, with this machine's configuration. The builds need no configuration.
     """
     with TemporaryDirectory() as folder:
         wheels = Path(folder, "wheels")
@@ -98,9 +98,9 @@ def _serving(folder: str) -> Iterator[str]:
 def python_base(pip: bytes | None = None, *, version: str = "3.13", distribution: bool = False) -> bytes:
     """Return a tar archive of a root file system with Python and, given pip's wheel, a shell and pip.
 
-    It has the folder `/opt`, as every base has, and like official images no wish to keep pip out. A
-    distribution's has that wish, and `packaging` beside pip, without the list of files pip would remove.
-    Raises EngineUnavailableError where Debian's packages are not there.
+    Like every base, it has the folder `/opt`. Like an official image, it has no file EXTERNALLY-MANAGED. With
+    `distribution` it has that file, and `packaging` without the list of files that pip needs to uninstall it.
+    Raises EngineUnavailableError if Debian's packages are missing.
     """
     python = _PYTHONS[version]
     if not (python / "usr").exists():
@@ -109,7 +109,7 @@ def python_base(pip: bytes | None = None, *, version: str = "3.13", distribution
         )
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(python / "usr", "usr", filter=None if distribution else _welcoming)
+        tar.add(python / "usr", "usr", filter=None if distribution else _without_externally_managed)
         for name, target in (
             ("lib", "usr/lib"),
             ("lib64", "usr/lib64"),
@@ -126,14 +126,14 @@ def python_base(pip: bytes | None = None, *, version: str = "3.13", distribution
 
 
 def bare_base() -> bytes:
-    """Return a tar archive of a root file system that has no program."""
+    """Return a tar archive of a root file system without programs."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         _add(tar, "opt", kind=tarfile.DIRTYPE)
     return archive.getvalue()
 
 
-def _welcoming(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+def _without_externally_managed(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if member.name.endswith("/EXTERNALLY-MANAGED") else member
 
 
@@ -165,7 +165,7 @@ class File:
 
 @dataclass(frozen=True)
 class Image:
-    """What an engine exports of an image: its configuration, and the one layer on top of its base."""
+    """An exported image: its configuration, and the one layer on top of its base."""
 
     config: Mapping[str, Any]
     layers: Sequence[str]
@@ -174,7 +174,7 @@ class Image:
 
     @classmethod
     def read(cls, archive: bytes) -> "Image":
-        """Read what `docker save` writes."""
+        """Read an archive written by `docker save`."""
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             manifest = json.loads(_content(tar, "manifest.json"))[0]
             config = json.loads(_content(tar, manifest["Config"]))
@@ -196,13 +196,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Workshop:
-    """An engine that has the bases, and the index its builds take packages from."""
+    """An engine that has the base images, and the package index that its builds use."""
 
     engine: Engine
     index: str
 
     def build(self, tag: str, *arguments: str, folder: Path = ROOT, **options: Any) -> str:
-        """Build what is in the folder with BuildKit and return the image's id.
+        """Build the folder with BuildKit and return the image's id.
 
         `options` are those of `subprocess.run`.
         """
@@ -214,7 +214,7 @@ class Workshop:
         ).decode()
 
     def docker(self, *arguments: str, **options: Any) -> bytes:
-        """Run the engine's client, which may take minutes, and return what it prints."""
+        """Run the engine's client, which may take minutes, and return its output."""
         everything = {"env": self.environment(), "capture_output": True, **options}
         done = subprocess.run(["docker", *arguments], check=False, **everything)
         assert 0 == done.returncode, done.stderr.decode()
@@ -222,11 +222,11 @@ class Workshop:
         return output.strip()
 
     def image(self, tag: str) -> Image:
-        """Return what is exported of an image; by its id, as a name without a tag stands for all its tags."""
+        """Return an exported image; it is saved by its id, since a name without a tag would save all tags."""
         return Image.read(self.docker("save", self.engine.cli("image", "inspect", "--format={{.Id}}", tag)))
 
     def inspect(self, tag: str, what: str) -> Any:
-        """Return one thing the engine knows of an image or a container."""
+        """Return one field of the inspect of an image or a container."""
         return json.loads(self.engine.cli("inspect", "--format", f"{{{{json {what}}}}}", tag))
 
     def environment(self) -> dict[str, str]:
@@ -250,7 +250,7 @@ def _content(tar: tarfile.TarFile, name: str) -> bytes:
 
 
 def first_difference(one: Image, other: Image) -> str:
-    """Say what differs first, in words a person can act on; nothing where nothing does."""
+    """Return a description of the first difference, or an empty string if there is none."""
     if one.layers[:-1] != other.layers[:-1]:
         return "the bases differ"
     for name in sorted({*one.files, *other.files}):
@@ -275,7 +275,7 @@ def _difference(one: File | None, other: File | None) -> str:
 
 
 def checkout(folder: Path) -> None:
-    """Put there all that git does not ignore, as a repository with one commit of a fixed date."""
+    """Copy all files that git does not ignore into a new repository with one commit of a fixed date."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -290,7 +290,7 @@ def checkout(folder: Path) -> None:
 
 
 def strange_checkout(folder: Path) -> None:
-    """Make a checkout of files with other times and modes, among files that are nobody's business."""
+    """Make a checkout with other file times and modes, and with extra files that no build may use."""
     checkout(folder)
     package = folder / "docker_prom_exporter"
     (folder / ".env").write_text("SECRET=1")

@@ -1,4 +1,4 @@
-"""A real browser without a window: Debian's Chromium, driven by Selenium."""
+"""Debian's Chromium, headless, driven by Selenium."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from selenium.webdriver.remote.command import Command
 
 from support.missing import require_program
 
-ALONE = (
+OPTIONS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -25,19 +25,19 @@ ALONE = (
 
 
 class Browser:
-    """One Chromium; each `open` starts from an empty log."""
+    """A running Chromium. Each `open` empties its logs first."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self._driver = driver
 
     def open(self, url: str) -> None:
-        """Go there and return once the page is complete."""
+        """Load a URL and return once the page is complete."""
         self.console()
         self.requests()
         self._driver.get(url)
 
     def run(self, script: str) -> Any:
-        """Return what JavaScript `return`s; it is the test's own and not subject to the page's policy."""
+        """Return what a script `return`s; the page's security policy does not apply to the script."""
         return self._driver.execute_script(script)
 
     def command(self, name: str, **parameters: Any) -> Any:
@@ -50,7 +50,7 @@ class Browser:
         self.command("Emulation.setEmulatedMedia", media=media, features=[feature])
 
     def resize(self, width: int, height: int, *, scale: float = 1) -> None:
-        """Make the viewport this large, in CSS pixels."""
+        """Set the size of the viewport, in CSS pixels."""
         self.command(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -60,11 +60,11 @@ class Browser:
         )
 
     def console(self) -> Sequence[str]:
-        """Return what the console has said since last asked, the violated policies among it."""
+        """Return the console messages since the last call, policy violations included."""
         return [entry["message"] for entry in self._log("browser")]
 
     def requests(self) -> Sequence[str]:
-        """Return the addresses asked for since last asked."""
+        """Return the URLs requested since the last call."""
         entries = (json.loads(entry["message"])["message"] for entry in self._log("performance"))
         return [
             entry["params"]["request"]["url"]
@@ -77,7 +77,7 @@ class Browser:
         return entries
 
     def roles(self) -> Sequence[tuple[str, str]]:
-        """Return role and name of each node that a screen reader is told of."""
+        """Return the role and name of each node that the accessibility tree exposes to a screen reader."""
         nodes = self.command("Accessibility.getFullAXTree")["nodes"]
         return [
             (node["role"]["value"], node.get("name", {}).get("value", ""))
@@ -86,18 +86,18 @@ class Browser:
         ]
 
     def picture(self) -> bytes:
-        """Return what is to be seen, as PNG."""
+        """Return a screenshot of the viewport, as PNG."""
         return self._driver.get_screenshot_as_png()
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Yield a browser with a new profile that asks for nothing by itself."""
+    """Yield a browser with a new profile that makes no background requests."""
     options = webdriver.ChromeOptions()
     options.binary_location = require_program("chromium")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        for argument in (*ALONE, f"--user-data-dir={profile}"):
+        for argument in (*OPTIONS, f"--user-data-dir={profile}"):
             options.add_argument(argument)
         driver = webdriver.Chrome(options, Service(require_program("chromedriver")))
         try:

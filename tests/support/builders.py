@@ -1,4 +1,4 @@
-"""Short ways to the things the unit tests are about; what a test doesn't name is nothing special."""
+"""Builders of rows, inspect answers, containers and snapshots, with defaults that a test can override."""
 
 from dataclasses import replace
 from hashlib import sha256
@@ -15,7 +15,7 @@ _NANOSECONDS = 10**9
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    """Return a row of `/containers/json` as API 1.52 has it, of a running container without a healthcheck."""
+    """Return a row of `/containers/json` in API 1.52, for a running container without a healthcheck."""
     plain = {
         "Id": CONTAINER_ID,
         "Names": ["/web"],
@@ -31,14 +31,14 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def old_row(**changes: Any) -> dict[str, Any]:
-    """Return a row as before API 1.52, and as Podman's: without `Health`."""
+    """Return a row without `Health`, as before API 1.52 and on Podman."""
     old = row(**changes)
     del old["Health"]
     return old
 
 
 def inspect(state: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """Return an answer of `/containers/{id}/json` for the same container, `state` added to its `State`."""
+    """Return an answer of `/containers/{id}/json` for the same container; `state` is merged into `State`."""
     plain = {
         "Id": CONTAINER_ID,
         "Name": "/web",
@@ -53,7 +53,7 @@ def inspect(state: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def details(**changes: Any) -> Details:
-    """Return what an inspect says of a running container without a healthcheck."""
+    """Return the details of a running container without a healthcheck."""
     plain = Details(
         started=1714979289.5,
         finished=None,
@@ -67,7 +67,7 @@ def details(**changes: Any) -> Details:
 
 
 def container(name: str = "web", **changes: Any) -> Container:
-    """Return a running container without a healthcheck, its id made of its name, as the list tells it."""
+    """Return a running container without a healthcheck or details; its id is derived from its name."""
     plain = Container(
         id=sha256(name.encode()).hexdigest()[:12],
         name=name,
@@ -83,7 +83,7 @@ def container(name: str = "web", **changes: Any) -> Container:
 
 
 def snapshot(*containers: Container, **changes: Any) -> Snapshot:
-    """Return what a poll of a Docker that is well found: it ended at 100 and is trusted until 120."""
+    """Return the snapshot of a successful poll that ended at 100 and is trusted until 120."""
     plain = Snapshot(
         ended=100.0,
         trusted_for=20.0,
@@ -98,7 +98,7 @@ def snapshot(*containers: Container, **changes: Any) -> Snapshot:
 
 
 def gallery() -> tuple[Container, ...]:
-    """Return one container in each state worth a look; each has a value of one chosen label."""
+    """Return a container for each case that the metrics distinguish; those with details have a label."""
     return tuple(each._replace(labels=("payments" if each.details else "",)) for each in _gallery())
 
 

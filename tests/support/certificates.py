@@ -1,4 +1,4 @@
-"""Certificates for tests, made by the openssl command."""
+"""Certificates for tests, made with the openssl command."""
 
 import ssl
 import subprocess
@@ -16,7 +16,7 @@ class Certificate:
     key: Path
 
     def replace_by(self, other: "Certificate") -> None:
-        """Put another in this one's place, the key last, as most programs that renew do."""
+        """Overwrite this certificate with another, the key last, as most renewal programs do."""
         self.cert.write_bytes(other.cert.read_bytes())
         self.key.write_bytes(other.key.read_bytes())
 
@@ -33,7 +33,7 @@ def issue(folder: Path, name: str, signer: Certificate, usage: str = "serverAuth
 
 
 def trusting(signer: Certificate, own: Certificate | None = None) -> ssl.SSLContext:
-    """Return what a client needs who trusts this authority and may have a certificate of its own."""
+    """Return the TLS context of a client that trusts this authority and presents `own`, if given."""
     context = ssl.create_default_context(cafile=str(signer.cert))
     if own is not None:
         context.load_cert_chain(own.cert, own.key)

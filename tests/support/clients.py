@@ -1,4 +1,4 @@
-"""A client as decent as Prometheus, with a certificate, a token, or neither."""
+"""An HTTP client that behaves like Prometheus, with a client certificate, a token, or neither."""
 
 import http.client
 import socket
@@ -12,7 +12,7 @@ from support.exporters import Exporter
 
 
 def read_all(connection: socket.socket, *ends: type[OSError]) -> bytes:
-    """Return what comes until the other side closes, by a reset or one of `ends`, too."""
+    """Return all bytes until the other side closes or resets the connection, or one of `ends` is raised."""
     answer = b""
     with suppress(ConnectionResetError, *ends):
         while chunk := connection.recv(65536):
@@ -22,7 +22,7 @@ def read_all(connection: socket.socket, *ends: type[OSError]) -> bytes:
 
 @dataclass(frozen=True)
 class Client:
-    """Who asks an exporter: over TLS with `tls`, and from `address`, as if it were another host's."""
+    """A client of an exporter, over TLS if `tls` is set; `address` is its source address."""
 
     exporter: Exporter
     tls: ssl.SSLContext | None = None
@@ -30,7 +30,7 @@ class Client:
     address: str = "127.0.0.1"
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
-        """Return the status and body of an answer; TimeoutError where it takes longer than a second."""
+        """Return the status and body of a response; raise TimeoutError if it takes longer than a second."""
         connection = self._connection()
         authorization = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         began = time.monotonic()

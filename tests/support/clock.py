@@ -1,4 +1,4 @@
-"""A clock that tests take on."""
+"""A clock that tests can move forward."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 
 
 class Clock:
-    """Takes the exporter's clock and the simulated engine's on by as much as a test wants."""
+    """Moves the clock of the exporter and of the simulated engine forward by `later` seconds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.later = 0.0

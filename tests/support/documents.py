@@ -26,7 +26,7 @@ class Block(NamedTuple):
 
 
 def blocks(document: Path, language: str) -> list[Block]:
-    """Return the code blocks of a document in one language, in their order."""
+    """Return the code blocks of a document in one language, in document order."""
     found, section, fence, lines = [], "", "", list[str]()
     for line in document.read_text().splitlines():
         if opened := _FENCE.match(line):
@@ -41,13 +41,13 @@ def blocks(document: Path, language: str) -> list[Block]:
 
 
 def links(document: Path) -> list[str]:
-    """Return the targets of a document's links, code left out."""
+    """Return the targets of a document's links, except in code."""
     prose = re.sub(r"```.*?```|`[^`\n]*`", "", document.read_text(), flags=re.DOTALL)
     return _LINK.findall(prose)
 
 
 def anchors(document: Path) -> set[str]:
-    """Return the fragments by which GitHub links to a document's headings."""
+    """Return the fragments that GitHub gives to a document's headings."""
     text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

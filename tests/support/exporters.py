@@ -1,4 +1,4 @@
-"""The installed command as a process of its own, asked from outside like any user asks it."""
+"""The exporter as a process, which tests control with signals and query over HTTP."""
 
 import http.client
 import os
@@ -19,12 +19,12 @@ from support.waiting import wait_for
 
 _STARTED = re.compile(r"event=exporter\.started .*metrics=(\S+)/metrics")
 
-# As PID 1 of a namespace of its own, as in a container.
+# Starts a program as PID 1 of its own PID namespace, as in a container.
 AS_PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 
 class Exporter:
-    """A running exporter."""
+    """A running exporter process."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -32,7 +32,7 @@ class Exporter:
 
     @property
     def stderr(self) -> str:
-        """What it has logged so far."""
+        """Everything that the exporter has logged so far."""
         return self._daemon.log.read_text()
 
     @property
@@ -41,7 +41,7 @@ class Exporter:
         return self._daemon.running
 
     def get(self, path: str, *, seconds: float = 1) -> tuple[int, str]:
-        """Return the status and body of an answer; TimeoutError where it takes longer than it may."""
+        """Return the status and body of a response; raise TimeoutError after `seconds` of silence."""
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=seconds)
         try:
             connection.request("GET", path)
@@ -51,14 +51,14 @@ class Exporter:
             connection.close()
 
     def metrics(self) -> Scrape:
-        """Return what a scrape gets, which takes a second at the most."""
+        """Return a scrape; the exporter must answer within a second."""
         status, body = self.get("/metrics")
         if status != 200:
             raise ValueError(f"/metrics: {status} {body}")
         return parse(body)
 
     def stop(self, number: signal.Signals) -> tuple[int, float]:
-        """Send a signal; return the exit code, and the seconds until the end."""
+        """Send a signal; return the exit code and the seconds until the process ended."""
         began = time.monotonic()
         for pid in _children(self._daemon.pid) or [self._daemon.pid]:
             os.kill(pid, number)
@@ -67,17 +67,17 @@ class Exporter:
 
     def _started(self) -> str:
         if not self.running:
-            raise ChildProcessError(f"the exporter ended: {self._daemon.last_words()}")
+            raise ChildProcessError(f"the exporter ended: {self._daemon.log_tail()}")
         found = _STARTED.search(self.stderr)
         return found[1] if found else ""
 
 
 @contextmanager
 def exporter(*options: str, wrapper: Sequence[str] = ()) -> Iterator[Exporter]:
-    """Yield an exporter that serves with these options, on any free port; afterwards it is gone.
+    """Yield an exporter that serves with these options on a free port; kill it afterwards.
 
-    It polls twice a second and waits a second for an answer, if no option says otherwise. `wrapper` is what
-    starts it instead of this process.
+    By default it polls twice a second, with a timeout of one second. `wrapper` is the command that starts it;
+    without one, this process starts it.
     """
     with TemporaryDirectory() as folder:
         daemon = Daemon(Path(folder, "log"))
@@ -91,7 +91,7 @@ def exporter(*options: str, wrapper: Sequence[str] = ()) -> Iterator[Exporter]:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
+    """Run the exporter's command with these arguments until it ends."""
     with TemporaryDirectory() as folder:
         command = _command(folder)
         argv = [*command.argv, *arguments]
@@ -101,7 +101,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _command(home: str) -> Command:
-    """Return the exporter with an environment that holds nothing of the user's."""
+    """Return the exporter's command, with an environment that inherits only PATH."""
     return Command(
         [sys.executable, "-P", "-m", "docker_prom_exporter"], {"PATH": os.environ["PATH"], "HOME": home}
     )

@@ -1,4 +1,4 @@
-"""Expositions as tests read them: samples by family and labels, or all that is said of one container."""
+"""Parsed expositions: samples by name and labels, or all samples of one container."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ from support.simulated import poller_for
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
-# Families with one sample for each value that a label can have, one of which is 1.
-_ONE_OF_SEVERAL = {
+# Families whose value is a label: the sample with the current value is 1.
+_VALUE_LABELS = {
     "docker_container_state": "state",
     "docker_container_health_status": "status",
     "docker_container_restart_policy": "policy",
@@ -28,7 +28,7 @@ class Scrape:
     samples: Mapping[Sample, float]
 
     def value(self, name: str, /, **labels: str) -> float | None:
-        """Return the value of the one sample with these labels, among others; None where there is none."""
+        """Return the value of the only sample that has these labels; None if there is no such sample."""
         wanted = labels.items()
         values = [value for (found, its), value in self.samples.items() if found == name and wanted <= its]
         if len(values) > 1:
@@ -36,16 +36,16 @@ class Scrape:
         return values[0] if values else None
 
     def by(self, label: str, name: str) -> dict[str, float]:
-        """Return the values of all samples of this name by what they have in one label."""
+        """Return the values of all samples with this name, by the value of one label."""
         return {
             dict(labels)[label]: value for (found, labels), value in self.samples.items() if found == name
         }
 
     def container(self, name: str) -> dict[str, float | str | None]:
-        """Return what is said of a container, by the names of families without `docker_container_`.
+        """Return the values of a container's samples, by family name without `docker_container_`.
 
-        That is the sample's value, or the state and health status that is 1, None where all are 0. What is
-        descriptive (`info` and times) is left out; what is empty is not exported.
+        For state, health status and restart policy it is the label whose sample is 1; None if all are 0.
+        `info` and timestamps are left out.
         """
         said: dict[str, float | str | None] = {}
         for (family, labels), value in self.samples.items():
@@ -53,7 +53,7 @@ class Scrape:
             if mine.get("name") != name or family.endswith(("_info", "_timestamp_seconds")):
                 continue
             key = family.removeprefix("docker_container_")
-            if label := _ONE_OF_SEVERAL.get(family):
+            if label := _VALUE_LABELS.get(family):
                 said[key] = mine[label] if value == 1 else said.get(key)
             else:
                 said[key] = value
@@ -61,26 +61,26 @@ class Scrape:
 
 
 def parse(exposition: str) -> Scrape:
-    """Read an exposition in Prometheus's text format; no sample may be there twice."""
+    """Parse an exposition in Prometheus's text format; raise ValueError for a duplicate sample."""
     samples: dict[Sample, float] = {}
     for family in text_string_to_metric_families(exposition):
         for sample in family.samples:
             key = (sample.name, frozenset(sample.labels.items()))
             if key in samples:
-                raise ValueError(f"twice in one exposition: {key}")
+                raise ValueError(f"duplicate sample: {key}")
             samples[key] = sample.value
     return Scrape(samples)
 
 
 def without_process(exposition: str) -> str:
-    """Leave out what prometheus-client says of the process: it moves from one scrape to the next."""
+    """Remove prometheus-client's process metrics, which change from one scrape to the next."""
     of_the_process = re.compile(r"(# (HELP|TYPE) )?(process_|python_info)")
     lines = exposition.split("\n")
     return "\n".join(line for line in lines if not of_the_process.match(line))
 
 
 def scraper(url: str, **options: Any) -> Callable[[], Scrape]:
-    """Return what polls the engine at this address and scrapes what it found, each time it is called."""
+    """Return a function that polls the engine at this address and returns a scrape of the result."""
     poller = poller_for(url, **options)
     exposition, publications = Exposition(), Publications(poller.settings.container_labels)
 

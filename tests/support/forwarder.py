@@ -1,4 +1,4 @@
-"""A socket in front of an engine's, to see from outside what an engine is asked."""
+"""A proxy in front of an engine's socket that records the requests to the engine."""
 
 import re
 import socket
@@ -13,7 +13,7 @@ from threading import Thread
 
 
 class Forwarder(ThreadingUnixStreamServer):
-    """Passes on every byte in both directions and notes each request, none of which may have a body."""
+    """Forwards every byte in both directions and records each request; requests must have no body."""
 
     daemon_threads = True
     block_on_close = False
@@ -26,24 +26,24 @@ class Forwarder(ThreadingUnixStreamServer):
         super().__init__(str(listen), _Connection)
 
     def asked(self, during: Callable[[], object]) -> dict[str, int]:
-        """Count what was asked meanwhile, by method and path without API version, query and container id."""
+        """Count requests `during` a call, by method and path without API version, query and container id."""
         before = len(self.requests)
         during()
         return dict(Counter(map(_endpoint, self.requests[before:])))
 
     @property
     def unanswered_for(self) -> float:
-        """For how many seconds the last request has been waiting for the first byte of its answer."""
+        """The seconds that the last request has waited for its answer; 0 once the answer has begun."""
         since = self._unanswered_since
         return 0 if since is None else time.monotonic() - since
 
     def note_request(self, request: str) -> None:
-        """Be told of a request."""
+        """Record a request."""
         self.requests.append(request)
         self._unanswered_since = time.monotonic()
 
     def note_answer(self, _: bytes) -> None:
-        """Be told of a part of an answer."""
+        """Record that the engine has begun to answer."""
         self._unanswered_since = None
 
 
@@ -76,7 +76,7 @@ class _Connection(BaseRequestHandler):
 
 
 def _copy(source: socket.socket, target: socket.socket, note: Callable[[bytes], object]) -> None:
-    """Copy until one side has closed, then close both."""
+    """Copy bytes until one side has closed, then shut down both."""
     with suppress(OSError):
         while data := source.recv(65536):
             note(data)

@@ -1,4 +1,4 @@
-"""A Pushgateway that answers as a test wants, and what there is to push to it."""
+"""A fake Pushgateway whose answers a test chooses, and expositions to push to it."""
 
 import gzip
 import http.server
@@ -21,8 +21,8 @@ GROUP = "/metrics/job/docker_prom_exporter/instance/host1"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request as the gateway got it."""
+class ReceivedRequest:
+    """A request that the gateway received."""
 
     method: str
     path: str
@@ -31,26 +31,26 @@ class Asked:
 
     @property
     def scrape(self) -> Scrape:
-        """What was pushed."""
+        """The pushed exposition."""
         zipped = self.headers.get("Content-Encoding") == "gzip"
         return parse((gzip.decompress(self.body) if zipped else self.body).decode())
 
 
 class FakeGateway(http.server.ThreadingHTTPServer):
-    """Answers pushes by the next of `answers`, the last again and again, and the status by `status`."""
+    """Answers GET with `status`, other requests with the next of `answers` and the last one repeatedly."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.asked: list[Asked] = []
+        self.asked: list[ReceivedRequest] = []
         self.answers: list[Fault] = [TAKEN]
         self.status = status_of({})
 
     @property
-    def pushed(self) -> list[Asked]:
-        """The pushes."""
+    def pushed(self) -> list[ReceivedRequest]:
+        """The received pushes."""
         return [asked for asked in self.asked if asked.method == "PUT"]
 
 
@@ -59,7 +59,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append(Asked(self.command, self.path, dict(self.headers), body))
+        self.server.asked.append(ReceivedRequest(self.command, self.path, dict(self.headers), body))
         if self.command == "GET":
             self.server.status(self.connection)
         elif len(self.server.answers) > 1:
@@ -68,20 +68,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.answers[0](self.connection)
         self.close_connection = True
 
-    do_GET = do_PUT = do_DELETE = _answer  # noqa: N815  the names http.server asks for
+    do_GET = do_PUT = do_DELETE = _answer  # noqa: N815  the names that http.server calls
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
 def status_of(flags: dict[str, str]) -> Fault:
-    """Return an answer to `/api/v1/status`."""
+    """Return an answer to `/api/v1/status` with these command-line flags."""
     return answers("200 OK", json.dumps({"status": "success", "data": {"flags": flags}}))
 
 
 @contextmanager
 def fake_gateway() -> Iterator[FakeGateway]:
-    """Yield a gateway that listens."""
+    """Yield a fake gateway that listens."""
     with FakeGateway() as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
@@ -89,14 +89,14 @@ def fake_gateway() -> Iterator[FakeGateway]:
 
 
 def exposition(*, up: bool = True, **health: float) -> Exposition:
-    """Return an exposition that says whether Docker is up, and each container's health."""
+    """Return an exposition of `docker_up` and of each container's `container_health`."""
     held = Exposition()
     publish(held, up=up, **health)
     return held
 
 
 def publish(held: Exposition, *, up: bool = True, **health: float) -> None:
-    """Replace what the exposition says."""
+    """Publish new values of `docker_up` and of each container's `container_health`."""
     verdicts = GaugeMetricFamily("container_health", "Health.", labels=["name"])
     for name, value in health.items():
         verdicts.add_metric([name], value)

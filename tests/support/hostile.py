@@ -1,4 +1,4 @@
-"""Clients that try to keep an exporter from answering others, each in a process of its own."""
+"""Clients that try to keep an exporter from answering other clients, each in its own process."""
 
 import itertools
 import os
@@ -22,55 +22,55 @@ _FAMILIES = (
 )
 NAMES = "/metrics?" + "&".join(f"name[]={name}" for name in _FAMILIES)
 
-_MOST_SECONDS = 60
-_PAUSE = 0.001  # without it, on the exporter's own cores, they measure how fast Python accepts
+_MAX_SECONDS = 60
+_PAUSE = 0.001  # without it, the clients use up the CPU time of the exporter's cores
 
 Address = tuple[str, int]
 
 
 def hang_up(address: Address) -> None:
-    """Ask for a lot, and don't wait for it."""
+    """Send a request with a large answer, and close the connection without reading."""
     with socket.create_connection(address, 5) as connection:
         connection.sendall(f"GET {NAMES} HTTP/1.1\r\n\r\n".encode())
 
 
 def ask_for_odd_versions(address: Address) -> None:
-    """Ask for a format that nobody writes, another one each time."""
+    """Request OpenMetrics versions that do not exist, a different one each time."""
     for number in range(100):
         _ask(address, f"Accept: application/openmetrics-text; version=1.0.{number}\r\n")
 
 
 def ask_for_many_fields(address: Address) -> None:
-    """Send more fields than a query may have."""
+    """Send a query with more fields than the exporter accepts."""
     _ask(address, path=f"/metrics?{'&' * 5000}")
 
 
 def send_many_headers(address: Address) -> None:
-    """Send more headers than a request may have."""
+    """Send more headers than the exporter accepts."""
     _ask(address, 200 * "X: y\r\n")
 
 
 def browse(address: Address) -> None:
-    """Ask for the page."""
+    """Request the status page."""
     _ask(address, "Accept: text/html\r\n", path="/")
 
 
 def stay_silent(address: Address) -> None:
-    """Take all connections that can be had."""
+    """Open more connections than the exporter serves, and send nothing."""
     with ExitStack() as stack:
         for _ in range(200):
             stack.enter_context(socket.create_connection(address, 5))
 
 
 def send_half_a_request(address: Address) -> None:
-    """Leave it at that."""
+    """Open connections, and send an incomplete request on each."""
     with ExitStack() as stack:
         for _ in range(40):
             stack.enter_context(socket.create_connection(address, 5)).sendall(b"GET /metrics HTTP/1.1\r\n")
 
 
 def read_nothing(address: Address) -> None:
-    """Ask again and again, and take no answer."""
+    """Send many requests on one connection, and read no answer."""
     with socket.create_connection(address, 0.2) as connection:
         for _ in range(100):
             connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n" * 100)
@@ -83,7 +83,7 @@ def _ask(address: Address, headers: str = "", path: str = "/metrics") -> None:
             pass
 
 
-HABITS: tuple[Callable[[Address], None], ...] = (
+ATTACKS: tuple[Callable[[Address], None], ...] = (
     hang_up,
     ask_for_odd_versions,
     ask_for_many_fields,
@@ -97,10 +97,10 @@ HABITS: tuple[Callable[[Address], None], ...] = (
 
 @contextmanager
 def hostile_clients(url: str) -> Iterator[None]:
-    """Have eight of them at it, for a minute at most."""
+    """Run one client for each attack, for a minute at most."""
     host, port = urlsplit(url).hostname, urlsplit(url).port
     with ExitStack() as stack:
-        for number in range(len(HABITS)):
+        for number in range(len(ATTACKS)):
             argv = [sys.executable, __file__, str(host), str(port), str(number)]
             process = stack.enter_context(subprocess.Popen(argv))
             stack.callback(process.kill)
@@ -108,11 +108,11 @@ def hostile_clients(url: str) -> Iterator[None]:
 
 
 def _main(host: str, port: str, number: str) -> None:
-    os.nice(10)  # on a machine of their own they would not take the exporter's time
-    ends = time.monotonic() + _MOST_SECONDS
+    os.nice(10)  # clients on another machine would not use the exporter's CPU
+    ends = time.monotonic() + _MAX_SECONDS
     for _ in itertools.takewhile(lambda _: time.monotonic() < ends, itertools.count()):
         with suppress(OSError):
-            HABITS[int(number)]((host, int(port)))
+            ATTACKS[int(number)]((host, int(port)))
         time.sleep(_PAUSE)
 
 

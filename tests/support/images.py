@@ -1,4 +1,4 @@
-"""Images made of what is installed here, under the names the compose files give: no image can be pulled."""
+"""Stand-ins for the images in the Compose files, made of installed programs: no image can be pulled."""
 
 import functools
 import io
@@ -30,7 +30,7 @@ _EXPORTER_NEEDS = (
     "urllib3",
 )
 
-# What the socket proxies on HAProxy share: an endpoint is open where its variable is a true boolean.
+# The rules of all socket proxies based on HAProxy: an endpoint is open if its variable is a true boolean.
 _RULES_OF_ALL = {
     "PING": "/_ping",
     "VERSION": "/version",
@@ -53,9 +53,9 @@ _RULES_OF_CALUM4 = {
 
 @dataclass(frozen=True)
 class Image:
-    """What goes into an image, and the instructions of its Dockerfile.
+    """The content of an image, and the instructions of its Dockerfile.
 
-    `programs` and `data` are the system's; `folders` are made, empty and nobody's.
+    `programs` and `data` are copied from the system. `folders` are created empty, owned by the user `nobody`.
     """
 
     programs: Sequence[str]
@@ -93,7 +93,7 @@ def _haproxy_settings(rules: Mapping[str, str], closed: str) -> str:
     )
 
 
-# HAProxy in the place of a proxy that is told by flags; /dev/shm can be written where nothing else can.
+# HAProxy in place of a proxy that is configured by flags. Where the rest is read-only, /dev/shm is writable.
 _FLAGS_TO_SETTINGS = """#!/bin/sh
 for flag; do
     case $flag in
@@ -151,9 +151,9 @@ _IMAGES = {
         folders=("/alertmanager",),
         data=("/usr/share/prometheus/alertmanager",),
     ),
-    # One generation of the registry can be had, and stands for the other: their storage is the same.
+    # Debian packages one generation of the registry. It stands in for both: their storage is the same.
     **dict.fromkeys(("registry:2", "registry:3"), _REGISTRY),
-    # Nothing of Grafana's can be had: what takes its place does nothing, healthily.
+    # Debian has no Grafana. Its stand-in answers the healthcheck and nothing else.
     "grafana/grafana:12.1.1": Image(
         (), ('ENTRYPOINT ["httpd", "-f", "-p", "3000", "-h", "/www"]',), {"/www/api/health": "{}"}
     ),
@@ -163,7 +163,7 @@ EXPORTER = "docker-prom-exporter:latest"
 
 
 def provide(engine: Engine, *names: str) -> None:
-    """Give the engine each image it lacks; EngineUnavailableError names a program that is missing."""
+    """Import each image that the engine lacks; raise EngineUnavailableError if a program is missing."""
     present = engine.cli("images", "--format", "{{.Repository}}:{{.Tag}}").split()
     for name in names:
         if name not in present:
@@ -191,7 +191,7 @@ def _standin(name: str) -> tuple[bytes, Sequence[str]]:
 
 @functools.cache
 def _exporter() -> tuple[bytes, Sequence[str]]:
-    """Put this very Python, its standard library and the exporter with what it needs into an image."""
+    """Return an image with the running Python, its standard library, the exporter and its dependencies."""
     python = Path(sys.executable).resolve()
     standard = Path(sysconfig.get_path("stdlib"))
     extensions = standard.glob("lib-dynload/*.so")
@@ -252,7 +252,7 @@ def _add_text(tar: tarfile.TarFile, path: str, text: str) -> None:
 
 
 def _libraries(*programs: Path) -> set[Path]:
-    """Return the shared libraries and the loader the programs need, as `ldd` finds them."""
+    """Return the shared libraries and the loader that the programs need, according to `ldd`."""
     return {library for program in programs for library in _needed(program)}
 
 

@@ -1,4 +1,4 @@
-"""An image of many platforms as registries have it, in the form that `docker load` takes."""
+"""An image for many platforms, as registries store it, in the form that `docker load` reads."""
 
 import hashlib
 import io
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PLATFORMS = ("386", "amd64", "arm/v5", "arm/v7", "arm64/v8", "ppc64le", "riscv64", "s390x")
-"""Architecture and variant of each platform that Docker's official images have."""
+"""The architecture and variant of each platform of Docker's official images."""
 
 LAYERS = 8
-"""How many layers each has; the engine looks at all of them whenever it lists a container."""
+"""The number of layers on each platform. The engine looks at all layers whenever it lists a container."""
 
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -26,7 +26,7 @@ Descriptor = dict[str, Any]
 def oci_layout(name: str, root: bytes) -> bytes:
     """Return a tar archive of an OCI layout: the image has the root file system `root` on each platform.
 
-    Like BuildKit's, its index also has an attestation for each platform. The format is that of
+    Like an index from BuildKit, its index also has an attestation for each platform. The format is that of
     https://github.com/opencontainers/image-spec/blob/main/image-layout.md.
     """
     layout = _Layout()
@@ -44,7 +44,7 @@ class _Layout:
     blobs: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, media_type: str, content: bytes) -> Descriptor:
-        """Keep a blob and return its descriptor."""
+        """Add a blob and return its descriptor."""
         digest = hashlib.sha256(content).hexdigest()
         self.blobs[digest] = content
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
@@ -68,7 +68,7 @@ class _Layout:
         return {**manifest, "platform": unknown, "annotations": annotations}
 
     def archive(self, index: Descriptor) -> bytes:
-        """Return the tar archive of it all."""
+        """Return a tar archive of the layout."""
         files = {
             "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
             "index.json": json.dumps({"schemaVersion": 2, "manifests": [index]}).encode(),

@@ -1,4 +1,4 @@
-"""A Docker that has a machine to itself, as it were: its own networks, localhost and /run; and Compose."""
+"""A Docker engine with Compose, and with its own networks, localhost and /run, like a separate machine."""
 
 import ctypes
 import json
@@ -20,19 +20,19 @@ T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[2]
 COMPOSE = REPOSITORY / "compose"
 
-# What it takes to come up, and what the images are made of.
+# The programs that the engine needs to start, and those that the images contain.
 _PROGRAMS = ("ip", "unshare", "haproxy", "prometheus", "prometheus-alertmanager")
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET, sched.h
 
-# Bridges, published ports and firewall rules go when the last process does. A socket in its own /run is where
-# compose files look for it.
+# Bridges, published ports and firewall rules vanish with the namespace's last process. Compose files expect
+# the socket in /run.
 _ENTER = 'mount -t tmpfs tmpfs /run && ip link set lo up && exec "$@" --host=unix:///run/docker.sock'
 
 
 @dataclass(frozen=True)
 class _Isolated(Docker):
-    """A Docker in network and mount namespaces of its own."""
+    """A Docker engine in its own network and mount namespaces."""
 
     def require(self) -> None:
         super().require()
@@ -48,21 +48,21 @@ class _Isolated(Docker):
 
 
 class Machine(Engine):
-    """An engine with networks and Compose; `get` asks what is published on its localhost."""
+    """An engine with networks and Compose; `get` requests URLs on its localhost."""
 
     def __init__(self) -> None:
         super().__init__(_Isolated(DOCKER_26.version, options=(), run_options=()))
 
     def compose(self, *args: str, files: tuple[Path, ...]) -> str:
-        """Run `docker compose` on the files and return what it prints."""
+        """Run `docker compose` on the files and return its output."""
         return self.cli("compose", *(f"--file={file}" for file in files), *args)
 
     def get(self, url: str, post: Any = None) -> tuple[int, str]:
-        """Return status and body of what a URL answers within the machine; `post` is sent as JSON."""
+        """Return the status and body of a URL requested inside the machine; `post` is sent as JSON."""
         return self._inside(lambda: _fetch(url, post))
 
     def _inside(self, action: Callable[[], T]) -> T:
-        """Call it in a thread of its own that has moved to the machine's network."""
+        """Call `action` in a new thread that has joined the machine's network namespace."""
         pid = (self.sandbox.state / "pid").read_text()
 
         def move_and_act() -> T:

@@ -1,4 +1,4 @@
-"""What becomes of a test whose engine or program isn't there."""
+"""Skip or fail a test whose engine or program is missing."""
 
 import os
 import shutil
@@ -8,14 +8,14 @@ import pytest
 
 
 def give_up(reason: str) -> NoReturn:
-    """Skip the test with the reason; in CI, where everything is to be there, fail it."""
+    """Skip the test with this reason; fail it if CI is set, where nothing may be missing."""
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
 
 def require_program(name: str, path: str | None = None) -> str:
-    """Return where a program is, in the folders of `path` or of the environment's, or give up."""
+    """Return the path of a program, found in `path` or in PATH; skip the test if the program is missing."""
     found = shutil.which(name, path=path)
     if found is None:
         give_up(f"{name} not found: tests/run, as root on Debian, installs it")

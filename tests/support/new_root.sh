@@ -1,9 +1,10 @@
 #!/bin/sh
 # new_root.sh ROOT STATE SHARED CGROUPS: make a mount namespace whose root is a copy of the folder ROOT.
 #
-# The file STATE/mounts/namespace keeps it, for nsenter. The folder SHARED is the same inside as outside; what is mounted
-# inside can't be seen outside. A chroot would not do: runc leads its containers out of it, to the machine's root.
-# CGROUPS is `machine` for the machine's control groups, `v2` for a tree of version 2 whatever the machine has.
+# The file STATE/mounts/namespace holds the namespace, for nsenter. The folder SHARED is
+# the same inside and outside. Mounts made inside are invisible outside. A chroot does not suffice: runc
+# starts containers in the machine's root, outside the chroot.
+# CGROUPS is `machine` for the machine's control groups, or `v2` for a hierarchy of version 2.
 set -eu
 
 state=$2

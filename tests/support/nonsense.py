@@ -1,4 +1,4 @@
-"""Any answer an engine might give, and what must hold of the exposition whatever it was."""
+"""Checks that hold for the exposition whatever an engine answers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +16,16 @@ _OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 class Judge:
-    """An exporter's whole way from the engine's socket to the exposition, for one answer after the other."""
+    """Passes answers through the exporter, from the engine's socket to the exposition, and checks that."""
 
     def __init__(self, engine: Simulation) -> None:
         self._engine = engine
 
     def judge(self, listed: Any, inspected: Any) -> Scrape:
-        """Have the engine answer this to each list and inspect; raise AssertionError where that shows.
+        """Have the engine give these answers to each list and inspect; raise AssertionError if a check fails.
 
-        Neither the first poll nor the second, which knows the containers, may raise; both formats must be
-        what strict parsers take, and health what the engine said.
+        Neither the first poll nor the second, which knows the containers, may raise. Strict parsers must
+        accept both formats. A container may only be healthy or unhealthy if an answer has that verdict.
         """
         self._engine.faults = {"list": answers_json(listed), "inspect": answers_json(inspected)}
         poller = poller_for(self._engine.url, container_health_filter_label="false")
@@ -40,14 +40,14 @@ class Judge:
         list(parse_openmetrics(_render(exposition, _OPENMETRICS)))  # type: ignore[no-untyped-call]
         scrape = parse(_render(exposition))
         for container, value in scrape.by("id", "container_health").items():
-            if value >= 3 and not _is_said(value, container, listed, inspected):
+            if value >= 3 and not _is_reported(value, container, listed, inspected):
                 raise AssertionError(f"{container} is {value}, which nobody said")
         return scrape
 
 
 @contextmanager
 def judge(*, podman: bool = False) -> Iterator[Judge]:
-    """Yield a judge of the answers of a Docker, or of a Podman, all of whose containers are watched."""
+    """Yield a judge of the answers of Docker or Podman; its exporter watches all containers."""
     with simulation(podman=podman) as engine:
         yield Judge(engine)
 
@@ -56,15 +56,15 @@ def _render(exposition: Exposition, accept: str = "") -> str:
     return b"".join(exposition.render(accept).body).decode()
 
 
-def _is_said(value: float, container: str, listed: Any, inspected: Any) -> bool:
-    """Whether any row of the container, or its inspect, has it running with this verdict."""
+def _is_reported(value: float, container: str, listed: Any, inspected: Any) -> bool:
+    """Whether a row of the container, or its inspect, reports it as running with this verdict."""
     verdict = {3: "unhealthy", 4: "healthy"}[int(value)]
     answers = [answer for answer in (*listed, inspected) if isinstance(answer, dict)]
     return any(verdict in _verdicts(answer) for answer in answers if answer.get("Id") == container)
 
 
 def _verdicts(answer: dict[str, Any]) -> list[str]:
-    """Return what a row or an inspect says of the health of a container that runs, in lower case."""
+    """Return the health in a row or an inspect, in lower case; nothing unless the container is running."""
     inspected = answer["State"] if isinstance(answer.get("State"), dict) else None
     state = answer.get("State") if inspected is None else inspected.get("Status")
     if not isinstance(state, str) or state.lower() not in ("running", "stopping"):

@@ -1,4 +1,4 @@
-"""What a poll costs, and what it finds."""
+"""The requests of a poll, and the healths that it finds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from docker_prom_exporter.snapshot import ENDPOINTS, Snapshot
 from support.simulated import Simulation
 
 STEADY = {"version": 0, "ping": 1, "list": 1, "inspect": 0}
-"""What a poll in list mode asks for when nothing has changed."""
+"""The requests of a poll in list mode when nothing has changed."""
 
 
 def healths(snapshot: Snapshot) -> dict[str, int]:
@@ -16,7 +16,7 @@ def healths(snapshot: Snapshot) -> dict[str, int]:
 
 
 def asked(simulated: Simulation, poll: Callable[[], Any]) -> dict[str, int]:
-    """Count what a poll asks of each endpoint."""
+    """Count the requests of a poll to each endpoint."""
     before = {endpoint: simulated.asked(endpoint) for endpoint in ENDPOINTS}
     poll()
     return {endpoint: simulated.asked(endpoint) - count for endpoint, count in before.items()}

@@ -1,4 +1,4 @@
-"""Programs the tests start, and the promise that nothing of them stays behind."""
+"""Programs that tests start, and the sandbox that removes everything they leave behind."""
 
 import os
 import shutil
@@ -17,21 +17,21 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 class CommandError(Exception):
-    """A command failed; the message holds the command and what it wrote to standard error."""
+    """A command failed. The message has the command and its standard error."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A program with its leading arguments, its whole environment, and the folder it runs in."""
+    """A program with its leading arguments, its complete environment and its working folder."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path | None = None
 
     def run(self, *args: str, stdin: bytes = b"", check: bool = True, seconds: float = 60) -> str:
-        """Run it with more arguments and return its standard output, stripped.
+        """Run the program with more arguments and return its standard output, stripped.
 
-        Raises CommandError when it takes longer than `seconds`, or fails and `check` is set.
+        Raises CommandError if it takes longer than `seconds`, or if it fails and `check` is set.
         """
         argv = [*self.argv, *args]
         try:
@@ -48,31 +48,31 @@ class Command:
             reason = error.stderr.decode(errors="replace").strip()
             raise CommandError(f"{' '.join(argv)}: exit {error.returncode}: {reason}") from error
         except subprocess.TimeoutExpired as error:
-            raise CommandError(f"{' '.join(argv)}: no end after {seconds:g} s") from error
+            raise CommandError(f"{' '.join(argv)}: still running after {seconds:g} s") from error
         return done.stdout.decode(errors="replace").strip()
 
 
 @dataclass
 class Daemon:
-    """One program in the background, its output in a file."""
+    """A program in the background whose output goes to a file."""
 
     log: Path
     _process: subprocess.Popen[bytes] | None = None
 
     @property
     def running(self) -> bool:
-        """Whether the process exists, be it stopped by a signal or not."""
+        """Whether the process exists; a process stopped by SIGSTOP does."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """Return the process id; there is one from `start()` on."""
+        """Return the process id; raise RuntimeError before `start()`."""
         if self._process is None:
             raise RuntimeError("start it first")
         return self._process.pid
 
     def start(self, command: Command) -> None:
-        """Start it in a session of its own, so that Ctrl-C reaches the tests and not the daemon."""
+        """Start the program in its own session, so that Ctrl-C reaches the tests and not the program."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command.argv,
@@ -85,18 +85,18 @@ class Daemon:
             )
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal; one that is gone already gets none."""
+        """Send a signal, unless the process has ended or was never started."""
         if self._process is not None:
             self._process.send_signal(number)
 
     def wait(self, seconds: float = 20) -> int:
-        """Return the exit code once it has ended; TimeoutExpired where that takes longer."""
+        """Return the exit code once the process has ended; raise TimeoutExpired after `seconds`."""
         if self._process is None:
             raise RuntimeError("start it first")
         return self._process.wait(seconds)
 
     def freeze(self) -> None:
-        """SIGSTOP, and wait until no thread runs any more; `send(SIGCONT)` undoes it."""
+        """Send SIGSTOP and wait until every thread has stopped; `send(SIGCONT)` resumes them."""
         self.send(signal.SIGSTOP)
         threads = Path(f"/proc/{self.pid}/task")
         wait_for(
@@ -105,13 +105,13 @@ class Daemon:
         )
 
     def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
+        """Send SIGKILL and wait until the process has ended."""
         self.send(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
 
     def terminate(self, seconds: float = 20) -> None:
-        """SIGTERM, and SIGKILL where that doesn't end it in time."""
+        """Send SIGTERM, and SIGKILL if the process is still running after `seconds`."""
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -119,8 +119,8 @@ class Daemon:
                 self._process.wait(seconds)
         self.kill()
 
-    def last_words(self, lines: int = 5) -> str:
-        """Return the end of the log; nothing where it was never started."""
+    def log_tail(self, lines: int = 5) -> str:
+        """Return the last lines of the log; empty if the program was never started."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 
@@ -131,31 +131,31 @@ def _fresh_directory() -> Path:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A folder and a control group that hold all of an engine, and can be emptied by force."""
+    """A folder and a control group that contain all of an engine and can be emptied by force."""
 
     directory: Path = field(default_factory=_fresh_directory)
 
     @property
     def state(self) -> Path:
-        """Return the folder only the engine's own programs are told of; clients know the socket beside it."""
+        """Return the folder that only the engine's own programs use; clients use the socket beside it."""
         return self.directory / "state"
 
     @property
     def cgroup(self) -> str:
-        """Return the parent control group for every container, in the form the engines take."""
+        """Return the parent control group of every container, in the form that the engines take."""
         return f"/{self.directory.name}"
 
     @property
     def exists(self) -> bool:
-        """Whether there is anything in it."""
+        """Whether the folder exists."""
         return self.directory.exists()
 
     def create(self) -> None:
-        """Make the folder; it may exist."""
+        """Create the folder, unless it exists."""
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def clear(self) -> None:
-        """End every process, undo every mount and delete every file."""
+        """Kill every process, unmount every mount and delete every file."""
         wait_for(self._killed, what=f"the processes of {self.directory} to end")
         for mount in sorted(self._mounts(), reverse=True):
             subprocess.run(["umount", "--lazy", mount], check=True)
@@ -163,19 +163,19 @@ class Sandbox:
         wait_for(self._cgroups_removed, what=f"the control groups of {self.directory} to be empty")
 
     def processes(self) -> list[int]:
-        """Return the pids of daemons and shims, by their arguments, and of containers, by their cgroup."""
+        """Return the pids of daemons and shims, found by argument, and of containers, found by cgroup."""
         arguments, cgroup = f"{self.state}/".encode(), f"{self.cgroup}/".encode()
         return [
             pid for pid in _living() if arguments in _proc(pid, "cmdline") or cgroup in _proc(pid, "cgroup")
         ]
 
     def cgroups(self) -> list[Path]:
-        """Return the parent control groups that exist: in the one hierarchy of v2, or in each of v1."""
+        """Return the existing parent control groups: one in the hierarchy of v2, or one in each of v1's."""
         name = self.directory.name
         return [*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")]
 
     def _killed(self) -> bool:
-        """SIGKILL whoever is left, frozen or not, and say whether nobody is."""
+        """Thaw and kill every remaining process; return whether there was none."""
         for frozen in CGROUPS.glob(f"freezer{self.cgroup}/*/freezer.state"):
             with suppress(FileNotFoundError):
                 frozen.write_text("THAWED")
@@ -190,7 +190,7 @@ class Sandbox:
         return [point for point in points if Path(point).is_relative_to(self.directory)]
 
     def _cgroups_removed(self) -> bool:
-        """Remove the control groups, leaves first, and say whether none is left; those in use stay."""
+        """Remove the control groups that are not in use, leaves first; return whether none is left."""
         tops = self.cgroups()
         below = [path for top in tops for path in top.rglob("*/")]
         for cgroup in [*sorted(below, reverse=True), *tops]:
@@ -200,14 +200,14 @@ class Sandbox:
 
 
 def _living() -> Iterator[int]:
-    """Yield the pids that are no zombies: those are their parent's to bury."""
+    """Yield the pids of all processes except zombies, which only their parents can reap."""
     for entry in Path("/proc").glob("[0-9]*"):
         if _state(entry / "stat") not in (b"", b"Z"):
             yield int(entry.name)
 
 
 def _state(stat: Path) -> bytes:
-    """Return the letter proc(5) has for the state of a process or thread; empty for one that is gone."""
+    """Return the state of a process or thread as a letter of proc(5); empty if it has ended."""
     return _read(stat).rpartition(b") ")[2][:1]
 
 

@@ -1,4 +1,4 @@
-"""Prometheus's own programs, each on a free port of this machine: started for a test, gone after it."""
+"""Prometheus, Pushgateway and node_exporter as servers on free ports of this machine."""
 
 import json
 import socket
@@ -20,7 +20,7 @@ from support.waiting import wait_for
 
 
 class Server:
-    """One of the programs; it may be killed, paused and started again on its port."""
+    """One of the programs. A test may kill it, pause it and start it again on the same port."""
 
     def __init__(self, program: str, folder: Path, *options: str, scheme: str = "http") -> None:
         port = free_port()
@@ -30,14 +30,14 @@ class Server:
         self.daemon = Daemon(folder / f"{Path(program).name}.log")
 
     def start(self) -> None:
-        """Start it, and return once it answers; with TLS, once it accepts connections."""
+        """Start the program and return once it is ready; with TLS, once it accepts connections."""
         self.daemon.start(self.command)
         wait_for(self._listens, what=f"{self.url} to listen")
         if self.url.startswith("http:"):
             wait_for(self._is_ready, what=f"{self.url} to be ready", seconds=30)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None, ca_file: Path | None = None) -> str:
-        """Return what it answers."""
+        """Return the body of a response."""
         request = urllib.request.Request(f"{self.url}{path}", headers=dict(headers or {}))
         context = ssl.create_default_context(cafile=ca_file) if ca_file else None
         with urllib.request.urlopen(request, timeout=10, context=context) as response:
@@ -45,17 +45,17 @@ class Server:
         return body.decode()
 
     def metrics(self, headers: Mapping[str, str] | None = None, ca_file: Path | None = None) -> Scrape:
-        """Return what Prometheus would scrape from it."""
+        """Return a scrape of the program's `/metrics`."""
         return parse(self.get("/metrics", headers, ca_file))
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the result of an instant query; only Prometheus takes one."""
+        """Return the result of an instant query; only Prometheus answers queries."""
         answer = self.get(f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}")
         result: list[dict[str, Any]] = json.loads(answer)["data"]["result"]
         return result
 
     def _is_ready(self) -> bool:
-        """Whether it says so; one without such a path is ready once it listens."""
+        """Whether `/-/ready` answers anything but 503, such as 404 if a program has no such path."""
         try:
             self.get("/-/ready")
         except HTTPError as error:
@@ -65,14 +65,14 @@ class Server:
 
     def _listens(self) -> bool:
         if not self.daemon.running:
-            raise ChildProcessError(f"{self.command.argv[0]} ended: {self.daemon.last_words()}")
+            raise ChildProcessError(f"{self.command.argv[0]} ended: {self.daemon.log_tail()}")
         with socket.socket() as connection:
             return connection.connect_ex(("127.0.0.1", int(self.url.rpartition(":")[2]))) == 0
 
 
 @contextmanager
 def running(server: Server) -> Iterator[Server]:
-    """Yield the server, started; end it whatever became of it."""
+    """Start the server and yield it; kill it afterwards."""
     server.start()
     try:
         yield server
@@ -81,18 +81,18 @@ def running(server: Server) -> Iterator[Server]:
 
 
 NEWER_PUSHGATEWAY = str(cache() / "pushgateway/usr/bin/prometheus-pushgateway")
-"""The one `tests/run` unpacks."""
+"""The Pushgateway that `tests/run` unpacks."""
 
 
 def pushgateway(
     folder: Path, *options: str, scheme: str = "http", program: str = "prometheus-pushgateway"
 ) -> Server:
-    """Return a Pushgateway that keeps its groups in memory."""
+    """Return a Pushgateway that keeps its groups in memory only."""
     return Server(program, folder, "--persistence.file=", *options, scheme=scheme)
 
 
 def node_exporter(folder: Path, textfiles: Path) -> Server:
-    """Return a node_exporter that tells nothing but what is in the text files."""
+    """Return a node_exporter that exports nothing but the text files."""
     only = ("--collector.disable-defaults", "--collector.textfile")
     return Server("prometheus-node-exporter", folder, *only, f"--collector.textfile.directory={textfiles}")
 

@@ -1,4 +1,4 @@
-"""A socket proxy: a real HAProxy with rules like those of the proxies that are made from it."""
+"""A socket proxy: HAProxy with rules like those of the socket proxies that are based on it."""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from support.waiting import wait_for
 SETTINGS = {"version": "VERSION", "ping": "PING", "list": "CONTAINER_LIST", "inspect": "CONTAINER_INSPECT"}
 ALL = dict.fromkeys(SETTINGS.values(), "1")
 
-# Idle connections live for 10 s and a stuck engine is waited for 10 minutes, as in the proxies' own settings.
+# As in the proxies' own settings, idle connections live for 10 s and the engine has 10 minutes to answer.
 _CONFIG = r"""
 defaults
     mode http
@@ -43,12 +43,12 @@ backend engine
 
 
 def all_but(*denied: str) -> dict[str, str]:
-    """Return the settings that let all endpoints through but these."""
+    """Return the settings that allow all endpoints except these."""
     return {setting: "0" if endpoint in denied else "1" for endpoint, setting in SETTINGS.items()}
 
 
 class Proxy:
-    """A socket proxy in front of an engine's socket, on a port of its own that stays the same."""
+    """A socket proxy in front of an engine's socket, on a port that stays the same after a restart."""
 
     def __init__(self, folder: Path, engine: Path) -> None:
         self._program = require_program("haproxy")
@@ -59,30 +59,30 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Return what `DOCKER_HOST` takes."""
+        """Return the proxy's address for `DOCKER_HOST`."""
         return f"tcp://127.0.0.1:{self.port}"
 
     def start(self, allowed: Mapping[str, str] = ALL, *, keep_alive: str = "10s", tls: str = "") -> None:
-        """Let through what the settings allow; the rest gets HAProxy's own 403. `tls` is for `bind`."""
+        """Start with these settings; HAProxy answers 403 to other requests. `tls` is appended to `bind`."""
         config = self._folder / "haproxy.cfg"
         config.write_text(_CONFIG.format(keep_alive=keep_alive, port=self.port, tls=tls, engine=self._engine))
         self._daemon.start(Command([self._program, "-db", "-f", str(config)], dict(allowed)))
         wait_for(self._listens, what="HAProxy to listen")
 
     def stop(self) -> None:
-        """End it at once, with all its connections."""
+        """Kill the proxy, which closes all its connections."""
         self._daemon.kill()
 
     def _listens(self) -> bool:
         if not self._daemon.running:
-            raise ChildProcessError(f"HAProxy ended: {self._daemon.last_words()}")
+            raise ChildProcessError(f"HAProxy ended: {self._daemon.log_tail()}")
         with socket.socket() as connection:
             return connection.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 @contextmanager
 def socket_proxy(folder: Path, engine: Path, allowed: Mapping[str, str], tls: str = "") -> Iterator[int]:
-    """Yield the port of a proxy that allows this; afterwards it is gone."""
+    """Yield the port of a proxy with these settings; kill the proxy afterwards."""
     proxy = Proxy(folder, engine)
     proxy.start(allowed, tls=tls)
     try:

@@ -1,4 +1,4 @@
-"""Real container engines of the tests' own: private, beside any other, and gone without a trace."""
+"""Private container engines for tests; they run beside any other engine and are removed completely."""
 
 import atexit
 import functools
@@ -31,20 +31,20 @@ Health = Literal["starting", "unhealthy", "healthy"]
 IMAGE = "toolbox:tests"
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT = {"PATH": SYSTEM_PATH, "HOME": "/root"}
-HEALTHY = "/healthy"  # the file whose presence in a container is its health
+HEALTHY = "/healthy"  # a container with a healthcheck is healthy while it has this file
 FOREVER = ("sleep", "86400")
 GREEDY = "sleep 1; x=a; while true; do x=$x$x; done"
-"""A script that takes all memory, but not before containerd listens for that: shortly after the start."""
+"""A script that uses up all memory, a second after its start, so that containerd notices the OOM kill."""
 _INSTALLED = "tests/run, as root on Debian, installs it"
 NO_NETWORK = ("--bridge", "none", "--iptables=false")
 
 
 class EngineUnavailableError(Exception):
-    """The engine can't be started here; the message says why and what to do about it."""
+    """The engine can't be started here. The message has the reason and the remedy."""
 
 
 class Kind(Protocol):
-    """What differs between the engines: their programs, and the options these take."""
+    """The differences between the engines: their programs, and the options of these."""
 
     @property
     def name(self) -> str:
@@ -52,30 +52,30 @@ class Kind(Protocol):
 
     @property
     def run_options(self) -> Sequence[str]:
-        """What every container needs."""
+        """The options that every container needs."""
 
     @property
     def health_interval(self) -> str:
-        """How often the engine is to probe by itself."""
+        """The interval at which the engine runs a healthcheck by itself."""
 
     def require(self) -> None:
-        """Raise EngineUnavailableError where a program is missing."""
+        """Raise EngineUnavailableError if a program is missing."""
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return the daemon that serves the socket `listen`."""
+        """Return the command of the daemon that serves the socket `listen`."""
 
     def client(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return the command line client for that daemon."""
+        """Return the command line client of that daemon."""
 
     def probe(self, client: Command, container: str) -> None:
-        """Return once the health of `container` has been checked another time."""
+        """Wait until the healthcheck of `container` has run once more."""
 
 
 class Engine:
-    """A private engine: `start()` brings it up, `stop()` removes all it ever made.
+    """A private engine: `start()` brings it up, `stop()` removes everything it has created.
 
-    Anything may be done to it in between: kill, pause, start again. `listen` puts it on a socket of the
-    caller's, so that one engine can follow another there, as in an upgrade.
+    In between, a test may kill, pause and restart it. `listen` puts the engine on a given socket, so that one
+    engine can follow another there, as in an upgrade.
     """
 
     def __init__(self, kind: Kind, *, listen: Path | None = None) -> None:
@@ -91,7 +91,7 @@ class Engine:
 
     @property
     def url(self) -> str:
-        """What `DOCKER_HOST` takes."""
+        """The engine's address for `DOCKER_HOST`."""
         return f"unix://{self.listen}"
 
     @property
@@ -100,10 +100,10 @@ class Engine:
         return self._daemon.running
 
     def start(self) -> None:
-        """Bring it up, with its image; one that runs is only resumed.
+        """Start the engine and import its image; an engine that is running is only resumed.
 
-        After `kill()` the containers it had come back as the engine finds them.
-        Raises EngineUnavailableError with the reason where it can't.
+        After `kill()` the engine has the same containers again, in the states that it finds.
+        Raises EngineUnavailableError with the reason if the engine can't be started.
         """
         if self.running:
             self.resume()
@@ -111,7 +111,7 @@ class Engine:
             self._bring_up()
 
     def stop(self) -> None:
-        """End it in good order, then remove by force whatever is left."""
+        """Terminate the engine, then remove by force everything that is left."""
         if self.running:
             self.resume()
             with suppress(CommandError):
@@ -121,22 +121,22 @@ class Engine:
         atexit.unregister(self.stop)
 
     def kill(self) -> None:
-        """SIGKILL: no goodbye, the socket file stays, the containers run on until the next `start()`.
+        """Send SIGKILL: the socket file stays, and the containers run on until the next `start()`.
 
-        Docker's containerd dies with its parent.
+        Docker's containerd dies with dockerd.
         """
         self._daemon.kill()
 
     def pause(self) -> None:
-        """SIGSTOP: connections are accepted and never answered."""
+        """Send SIGSTOP: the engine accepts connections and never answers."""
         self._daemon.freeze()
 
     def resume(self) -> None:
-        """SIGCONT, the end of a `pause()`."""
+        """Send SIGCONT, which ends a `pause()`."""
         self._daemon.send(signal.SIGCONT)
 
     def answers(self) -> bool:
-        """Whether a ping gets its 200 within a second."""
+        """Whether the engine answers a ping with 200 within a second."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1)
             try:
@@ -147,7 +147,7 @@ class Engine:
                 return False
 
     def cli(self, *args: str, stdin: bytes = b"") -> str:
-        """Run the engine's own client and return what it prints; CommandError holds what it complained of."""
+        """Run the engine's own client and return its output; CommandError has its standard error."""
         return self._client.run(*args, stdin=stdin)
 
     def run(
@@ -162,7 +162,7 @@ class Engine:
     ) -> str:
         """Run a container in the background and return its full id.
 
-        With `health` it has a healthcheck, and has reached that verdict on return; `starting` lasts until
+        With `health` the container has a healthcheck, and this health on return. `starting` lasts until
         `set_health(name, healthy=True)`.
         """
         checks = self._health_options(health) if health else []
@@ -179,7 +179,7 @@ class Engine:
         return self.cli("create", *self._options(name, labels or {}), IMAGE, *FOREVER)
 
     def load_platforms(self, name: str) -> None:
-        """Load an image for eight platforms, which makes listing expensive where containerd keeps images."""
+        """Load an image for eight platforms, which makes lists expensive with the containerd image store."""
         if not self.cli("images", "--quiet", name):
             self.cli("load", stdin=oci_layout(name, toolbox()))
 
@@ -194,7 +194,7 @@ class Engine:
     ) -> list[str]:
         """Create many containers, the first of them running, and return their ids.
 
-        That goes through the API, several at a time: the client takes its time for each.
+        They are created through the API, four at a time: the command line client is slower.
         """
         with closing(APIClient(base_url=self.url, version="1.41")) as api:
             limits = [Ulimit(name=name, soft=1024, hard=1024) for name in ("nofile", "nproc")]
@@ -225,7 +225,7 @@ class Engine:
 
     @contextmanager
     def client(self, *args: str) -> Iterator[None]:
-        """Run the engine's own client in the background, and read nothing of what it prints."""
+        """Run the engine's own client in the background, without reading its output."""
         command = [*self._client.argv, *args]
         with subprocess.Popen(command, env=dict(self._client.env), stdout=subprocess.PIPE) as process:
             try:
@@ -234,37 +234,37 @@ class Engine:
                 process.kill()
 
     def exec(self, name: str, *command: str) -> str:
-        """Run a command in a container and return what it prints."""
+        """Run a command in a container and return its output."""
         return self.cli("exec", name, *command)
 
     def state(self, name: str) -> str:
-        """Return what the engine calls the container's state."""
+        """Return the state of a container."""
         return self.cli("inspect", "--format", "{{.State.Status}}", name)
 
     def health(self, name: str) -> str:
-        """Return the engine's last verdict on a container that has a healthcheck."""
+        """Return the health of a container that has a healthcheck."""
         return self.cli("inspect", "--format", "{{.State.Health.Status}}", name)
 
     def set_health(self, name: str, *, healthy: bool) -> None:
-        """Make a container healthy or not, and return once the engine has noticed."""
+        """Make a container healthy or unhealthy, and wait until the engine reports it."""
         self.exec(name, *(("touch", HEALTHY) if healthy else ("rm", "-f", HEALTHY)))
         self.await_health(name, "healthy" if healthy else "unhealthy")
 
     def probe(self, name: str) -> str:
-        """Return the verdict after one more probe: Docker's own next, or one that Podman is told to make."""
+        """Return the health after one more probe: Docker's next one, or one that Podman runs on request."""
         self.kind.probe(self._client, name)
         return self.health(name)
 
     def await_health(self, name: str, verdict: Health) -> None:
-        """Return once the engine has come to this verdict."""
+        """Wait until the engine reports this health."""
         wait_for(lambda: self.probe(name) == verdict, what=f"{self.name} to find {name} {verdict}")
 
     def await_state(self, name: str, state: str) -> None:
-        """Wait until the container is `exited`, say."""
+        """Wait until the engine reports this state, such as `exited`."""
         wait_for(lambda: self.state(name) == state, what=f"{self.name} to find {name} {state}")
 
     def await_settled(self) -> None:
-        """Wait until no container has started or ended within the last two seconds, by what the list says."""
+        """Wait until the list has no container that started or ended within the last two seconds."""
 
         def settled() -> bool:
             return not re.search(r"Less than|\b1 second\b", self.cli("ps", "--all", "--format={{.Status}}"))
@@ -277,7 +277,7 @@ class Engine:
             self.cli("rm", "--force", "--volumes", *containers)
 
     def restore(self) -> None:
-        """Undo what a test did: afterwards the engine runs and is empty, or was never there."""
+        """Start the engine and remove its containers, unless it was never started."""
         if self.sandbox.exists:
             self.start()
             self.remove_containers()
@@ -295,7 +295,7 @@ class Engine:
             wait_for(self._up, seconds=30, what="an answer")
             self._provide_image()
         except (TimeoutError, ChildProcessError, CommandError) as error:
-            reason = f"{self.name} did not come up: {error}\n{self._daemon.last_words()}"
+            reason = f"{self.name} did not come up: {error}\n{self._daemon.log_tail()}"
             self.stop()
             raise EngineUnavailableError(reason) from error
 
@@ -314,12 +314,12 @@ class Engine:
         return self.answers()
 
     def _options(self, name: str, labels: Mapping[str, str]) -> list[str]:
-        """Return what every container is given."""
+        """Return the options of every container."""
         life = [f"--name={name}", f"--cgroup-parent={self.sandbox.cgroup}", "--stop-signal=KILL"]
         return [*life, *self.kind.run_options, *(f"--label={key}={value}" for key, value in labels.items())]
 
     def _health_options(self, health: Health) -> list[str]:
-        """Return a healthcheck whose first result counts, or only its first success for `starting`."""
+        """Return a healthcheck whose first result counts; for `starting` only its first success counts."""
         patience = "1h" if health == "starting" else "0s"
         return [
             f"--health-cmd=test -f {HEALTHY}",
@@ -331,7 +331,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Docker:
-    """One release line of Docker, unpacked by `tests/run`, with one of its two image stores."""
+    """One release line of Docker with one of its two image stores, unpacked by `tests/run`."""
 
     version: str
     containerd_store: bool = False
@@ -346,12 +346,12 @@ class Docker:
 
     @property
     def folder(self) -> Path:
-        """Return where this Docker is unpacked."""
+        """Return the folder in which this Docker is unpacked."""
         return cache() / f"docker-{self.version}"
 
     @property
     def path(self) -> str:
-        """Return the PATH of its programs and of those they start."""
+        """Return the PATH of Docker's programs and of those they start."""
         return f"{self._own_path}:{cache()}/runc/usr/sbin:{SYSTEM_PATH}"
 
     @property
@@ -366,10 +366,10 @@ class Docker:
         _require_version(self.version, self._program("dockerd").run("--version"), source)
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return dockerd; a configuration file of its own keeps the machine's out of it.
+        """Return the command of dockerd, with its own configuration file instead of the machine's.
 
-        A killed containerd stays a zombie where process 1 buries no orphans. By its pid file a new dockerd
-        would take it for alive and wait for it in vain.
+        A killed containerd stays a zombie if process 1 does not reap orphans. If its pid file existed, a new
+        dockerd would take the zombie for running and wait for it in vain.
         """
         settings = sandbox.state / "daemon.json"
         settings.write_text(json.dumps({"features": {"containerd-snapshotter": self.containerd_store}}))
@@ -389,7 +389,7 @@ class Docker:
         )
 
     def client(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return the docker command with the plugins beside it, and nothing of the user's configuration."""
+        """Return the docker command with its plugins and without the user's configuration."""
         folder = sandbox.state / "client"
         folder.mkdir(exist_ok=True)
         plugins = self.folder / "usr/libexec/docker/cli-plugins"
@@ -397,7 +397,7 @@ class Docker:
         return self._program("docker", f"--config={folder}", f"--host=unix://{listen}")
 
     def probe(self, client: Command, container: str) -> None:
-        """Wait until dockerd, which probes twice a second, has kept another result."""
+        """Wait until dockerd, which probes twice a second, has stored another result."""
         results = functools.partial(client.run, "inspect", "--format={{json .State.Health.Log}}", container)
         before = results()
         wait_for(lambda: results() != before, what=f"{self.name} to probe {container}")
@@ -408,9 +408,9 @@ class Docker:
 
 @dataclass(frozen=True)
 class Podman:
-    """One release line of Podman and its Docker-compatible service, with a root file system of its own.
+    """One release line of Podman and its Docker-compatible service, with its own root file system.
 
-    `tests/run` unpacks it with all libraries it needs, for the system's may be too old or too new.
+    `tests/run` unpacks it with all its libraries, since the system's may be too old or too new.
     """
 
     version: str
@@ -432,9 +432,9 @@ class Podman:
         _require_version(self.version, asked.run(check=False), _unpacked_in(self._root))
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return the service; its locks are files, for those in shared memory are every Podman's.
+        """Return the command of the service; its locks are files, since every Podman shares those in memory.
 
-        A limit on processes needs a controller that a tree of version 2 may not have.
+        There is no limit on processes: it needs a controller that a hierarchy of version 2 may lack.
         """
         if not (sandbox.state / "mounts").exists():
             new_root = Command([str(Path(__file__).with_name("new_root.sh"))], _ENVIRONMENT)
@@ -446,7 +446,7 @@ class Podman:
         return replace(client, argv=[*client.argv, "system", "service", "--time=0", f"unix://{listen}"])
 
     def client(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return the podman command on the service's folders; it works without the service."""
+        """Return the podman command for the service's folders; it works without the service."""
         del listen
         podman = [
             "nsenter",
@@ -464,7 +464,7 @@ class Podman:
         return Command(podman, {**_ENVIRONMENT, **files})
 
     def probe(self, client: Command, container: str) -> None:
-        """Run the healthcheck; that it fails is an answer too."""
+        """Run the healthcheck; a failing healthcheck is a valid result."""
         client.run("healthcheck", "run", container, check=False)
 
     @property
@@ -473,7 +473,7 @@ class Podman:
 
 
 def cache() -> Path:
-    """Return the folder `tests/run` keeps its downloads in."""
+    """Return the folder in which `tests/run` keeps its downloads."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "docker-prom-exporter"
 
@@ -484,12 +484,12 @@ DOCKER_28 = Docker("28")
 DOCKER_28_CONTAINERD = Docker("28", containerd_store=True)
 PODMAN_4 = Podman("4.3")
 PODMAN_5 = Podman("5")
-PODMAN_6 = Podman("6", cgroups="v2")  # it knows no others
+PODMAN_6 = Podman("6", cgroups="v2")  # Podman 6 supports no other version
 
 
 @functools.cache
 def toolbox() -> bytes:
-    """Return a tar archive of a root file system: busybox, under the name of each of its commands."""
+    """Return a tar archive of a root file system: busybox, and a link to it for each of its commands."""
     busybox = _find("busybox", SYSTEM_PATH)
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:

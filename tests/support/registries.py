@@ -1,4 +1,4 @@
-"""Debian's own registry, on a free port of this machine, pushed to by skopeo or manifest by manifest."""
+"""Debian's registry on a free port of this machine, with pushes by skopeo or of single manifests."""
 
 import gzip
 import http.client
@@ -26,10 +26,10 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 
 class Registry:
-    """A registry that keeps its images in a folder."""
+    """A registry that stores its images in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Give it a port, and a folder of its own."""
+        """Choose a free port, and write the configuration to `folder`."""
         self._folder = folder
         self._port = free_port()
         self._config = folder / "registry.yml"
@@ -39,22 +39,22 @@ class Registry:
         self.storage = folder / "data/docker/registry/v2"
 
     def start(self) -> None:
-        """Start it, and return once it answers."""
+        """Start the registry and return once it accepts connections."""
         self._daemon.start(Command([*self._program.argv, "serve", str(self._config)], self._program.env))
         wait_for(self._answers, what="the registry to answer", seconds=30)
 
     def stop(self) -> None:
-        """End it."""
+        """Kill the registry."""
         self._daemon.kill()
 
     def copy(self, repository: str, tag: str, layout: Path, *options: str) -> None:
-        """Push what is in an OCI layout, with skopeo."""
+        """Push the image in an OCI layout with skopeo."""
         skopeo = [require_program("skopeo"), "--insecure-policy", "copy", "--dest-tls-verify=false"]
         target = f"docker://127.0.0.1:{self._port}/{repository}:{tag}"
         Command([*skopeo, *options, f"oci:{layout}", target], {"PATH": "/usr/bin:/bin", "HOME": "/tmp"}).run()
 
     def push(self, repository: str, document: Document, *blobs: bytes, tag: str = "") -> str:
-        """Push blobs and then a manifest; return its digest."""
+        """Push blobs and then a manifest; return the manifest's digest."""
         for blob in blobs:
             self._push_blob(repository, blob)
         text = text_of(document)
@@ -63,16 +63,16 @@ class Registry:
         return digest_of(text)
 
     def delete(self, repository: str, digest: str) -> None:
-        """Delete a manifest, and the tags that lead to it."""
+        """Delete a manifest and the tags that point to it."""
         self._ask(202, "DELETE", f"/v2/{repository}/manifests/{digest}")
 
     def begin_upload(self, repository: str, content: bytes) -> None:
-        """Begin an upload and leave it at that."""
+        """Begin an upload and do not complete it."""
         location = self._ask(202, "POST", f"/v2/{repository}/blobs/uploads/")
         self._ask(202, "PATCH", location, content, {"Content-Type": "application/octet-stream"})
 
     def collect_garbage(self, *options: str, check: bool = True) -> None:
-        """Remove what nothing refers to."""
+        """Run the registry's `garbage-collect`."""
         self._program.run("garbage-collect", *options, str(self._config), check=check)
 
     def _push_blob(self, repository: str, content: bytes) -> None:
@@ -88,7 +88,7 @@ class Registry:
         body: bytes = b"",
         headers: dict[str, str] | None = None,
     ) -> str:
-        """Return the location of the answer; ValueError for another status."""
+        """Send a request and return its answer's location; raise ValueError if the status differs."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
         try:
             connection.request(method, path, body, headers or {})
@@ -103,14 +103,14 @@ class Registry:
 
     def _answers(self) -> bool:
         if not self._daemon.running:
-            raise ChildProcessError(f"the registry ended: {self._daemon.last_words()}")
+            raise ChildProcessError(f"the registry ended: {self._daemon.log_tail()}")
         with socket.socket() as connection:
             return connection.connect_ex(("127.0.0.1", self._port)) == 0
 
 
 @contextmanager
 def registry(folder: Path) -> Iterator[Registry]:
-    """Yield a registry that is up; afterwards it is gone."""
+    """Yield a running registry; kill it afterwards."""
     running = Registry(folder)
     running.start()
     try:
@@ -120,9 +120,9 @@ def registry(folder: Path) -> Iterator[Registry]:
 
 
 def write_layout(folder: Path, *images: Sequence[bytes]) -> tuple[list[Document], list[bytes]]:
-    """Write an OCI layout of an image, or of an index of several; return manifests and zipped layers.
+    """Write an OCI layout of one image, or of an index of several; return the manifests and all blobs.
 
-    Each image is given by its layers' contents; they have different architectures.
+    Each image is given as the contents of its layers. The images have different architectures.
     """
     blobs: list[bytes] = []
     manifests = []

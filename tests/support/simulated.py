@@ -1,4 +1,4 @@
-"""The simulated engine, set up for tests: a stage whose containers a test can change at any time."""
+"""The simulated engine for tests, whose containers, answers and faults a test can change at any time."""
 
 import json
 import socket
@@ -27,20 +27,20 @@ SECRET_OUTPUT = "SECRET-HEALTH-OUTPUT"
 
 
 class Stage:
-    """A simulated engine's containers by name."""
+    """The containers of a simulated engine, by name."""
 
     def __init__(self) -> None:
         self.containers: dict[str, SimulatedContainer] = {}
 
     def add(self, name: str, **what: Any) -> SimulatedContainer:
-        """Add a watched container that started a minute ago."""
+        """Add a watched container that started a minute ago; `what` overrides its fields."""
         began = time.time() - 60
         container = SimulatedContainer(name, **{"labels": WATCH, "created": began, "started": began, **what})
         self.containers[name] = container
         return container
 
     def change(self, name: str, **what: Any) -> None:
-        """Change a container."""
+        """Change fields of a container."""
         self.containers[name] = replace(self.containers[name], **what)
 
 
@@ -57,10 +57,10 @@ class _Request(Request):
 
 
 class Simulation(SimulatedEngine):
-    """A simulated engine with its stage, and with all that a real one should not say or do.
+    """A simulated engine that records its requests, and whose answers a test can replace by faults.
 
-    `requests` grows by each request. `faults` replaces an endpoint's answer by a function that gets the
-    connection, on which it may send what it likes; `change_rows` changes the rows of a list. Another
+    `requests` has every request so far. `faults` replaces an endpoint's answer by a function that gets the
+    connection and may send any bytes on it. `change_rows` changes the rows of a list. An
     `api_version` before 1.52 leaves `Health` out of them. `podman` has it answer as Podman 4 does, and
     `containerd` as Docker with the containerd image store, whose list takes `row_seconds` for each row.
     At its end it closes every connection, as one that is stopped does.
@@ -118,15 +118,15 @@ class Simulation(SimulatedEngine):
             super().respond(request, endpoint, container_id, query)
 
     def now(self) -> float:
-        """Return the engine's clock, in Unix seconds, which a test can set."""
+        """Return the engine's time in Unix seconds; a test can set its `clock_offset`."""
         return time.time() + self.clock_offset
 
     def asked(self, endpoint: str) -> int:
-        """Count the requests so far for `version`, `ping`, `list` or `inspect`."""
+        """Count the requests so far to the endpoint `version`, `ping`, `list` or `inspect`."""
         return sum(found == endpoint for found, _ in self.requests)
 
     def lists(self) -> list[dict[str, Any]]:
-        """Return the filters and limits of the lists that were asked for."""
+        """Return the filters and limits of all list requests so far."""
         return [query for endpoint, query in self.requests if endpoint == "list"]
 
     def answer(self, endpoint: str, container_id: str, query: Mapping[str, str]) -> tuple[int, Any]:
@@ -156,7 +156,7 @@ class Simulation(SimulatedEngine):
         return 200, self.rows(wanted[:limit] if limit > 0 else wanted)
 
     def rows(self, containers: list[SimulatedContainer]) -> Any:
-        """Return what the list says of these containers."""
+        """Return the list's rows for these containers."""
         time.sleep(self.row_seconds * len(containers))
         return self.change_rows([self._row(container) for container in containers])
 
@@ -180,13 +180,13 @@ def _asked(query: Mapping[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def simulation(**options: Any) -> Iterator[Simulation]:
-    """Yield a listening simulated engine on a socket of its own."""
+    """Yield a simulated engine that listens on its own socket."""
     with TemporaryDirectory() as folder, Simulation(Path(folder, "docker.sock"), **options) as engine:
         yield engine
 
 
 def settings_for(url: str, **options: Any) -> Settings:
-    """Return the defaults but for a short timeout and what is given."""
+    """Return the default settings with a short timeout and interval; `options` override them."""
     texts = {name: str(value) for name, value in options.items()}
     return read_settings({"docker_host": url, "docker_timeout": "2", "poll_interval": "0.5", **texts}, {})
 
@@ -199,24 +199,24 @@ def poller_for(url: str, stop: Event | None = None, **options: Any) -> Poller:
 
 
 def answers(status: str, body: bytes | str, *headers: str) -> Fault:
-    """Return a fault: the engine answers just this."""
+    """Return a fault: the engine answers with this status, body and headers."""
     raw = body.encode() if isinstance(body, str) else body
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(raw)}", "Connection: close", *headers, "", ""]
     return says("\r\n".join(lines).encode() + raw)
 
 
 def answers_json(value: Any) -> Fault:
-    """Return a fault: the engine answers 200 with this."""
+    """Return a fault: the engine answers 200 with this value as JSON."""
     return answers("200 OK", json.dumps(value), "Content-Type: application/json")
 
 
 def says(raw: bytes) -> Fault:
-    """Return a fault: the engine sends these bytes and closes."""
+    """Return a fault: the engine sends these bytes and closes the connection."""
     return lambda connection: connection.sendall(raw)
 
 
 def hangs(first: bytes = b"") -> Fault:
-    """Return a fault: the engine sends these bytes, then nothing until the client gives up."""
+    """Return a fault: the engine sends these bytes, then nothing until the client closes the connection."""
 
     def fault(connection: socket.socket) -> None:
         connection.sendall(first)
@@ -227,7 +227,7 @@ def hangs(first: bytes = b"") -> Fault:
 
 
 def drips(raw: bytes, every: float = 0.1) -> Fault:
-    """Return a fault: the engine sends these bytes one by one, then the last again and again."""
+    """Return a fault: the engine sends these bytes one by one, then repeats the last one."""
 
     def fault(connection: socket.socket) -> None:
         with suppress(OSError):
@@ -242,5 +242,5 @@ def drips(raw: bytes, every: float = 0.1) -> Fault:
 
 
 def resets(connection: socket.socket) -> None:
-    """Be a fault: the engine closes without a word."""
+    """Close the connection without an answer. The function itself is a fault."""
     connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Snapshots made by hand, and an exporter's web side that serves them."""
+"""Snapshots with given containers, and the exporter's web server that serves them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ ENGINE = EngineInfo("Docker", "26.1.5", "1.45", "linux", "amd64")
 
 
 def details(**what: Any) -> Details:
-    """Return the details of a container that started a minute ago."""
+    """Return the details of a container that started a minute ago; `what` overrides them."""
     usual: dict[str, Any] = {
         "started": time.time() - 60,
         "finished": None,
@@ -30,7 +30,7 @@ def details(**what: Any) -> Details:
 
 
 def container(name: str, state: str = "running", health: str | None = "none", **what: Any) -> Container:
-    """Return a container with details; what is given of those replaces the usual."""
+    """Return a container with details; `what` overrides the details, or replaces them as `details`."""
     return Container(
         id=f"{name:0>64}",
         name=name,
@@ -46,7 +46,7 @@ def container(name: str, state: str = "running", health: str | None = "none", **
 
 
 def snapshot(*containers: Container, **what: Any) -> Snapshot:
-    """Return what a poll that ended just now has found."""
+    """Return the snapshot of a poll that has just ended; `what` overrides its fields."""
     usual: dict[str, Any] = {
         "ended": time.monotonic(),
         "trusted_for": 20,
@@ -67,7 +67,7 @@ PAGE = StatusPage(snapshot, poll_interval=5, only_labelled=True, details=True)
 
 @contextmanager
 def serving(take: Callable[[], Snapshot], token: BearerToken | None = None) -> Iterator[str]:
-    """Yield the address of a web side whose page shows what `take` returns; its metrics are of the first."""
+    """Yield the address of a web server; its page shows what `take` returns, its metrics the first result."""
     exposition = Exposition()
     exposition.publish(Publications().of(take()))
     site = Site(exposition, lambda: True, lambda: True, replace(PAGE, take=take))

@@ -1,4 +1,4 @@
-"""Manifests of every kind, and registry storages written by hand, as distribution lays them out."""
+"""Manifests of every kind, and registry storages in the layout of distribution, written by tests."""
 
 import hashlib
 import json
@@ -22,17 +22,17 @@ def digest_of(content: bytes) -> str:
 
 
 def text_of(document: Document) -> bytes:
-    """Return a manifest as it is stored."""
+    """Return the stored form of a manifest."""
     return json.dumps(document).encode()
 
 
 def descriptor(content: bytes, media_type: str = OCI_LAYER, **more: Any) -> Document:
-    """Describe a blob."""
+    """Return the descriptor of a blob."""
     return {"mediaType": media_type, "digest": digest_of(content), "size": len(content), **more}
 
 
 def image(*layers: bytes, config: bytes = CONFIG, **more: Any) -> Document:
-    """Return an OCI image."""
+    """Return the manifest of an OCI image."""
     described = descriptor(config, "application/vnd.oci.image.config.v1+json")
     manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described}
     return {**manifest, "layers": [descriptor(layer) for layer in layers], **more}
@@ -45,7 +45,7 @@ def index(*children: Document, **more: Any) -> Document:
 
 
 class HandMade:
-    """A storage in a folder; what is written to it appears at once."""
+    """A registry storage that a test writes to directly, without a registry."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,7 +64,7 @@ class HandMade:
             self.blob(content)
 
     def push(self, repository: str, document: Document, *tags: str) -> str:
-        """Write a manifest, link it and lead tags to it; return its digest."""
+        """Write a manifest, link it as a revision and point tags to it; return its digest."""
         digest = self.blob(text_of(document))
         self.link(repository, digest)
         for tag in tags:
@@ -72,24 +72,24 @@ class HandMade:
         return digest
 
     def push_image(self, repository: str, *layers: bytes, tag: str = "latest", config: bytes = CONFIG) -> str:
-        """Push an image with all its blobs."""
+        """Write an image with all its blobs; return its digest."""
         self.blobs(config, *layers)
         return self.push(repository, image(*layers, config=config), *filter(None, [tag]))
 
     def link(self, repository: str, digest: str) -> None:
-        """Link a manifest as one of the repository's."""
+        """Link a manifest as a revision of the repository."""
         _write(self.revision(repository, digest), digest.encode())
 
     def unlink(self, repository: str, digest: str) -> None:
-        """Remove that link, as a delete by digest does, and leave its folder."""
+        """Remove the link of a revision but not its folder, as a delete by digest does."""
         self.revision(repository, digest).unlink()
 
     def tag(self, repository: str, tag: str, digest: str) -> None:
-        """Lead a tag to a manifest."""
+        """Point a tag to a manifest."""
         _write(self.tag_link(repository, tag), digest.encode())
 
     def upload(self, repository: str, content: bytes) -> None:
-        """Begin an upload."""
+        """Write an upload that is not complete."""
         _write(self.repository(repository) / "_uploads" / str(uuid.uuid4()) / "data", content)
 
     def repository(self, name: str) -> Path:
@@ -97,11 +97,11 @@ class HandMade:
         return self.path / "repositories" / name
 
     def tag_link(self, repository: str, tag: str) -> Path:
-        """Return the file that says where a tag leads."""
+        """Return the file that links a tag to its manifest."""
         return self.repository(repository) / "_manifests/tags" / tag / "current/link"
 
     def revision(self, repository: str, digest: str) -> Path:
-        """Return the file that makes a manifest one of the repository's."""
+        """Return the file that links a manifest as a revision of the repository."""
         return self.repository(repository) / "_manifests/revisions" / digest.replace(":", "/") / "link"
 
     def data(self, digest: str) -> Path:
@@ -116,7 +116,7 @@ def data(storage: Path, digest: str) -> Path:
 
 
 def sizes(storage: Path) -> dict[str, int]:
-    """Return the bytes of each blob on disk, by digest."""
+    """Return the size of each blob on disk in bytes, by digest."""
     files = (storage / "blobs").glob("*/*/*/data")
     return {f"{file.parts[-4]}:{file.parts[-2]}": file.stat().st_size for file in files}
 
@@ -127,7 +127,7 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def crowd(path: Path, *, repositories: int, tags: int, layers: int = 6) -> HandMade:
-    """Write a storage of many tags, each an image of its own on the repository's common layers."""
+    """Write a storage with many tags; each is an image of one own layer on the repository's common layers."""
     storage = HandMade(path)
     for number in range(repositories):
         common = [f"base {number} {layer} ".encode() * 10 for layer in range(layers - 1)]

@@ -1,4 +1,4 @@
-"""Waiting for a thing instead of for a time."""
+"""Wait for a condition, with a deadline."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def wait_for(predicate: Callable[[], T], *, what: str, seconds: float = 10, every: float = 0.05) -> T:
-    """Ask `predicate` until its answer is true, and return that answer.
+    """Call `predicate` until its answer is true, and return that answer.
 
     Raises TimeoutError naming `what` and the last answer once `seconds` have passed.
     """

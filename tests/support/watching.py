@@ -1,4 +1,4 @@
-"""An exporter under watch: whatever happens to it, somebody scrapes it who waits a second at most."""
+"""A watch on an exporter: it scrapes the exporter all the time, and each scrape must succeed in a second."""
 
 import http.client
 import threading
@@ -14,7 +14,7 @@ _SECONDS_BETWEEN = 0.1
 
 
 class Watch:
-    """What the exporter said, what it should have said, and how long it took."""
+    """The expected and the seen values of an exporter, and the number, times and failures of scrapes."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -25,22 +25,22 @@ class Watch:
         self.failures: list[str] = []
 
     def row(self) -> tuple[str, str]:
-        """Return what was expected and what was seen, for a table."""
+        """Return the expected and the seen values as cells of a table."""
         expected, seen = " → ".join(self.expected), " → ".join(self.seen)
         speed = f"{self.scrapes} scrapes, the slowest {self.slowest * 1000:.0f} ms"
         return expected, f"{'the same' if seen == expected else seen}; {speed}"
 
     def scrape(self) -> Scrape:
-        """Return what a scrape says now."""
+        """Return a scrape; raise ValueError if its status is not 200."""
         status, body = self.client.get("/metrics")
         if status != 200:
             raise ValueError(f"/metrics: {status} {body}")
         return parse(body)
 
     def shows(self, **expected: float) -> Scrape:
-        """Wait until a scrape says this of Docker and of each container, and nothing of any other.
+        """Wait until a scrape has these values of `docker_up` and `container_health`, and no other container.
 
-        `expected` is the value of `docker_up` as `docker_up`, and that of `container_health` by name.
+        `expected` has the value of `docker_up` by that name, and `container_health` by container name.
         """
         self.expected.append(_line(expected))
         self.seen.append("")
@@ -54,7 +54,7 @@ class Watch:
         return wait_for(shown, what=_line(expected), seconds=15) or self.scrape()
 
     def recovers(self, **expected: float) -> Scrape:
-        """Wait until it shows this, which the poll under way or the next one must bring about."""
+        """Wait until a scrape shows these values; they must come with the current poll or the next one."""
         before = polls(self.scrape())
         scrape = self.shows(**expected)
         took = polls(scrape) - before
@@ -63,7 +63,7 @@ class Watch:
         return scrape
 
     def polls_pass(self, count: int) -> Scrape:
-        """Wait until as many whole polls have ended, begun from now on; return a scrape from then."""
+        """Wait until `count` polls have begun and ended; return a scrape after that."""
         last = polls(self.scrape()) + count + 1
 
         def passed() -> Scrape | None:
@@ -75,7 +75,7 @@ class Watch:
 
 @contextmanager
 def watching(client: Client) -> Iterator[Watch]:
-    """Yield a watch on the exporter that this client asks; each scrape must be answered."""
+    """Yield a watch on this client's exporter; raise AssertionError if a scrape fails."""
     watch = Watch(client)
     stop = threading.Event()
     prober = threading.Thread(target=_probe, args=(watch, stop), name="prober", daemon=True)
@@ -90,18 +90,18 @@ def watching(client: Client) -> Iterator[Watch]:
 
 
 def summary(scrape: Scrape) -> dict[str, float]:
-    """Return the value of `docker_up`, and that of `container_health` by container name."""
+    """Return the value of `docker_up` by that name, and `container_health` by container name."""
     up = scrape.value("docker_up")
     return {"docker_up": -1 if up is None else up, **scrape.by("name", "container_health")}
 
 
 def polls(scrape: Scrape) -> float:
-    """Return how many polls have ended."""
+    """Return the number of polls that have ended."""
     return sum(scrape.by("result", "docker_exporter_polls_total").values())
 
 
 def errors(scrape: Scrape) -> dict[tuple[str, str], float]:
-    """Return the failed requests by endpoint and reason, those that never happened left out."""
+    """Return the number of failed requests by endpoint and reason; zeros are left out."""
     found = {
         (dict(labels)["endpoint"], dict(labels)["reason"]): value
         for (name, labels), value in scrape.samples.items()
