@@ -1,4 +1,4 @@
-"""What check says of real engines, behind a real proxy, to a user without rights, and when they are gone."""
+"""The `check` command on real engines, behind a socket proxy, without permission, and without an engine."""
 
 import io
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from docker_prom_exporter.check import Report, check
 from docker_prom_exporter.demo import WATCH
-from docker_prom_exporter.engine import Engine as Asked
+from docker_prom_exporter.engine import Engine as EngineClient
 from docker_prom_exporter.engine.client import find_target
 from support.missing import require_program
 from support.processes import Command
@@ -23,22 +23,22 @@ ENDPOINTS = ("version", "ping", "list", "inspect")
 
 
 def checked(url: str, environ: Mapping[str, str] | None = None) -> tuple[int, dict[str, str]]:
-    """Return the exit code, and what each line says by its topic."""
+    """Run `check` and return its exit code and the text of each line by its topic."""
     settings = settings_for(url, docker_timeout=1)
-    asked = Asked(find_target(settings.docker_host, environ or {}), settings.docker_timeout)
+    client = EngineClient(find_target(settings.docker_host, environ or {}), settings.docker_timeout)
     stream = io.StringIO()
-    code = check(asked, settings, Report(stream))
+    code = check(client, settings, Report(stream))
     return code, {line[:9].strip(): line[10:] for line in stream.getvalue().splitlines()}
 
 
-def words(lines: Mapping[str, str]) -> dict[str, str]:
-    """Return the outcome of each endpoint."""
+def outcomes(lines: Mapping[str, str]) -> dict[str, str]:
+    """Return the outcome that `check` prints for each endpoint."""
     return {endpoint: lines[endpoint][:9].strip() for endpoint in ENDPOINTS}
 
 
 @contextmanager
 def user(uid: int) -> Iterator[None]:
-    """Be somebody else for a while, without the groups of before."""
+    """Run as another user, without this user's supplementary groups."""
     groups, gid = os.getgroups(), os.getgid()
     os.setgroups([])
     os.setresgid(uid, uid, gid)
@@ -52,12 +52,12 @@ def user(uid: int) -> Iterator[None]:
 
 
 def test_a_real_engine(engine: Engine) -> None:
-    """All four answer, and who is watched is told from who is not."""
+    """`check` reports that all four endpoints answer, and lists watched and other containers separately."""
     engine.run("web", labels=WATCH)
     engine.run("other")
     code, lines = checked(engine.url)
 
-    assert (0, dict.fromkeys(ENDPOINTS, "answered")) == (code, words(lines))
+    assert (0, dict.fromkeys(ENDPOINTS, "answered")) == (code, outcomes(lines))
     assert lines["version"][10:].lower().startswith(" ".join(engine.name.split("-")[:2]))
     assert "1 of 2    web" == lines["watched"]
     assert lines["left out"].endswith(": other")
@@ -75,7 +75,7 @@ def test_a_real_engine(engine: Engine) -> None:
 def test_a_permission_is_missing(
     docker: Engine, tmp_path: Path, missing: str, endpoint: str, code: int
 ) -> None:
-    """The proxy's setting is named, and nothing else is complained of."""
+    """When a socket proxy denies an endpoint, `check` names the missing setting and no other problem."""
     docker.run("web", labels=WATCH)
     allowed = {name: value for name, value in ALL.items() if name != missing}
     with socket_proxy(tmp_path, docker.listen, allowed) as port:
@@ -84,26 +84,26 @@ def test_a_permission_is_missing(
     if endpoint == "list":
         expected["inspect"] = "not asked"
 
-    assert (code, expected) == (found, words(lines))
+    assert (code, expected) == (found, outcomes(lines))
     assert f"{missing}=1" in lines[endpoint]
 
 
 @pytest.mark.parametrize("allowed", [ALL, {"PING": "1", "VERSION": "1", "CONTAINERS": "1"}])
 def test_what_is_advised_is_enough(docker_26: Engine, tmp_path: Path, allowed: Mapping[str, str]) -> None:
-    """With the settings that are named, both kinds of proxy let everything through."""
+    """A socket proxy with the settings that `check` recommends allows all four endpoints."""
     docker_26.run("web", labels=WATCH)
     with socket_proxy(tmp_path, docker_26.listen, allowed) as port:
         code, lines = checked(f"tcp://127.0.0.1:{port}")
 
-    assert (0, dict.fromkeys(ENDPOINTS, "answered")) == (code, words(lines))
+    assert (0, dict.fromkeys(ENDPOINTS, "answered")) == (code, outcomes(lines))
 
 
 def test_the_engine_behind_the_proxy_is_gone(tmp_path: Path) -> None:
-    """The proxy answers for it."""
+    """When the engine is gone, `check` reports that the socket proxy answers and the engine does not."""
     with socket_proxy(tmp_path, tmp_path / "docker.sock", ALL) as port:
         code, lines = checked(f"tcp://127.0.0.1:{port}")
 
-    assert (1, "absent") == (code, words(lines)["version"])
+    assert (1, "absent") == (code, outcomes(lines)["version"])
     assert "the socket proxy answers, the engine behind it does not" in lines["version"]
 
 
@@ -112,27 +112,27 @@ def test_the_engine_behind_the_proxy_is_gone(tmp_path: Path) -> None:
     [(4, "sudo usermod -aG adm nobody"), (54321, "docker run --group-add 54321"), (0, "only root may use")],
 )
 def test_a_user_without_the_group(docker_26: Engine, group: int, command: str) -> None:
-    """It is told which group, and how to get into it; never to become a member of root's."""
+    """Without access to the socket, `check` prints how to join its group, unless that is root's."""
     os.chown(docker_26.listen, 0, group)
     with user(NOBODY):
         code, lines = checked(docker_26.url)
 
-    assert (1, "denied") == (code, words(lines)["version"])
+    assert (1, "denied") == (code, outcomes(lines)["version"])
     assert command in lines["version"]
     assert "socket proxy must allow" not in lines["version"]
 
 
 def test_a_user_with_the_group(docker_26: Engine) -> None:
-    """Once in the group, it may ask."""
+    """For a user in the socket's group, `check` reports that the engine answers."""
     os.chown(docker_26.listen, 0, NOBODY)
     with user(NOBODY):
         code, lines = checked(docker_26.url)
 
-    assert (0, "answered") == (code, words(lines)["version"])
+    assert (0, "answered") == (code, outcomes(lines)["version"])
 
 
 def test_a_folder_that_is_closed(docker_26: Engine, tmp_path: Path) -> None:
-    """The way to the socket may be what is barred."""
+    """When the user may not enter the socket's folder, `check` names the folder as the cause."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "docker.sock").symlink_to(docker_26.listen)
@@ -143,26 +143,26 @@ def test_a_folder_that_is_closed(docker_26: Engine, tmp_path: Path) -> None:
 
 
 def test_an_engine_that_is_killed(docker_26: Engine) -> None:
-    """Its socket stays, with nobody behind it."""
+    """When the engine was killed and its socket file is left, `check` reports that nobody listens on it."""
     docker_26.kill()
     code, lines = checked(docker_26.url)
 
-    assert (1, "absent") == (code, words(lines)["version"])
+    assert (1, "absent") == (code, outcomes(lines)["version"])
     assert f"nobody listens on {docker_26.listen}: start the engine" in lines["version"]
 
 
 def test_an_engine_that_is_stuck(docker_26: Engine) -> None:
-    """It takes the question and never answers."""
+    """When the engine never answers a request, `check` reports `too slow` and names DOCKER_TIMEOUT."""
     docker_26.pause()
     code, lines = checked(docker_26.url)
 
-    assert (1, "too slow") == (code, words(lines)["version"])
+    assert (1, "too slow") == (code, outcomes(lines)["version"])
     assert "DOCKER_TIMEOUT" in lines["version"]
 
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
-    """Return a folder as DOCKER_CERT_PATH takes it; the server's, in `server.pem`, is its own authority."""
+    """Return a folder for DOCKER_CERT_PATH; `server.pem` in it is the server's self-signed certificate."""
     openssl = Command(
         [require_program("openssl"), "req", "-x509", "-newkey", "ec", "-noenc"], {"PATH": SYSTEM_PATH}
     )
@@ -178,7 +178,7 @@ def certificates(tmp_path: Path) -> Path:
 
 
 def test_tls_that_fits(docker_26: Engine, certificates: Path) -> None:
-    """With the authority's certificate, an engine behind TLS is like any other."""
+    """With the authority's certificate in DOCKER_CERT_PATH, `check` works over TLS."""
     environ = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)}
     with socket_proxy(certificates, docker_26.listen, ALL, f"ssl crt {certificates}/server.pem") as port:
         code, lines = checked(f"tcp://127.0.0.1:{port}", environ)
@@ -204,7 +204,7 @@ def test_tls_that_fits(docker_26: Engine, certificates: Path) -> None:
 def test_tls_that_does_not_fit(
     docker_26: Engine, certificates: Path, scheme: str, server: str, says: str, *, client: bool
 ) -> None:
-    """Which side lacks what is told from the error."""
+    """When the TLS settings of client and server do not match, `check` reports which side lacks what."""
     environ = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)} if client else {}
     with socket_proxy(certificates, docker_26.listen, ALL, server.format(certificates)) as port:
         code, lines = checked(f"{scheme}://127.0.0.1:{port}", environ)

@@ -1,4 +1,4 @@
-"""What polls cost a real engine: as the engine is asked, which is also what the exporter counts."""
+"""The requests of a poll to a real engine, as the engine receives them and as the exporter counts them."""
 
 import math
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ NAMES = {
 
 
 class Meter:
-    """Polls an engine through a forwarder, and tells what that costs."""
+    """Polls an engine through a forwarder and counts the requests."""
 
     def __init__(self, engine: Forwarder, **options: Any) -> None:
         self.scrape = Scrape({})
@@ -31,7 +31,7 @@ class Meter:
         self._scrape = scraper(engine.url, **options)
 
     def poll(self, times: int = 1) -> dict[str, float]:
-        """Poll, and return the requests the engine saw; the exporter must have counted the very same."""
+        """Poll and return the requests that the engine received; the exporter must have counted the same."""
         before = self._counted()
         seen = self._engine.asked(lambda: self._poll(times))
         asked = {NAMES.get(request, request): float(count) for request, count in seen.items()}
@@ -57,12 +57,12 @@ def metered(engine: Engine, **options: Any) -> Iterator[Meter]:
 
 @pytest.fixture(autouse=True)
 def no_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the inspects that rotate, whose number depends on time passed."""
+    """Disable the rotation of inspects, whose number depends on the time that has passed."""
     monkeypatch.setattr("docker_prom_exporter.collect.list_mode._MAX_AGE", math.inf)
 
 
 def test_two_hundred_containers(docker_with_graph_driver: Engine) -> None:
-    """A poll costs a ping and a list; a container that was restarted in between costs one inspect."""
+    """A steady poll of 200 containers costs a ping and a list; a restarted container adds an inspect."""
     docker = docker_with_graph_driver
     docker.crowd(running=20, created=179, labels=WATCH)
     docker.run("web", health="healthy", labels=WATCH)
@@ -88,7 +88,7 @@ def test_two_hundred_containers(docker_with_graph_driver: Engine) -> None:
 
 
 def test_changes_cost_an_inspect_each(docker_with_graph_driver: Engine) -> None:
-    """One inspect for each container whose row changed, none for a removal."""
+    """A poll inspects each container whose list row has changed, and makes no inspect after a removal."""
     docker = docker_with_graph_driver
     for name in ("killed", "paused", "renamed", "removed", "other"):
         docker.run(name, labels=WATCH)
@@ -114,7 +114,7 @@ def test_changes_cost_an_inspect_each(docker_with_graph_driver: Engine) -> None:
 
 
 def test_unlabelled_containers_cost_nothing(docker: Engine) -> None:
-    """The engine filters: they are neither listed nor inspected."""
+    """The exporter neither lists nor inspects unlabelled containers, since the engine filters the list."""
     docker.crowd(running=2, created=20, labels={})
     docker.run("web", labels=WATCH)
     docker.await_settled()
@@ -125,7 +125,7 @@ def test_unlabelled_containers_cost_nothing(docker: Engine) -> None:
 
 
 def test_without_details_docker_is_never_inspected(docker: Engine) -> None:
-    """Not even for containers whose health changes."""
+    """With CONTAINER_DETAILS=false the exporter never inspects a container, even when its health changes."""
     docker.run("web", health="unhealthy", labels=WATCH)
     with metered(docker, container_details=False) as meter:
         first = meter.poll()
@@ -139,7 +139,7 @@ def test_without_details_docker_is_never_inspected(docker: Engine) -> None:
 
 @pytest.mark.parametrize("kind", ["docker_28_containerd", "podman_4", "podman_5", "podman_6"])
 def test_where_a_list_is_expensive_each_is_inspected(kind: str, request: pytest.FixtureRequest) -> None:
-    """Whatever its state; all of them are younger than five minutes here, so that each is listed, too."""
+    """In inspect mode each poll inspects every watched container once, in any state, and makes one list."""
     engine: Engine = request.getfixturevalue(kind)
     engine.crowd(running=3, created=9, labels=WATCH)
     engine.run("ended", command=["true"], labels=WATCH)

@@ -1,4 +1,4 @@
-"""Groups expire on real Pushgateways: Debian 12's and a newer one."""
+"""The `expire` command with real Pushgateways: Debian 12's and a newer one."""
 
 import base64
 import signal
@@ -19,7 +19,7 @@ from support.waiting import wait_for
 JOB = "docker_prom_exporter"
 INSTANCES = ["host1", "a/b", "../c", ".", "my host", "50%+1", 'a"b\\c\nd}', "日本語 é", "x" * 3000]
 
-# As a client pushes them to a gateway: by path, with the labels the gateway then shows.
+# Groups by the path to which a client pushes, each with the labels that the Pushgateway then exports.
 OTHER_GROUPS = {
     "": {"instance": ""},
     "/zone/eu": {"instance": "", "zone": "eu"},
@@ -61,7 +61,7 @@ def events(expirer: Exporter, name: str) -> int:
 
 
 def test_all_groups_of_the_job_expire_and_no_other(gateway: Server) -> None:
-    """Whatever their labels are; each is counted, and said in one line."""
+    """Groups of the job expire, whatever their labels, and no others; each is counted and logged once."""
     for path in OTHER_GROUPS:
         push(gateway, path)
     for instance in INSTANCES:
@@ -72,9 +72,10 @@ def test_all_groups_of_the_job_expire_and_no_other(gateway: Server) -> None:
 
     with expiring(gateway, 1) as expirer:
         wait_for(
-            lambda: {each["job"] for each in groups(gateway)} == {"backup"}, what="all of them to expire"
+            lambda: {each["job"] for each in groups(gateway)} == {"backup"},
+            what="the groups to expire",
         )
-        wait_for(lambda: _expired(expirer.metrics()) == len(mine), what="them to be counted")
+        wait_for(lambda: _expired(expirer.metrics()) == len(mine), what="all groups to be counted")
         lines = events(expirer, "group.expired")
 
     assert {*_sorted(mine)} == {*_sorted(before)} - {*_sorted(groups(gateway))}
@@ -91,16 +92,16 @@ def _expired(scrape: Scrape) -> float | None:
 
 
 def test_names_of_labels_may_be_utf_8(tmp_path: Path) -> None:
-    """Where the gateway is told so; by default it shows the labels a.b and a_b alike."""
+    """A group whose label name is UTF-8 expires on a Pushgateway with `--push.enable-utf8-names`."""
     server = pushgateway(tmp_path, "--push.enable-utf8-names", program=NEWER_PUSHGATEWAY)
     with running(server) as gateway, expiring(gateway, 1) as expirer:
         push(gateway, "/instance/host1/U__a_2e_b/x")
         wait_for(lambda: events(expirer, "group.expired"), what="the group to expire")
-        wait_for(lambda: groups(gateway) == [], what="it to be gone")
+        wait_for(lambda: groups(gateway) == [], what="the group to be gone")
 
 
 def test_what_is_pushed_stays(gateway: Server) -> None:
-    """A push in time keeps a group, and one that failed keeps the group of whoever never succeeded."""
+    """A group stays while it is pushed in time, even if all of its pushes have failed."""
     with expiring(gateway, 3) as expirer:
         push(gateway, "/instance/gone")
 
@@ -122,11 +123,11 @@ def test_what_is_pushed_stays(gateway: Server) -> None:
 
 
 def test_a_gateway_in_trouble(gateway: Server) -> None:
-    """It is healthy all the same, says each change once, and goes on when the gateway is back."""
+    """`expire` stays healthy without a Pushgateway, logs each change once, and resumes when it is back."""
     with expiring(gateway, 1) as expirer:
-        wait_for(lambda: _up(expirer) == 1, what="the first look")
+        wait_for(lambda: _up(expirer) == 1, what="the first query of the Pushgateway")
         gateway.daemon.kill()
-        wait_for(lambda: _up(expirer) == 0, what="the gateway to be missed")
+        wait_for(lambda: _up(expirer) == 0, what="docker_exporter_gateway_up to become 0")
         during = [expirer.get(path)[0] for path in ("/-/healthy", "/-/ready")]
         gateway.start()
         push(gateway, "/instance/gone")
@@ -138,11 +139,11 @@ def test_a_gateway_in_trouble(gateway: Server) -> None:
 
 
 def test_a_stuck_gateway_holds_up_nothing() -> None:
-    """Neither scrapes nor the end; until it has answered or the look is over, nothing is ready."""
+    """While the Pushgateway has not answered, `expire` serves, is not ready, and ends within two seconds."""
     with fake_gateway() as gateway:
         gateway.status = hangs()
         with exporter("expire", f"--push-url={gateway.url}") as expirer:
-            wait_for(lambda: gateway.asked, what="the first look")
+            wait_for(lambda: gateway.asked, what="the first query of the Pushgateway")
             during = [expirer.get(path)[0] for path in ("/-/healthy", "/-/ready")]
             up = _up(expirer)
             code, seconds = expirer.stop(signal.SIGTERM)
@@ -157,9 +158,9 @@ def _up(expirer: Exporter) -> float | None:
 
 
 def test_it_serves_what_every_command_does(gateway: Server) -> None:
-    """Its own metrics and those of its process; nothing of Docker, and it pushes nothing."""
+    """`expire` exports its own metrics and those of its process, none about Docker, and pushes nothing."""
     with expiring(gateway, 60, "--push-instance=host1", "--push-interval=1") as expirer:
-        wait_for(lambda: _up(expirer) == 1, what="the first look")
+        wait_for(lambda: _up(expirer) == 1, what="the first query of the Pushgateway")
         names = {name for name, _ in expirer.metrics().samples}
 
     assert {

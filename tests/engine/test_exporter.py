@@ -1,4 +1,4 @@
-"""The command as a process, on real engines that come, go, change and get stuck; and how it ends."""
+"""The exporter as a process with real engines that start, end, change and get stuck, and its own end."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,13 @@ from support.forwarder import forwarder
 from support.real import DOCKER_20, DOCKER_26, Engine, Kind
 from support.waiting import wait_for
 
-# Three intervals and the timeout that `exporter` sets, in seconds.
+# The seconds for which a poll is trusted: three intervals and the timeout, as `exporter` sets them.
 TRUSTED_FOR = 3 * 0.5 + 1
 
 
 @contextmanager
 def engine_at(listen: Path, kind: Kind) -> Iterator[Engine]:
-    """Yield an engine on this socket, not started; afterwards nothing of it is left."""
+    """Yield an engine on this socket that is not started; remove it afterwards."""
     engine = Engine(kind, listen=listen)
     try:
         yield engine
@@ -29,7 +29,7 @@ def engine_at(listen: Path, kind: Kind) -> Iterator[Engine]:
 
 
 def await_up(running: Exporter, *, up: bool, seconds: float = 10) -> Scrape:
-    """Return the first scrape that says so; each is to be answered within a second."""
+    """Return the first scrape whose `docker_up` is `up`; each scrape must be answered within a second."""
     scrapes: list[Scrape] = []
 
     def turned() -> bool:
@@ -40,18 +40,18 @@ def await_up(running: Exporter, *, up: bool, seconds: float = 10) -> Scrape:
     return scrapes[-1]
 
 
-def said_of_docker(scrape: Scrape) -> set[str]:
-    """Return the names of the samples about containers and the engine."""
+def docker_metrics(scrape: Scrape) -> set[str]:
+    """Return the names of the metrics about containers and the engine."""
     return {name for name, _ in scrape.samples if not name.startswith(("docker_exporter", "p"))}
 
 
 def failures(scrape: Scrape) -> float:
-    """Return how many polls have failed."""
+    """Return the number of failed polls."""
     return scrape.by("result", "docker_exporter_polls_total")["failure"]
 
 
 def test_serves(engine: Engine) -> None:
-    """From the first scrape on it tells what the engine is and how its containers are."""
+    """The first scrape has the engine's version and the container's health, and every path has its status."""
     engine.run("web", health="healthy", labels=WATCH)
     with exporter(f"--docker-host={engine.url}") as running:
         first = running.metrics()
@@ -66,7 +66,7 @@ def test_serves(engine: Engine) -> None:
 
 @pytest.mark.usefixtures("docker_26")
 def test_absent_at_start(tmp_path: Path) -> None:
-    """It serves without an engine and says so, once in the log; when there is one it finds it."""
+    """The exporter serves without an engine, logs that once, and finds the engine when it starts."""
     with (
         engine_at(tmp_path / "engine.sock", DOCKER_26) as engine,
         exporter(f"--docker-host={engine.url}") as running,
@@ -79,13 +79,13 @@ def test_absent_at_start(tmp_path: Path) -> None:
         await_up(running, up=True)
 
     assert 0 == absent.value("docker_up")
-    assert {"docker_up"} == said_of_docker(absent)
+    assert {"docker_up"} == docker_metrics(absent)
     assert 200 == status
     assert (1, 0) == (log.count("event=docker.lost"), log.count("event=docker.found"))
 
 
 def test_killed_and_started_again(engine: Engine) -> None:
-    """While the engine is gone its containers are unknown; when it is back they are what it says."""
+    """While the engine is gone, `container_health` is 0; afterwards it follows the engine's report again."""
     engine.run("web", health="healthy", labels=WATCH)
     with exporter(f"--docker-host={engine.url}") as running:
         await_up(running, up=True)
@@ -99,14 +99,14 @@ def test_killed_and_started_again(engine: Engine) -> None:
         wait_for(lambda: running.metrics().container("web")["state"] == state, what=f"the state {state}")
         found = running.metrics()
 
-    assert {"docker_up", "container_health"} == said_of_docker(lost)
+    assert {"docker_up", "container_health"} == docker_metrics(lost)
     assert {"web": 0} == lost.by("name", "container_health")
     assert {"web": 4 if state == "running" else 1} == found.by("name", "container_health")
     assert 1 == log.count("event=docker.lost")
 
 
 def test_stuck(engine: Engine) -> None:
-    """A silent engine is down before its last poll gets too old, and up within a poll of its first answer."""
+    """For a stuck engine `docker_up` is 0 before the last poll is too old, and 1 a poll after recovery."""
     engine.run("web", health="healthy", labels=WATCH)
     with exporter(f"--docker-host={engine.url}") as running:
         await_up(running, up=True)
@@ -120,7 +120,7 @@ def test_stuck(engine: Engine) -> None:
         resumed = running.metrics()
         found = await_up(running, up=True)
 
-    assert {"docker_up", "container_health"} == said_of_docker(stuck)
+    assert {"docker_up", "container_health"} == docker_metrics(stuck)
     assert {"web": 0} == stuck.by("name", "container_health")
     assert 200 == healthy
     assert {"web": 4} == found.by("name", "container_health")
@@ -130,7 +130,7 @@ def test_stuck(engine: Engine) -> None:
 
 @pytest.mark.usefixtures("docker_20", "docker_26")
 def test_upgraded(tmp_path: Path) -> None:
-    """Another generation on the same socket is spoken to in its own version; what it doesn't know is gone."""
+    """After an upgrade on the same socket, the exporter uses the new API version and drops old containers."""
     listen = tmp_path / "engine.sock"
     with exporter(f"--docker-host=unix://{listen}") as running:
         with engine_at(listen, DOCKER_20) as old:
@@ -156,7 +156,7 @@ def test_upgraded(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("docker_20", "docker_26")
 def test_upgraded_between_two_polls(tmp_path: Path) -> None:
-    """The first poll after the change is right already."""
+    """The first poll after an upgrade reports the new engine and its containers."""
     listen = tmp_path / "engine.sock"
     scrape = scraper(f"unix://{listen}")
     found = []
@@ -178,7 +178,7 @@ def test_upgraded_between_two_polls(tmp_path: Path) -> None:
 def test_a_signal_ends_it(
     docker_26: Engine, number: signal.Signals, wrapper: Sequence[str], *, stuck: bool
 ) -> None:
-    """With exit code 0 and within a second, be it PID 1 or not, and be a request stuck or not."""
+    """A signal ends the exporter in two seconds with exit code 0, also as PID 1 and in a stuck request."""
     with (
         forwarder(docker_26.listen) as server,
         exporter(f"--docker-host={server.url}", "--docker-timeout=60", wrapper=wrapper) as running,
@@ -196,7 +196,7 @@ def test_a_signal_ends_it(
 
 
 def test_once(engine: Engine) -> None:
-    """It prints what one poll found, and exits with 0."""
+    """`once` prints the exposition of one poll and exits with 0."""
     engine.run("web", health="unhealthy", labels=WATCH)
     done = run("once", f"--docker-host={engine.url}")
     scrape = parse(done.stdout)
@@ -209,7 +209,7 @@ def test_once(engine: Engine) -> None:
 
 @pytest.mark.parametrize("stuck", [False, True], ids=["gone", "stuck"])
 def test_once_without_an_answer(docker_26: Engine, *, stuck: bool) -> None:
-    """It prints what there is to say, and exits with 1, be the engine gone or silent."""
+    """`once` prints `docker_up 0` and exits with 1 when the engine is gone or does not answer."""
     if stuck:
         docker_26.pause()
     else:
@@ -219,4 +219,4 @@ def test_once_without_an_answer(docker_26: Engine, *, stuck: bool) -> None:
 
     assert 1 == done.returncode
     assert 0 == scrape.value("docker_up")
-    assert {"docker_up"} == said_of_docker(scrape)
+    assert {"docker_up"} == docker_metrics(scrape)

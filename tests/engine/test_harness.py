@@ -1,4 +1,4 @@
-"""The engines the other tests here rely on do what they are asked, and leave nothing behind."""
+"""The private engines that other tests use work as documented and leave nothing behind."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +14,7 @@ from support.waiting import wait_for
 
 
 def test_a_container_runs(engine: Engine) -> None:
-    """A container is known by the id that `run` returns, and has the labels it was given."""
+    """`run` returns the id of a running container that has the given labels."""
     container = engine.run("web", labels={"colour": "blue"})
 
     assert "running" == engine.state(container)
@@ -22,7 +22,7 @@ def test_a_container_runs(engine: Engine) -> None:
 
 
 def test_health_flips(engine: Engine) -> None:
-    """A container's health is what a test sets, as soon as it is set."""
+    """A container has the health that `set_health` sets when that returns."""
     engine.run("web", health="unhealthy")
     verdicts = [engine.health("web")]
     for healthy in (True, False):
@@ -33,7 +33,7 @@ def test_health_flips(engine: Engine) -> None:
 
 
 def test_health_is_starting_until_it_is_set(engine: Engine) -> None:
-    """A container asked to be starting stays so through failing probes."""
+    """A container with health `starting` stays so through failing probes, until it is set healthy."""
     engine.run("web", health="starting")
 
     assert "starting" == engine.probe("web")
@@ -44,7 +44,7 @@ def test_health_is_starting_until_it_is_set(engine: Engine) -> None:
 
 
 def test_a_container_has_two_restarts(engine: Engine) -> None:
-    """The engine restarts a failing container as often as its policy says."""
+    """The engine restarts a failing container as often as its restart policy allows."""
     engine.run("web", command=["false"], options=["--restart=on-failure:2"])
 
     def restarts() -> str:
@@ -55,7 +55,7 @@ def test_a_container_has_two_restarts(engine: Engine) -> None:
 
 
 def test_memory_runs_out(docker: Engine) -> None:
-    """The kernel ends a container that takes more than its share, and Docker says so."""
+    """The kernel kills a container that exceeds its memory limit, and Docker reports it as `OOMKilled`."""
     greedy = ["sh", "-c", GREEDY]
     docker.run("web", command=greedy, options=["--memory=6m"])
     docker.await_state("web", "exited")
@@ -64,21 +64,21 @@ def test_memory_runs_out(docker: Engine) -> None:
 
 
 def test_generations_speak_other_versions(docker_20: Engine, docker_26: Engine) -> None:
-    """Two generations run side by side, each with an API version of its own."""
+    """Two release lines of Docker run side by side, each with its own API version."""
     versions = [each.cli("version", "--format", "{{.Server.APIVersion}}") for each in (docker_20, docker_26)]
 
     assert ["1.41", "1.45"] == versions
 
 
 def test_image_stores_differ(docker_28: Engine, docker_28_containerd: Engine) -> None:
-    """The same Docker keeps its images in a graph driver or in containerd."""
+    """The same Docker release keeps its images in a graph driver or in containerd, as configured."""
     stores = [each.cli("info", "--format", "{{.DriverStatus}}") for each in (docker_28, docker_28_containerd)]
 
     assert [False, True] == ["io.containerd.snapshotter.v1" in store for store in stores]
 
 
 def test_listing_is_expensive_where_containerd_keeps_images(docker_28_containerd: Engine) -> None:
-    """Each container of an image for many platforms costs the engine time in a list, most of it CPU."""
+    """With the containerd image store a list takes over 3 ms for each container of a multi-platform image."""
     docker_28_containerd.load_platforms("eight:tests")
     docker_28_containerd.crowd(running=0, created=20, labels={}, image="eight:tests")
     with closing(APIClient(base_url=docker_28_containerd.url, version="1.48")) as api:
@@ -91,7 +91,7 @@ def test_listing_is_expensive_where_containerd_keeps_images(docker_28_containerd
 
 
 def test_a_paused_engine_is_silent(engine: Engine) -> None:
-    """A paused engine gives no answer until it is resumed."""
+    """A paused engine does not answer until it is resumed."""
     engine.pause()
 
     assert not engine.answers()
@@ -102,7 +102,7 @@ def test_a_paused_engine_is_silent(engine: Engine) -> None:
 
 
 def test_a_killed_engine_is_gone_and_can_return(engine: Engine) -> None:
-    """A killed engine answers no more; started again, it knows its containers."""
+    """A killed engine does not answer; after a new start it has its containers again."""
     engine.run("web")
     engine.kill()
 
@@ -114,7 +114,7 @@ def test_a_killed_engine_is_gone_and_can_return(engine: Engine) -> None:
 
 
 def test_a_test_leaves_no_container(engine: Engine) -> None:
-    """Restoring an engine empties it, whatever became of it and of its containers."""
+    """`restore` removes all containers, even paused ones of an engine that was killed."""
     engine.run("web")
     engine.cli("pause", "web")
     engine.kill()
@@ -124,7 +124,7 @@ def test_a_test_leaves_no_container(engine: Engine) -> None:
 
 
 def test_nothing_is_left(engine: Engine) -> None:
-    """Stopping an engine that was killed ends its processes and removes its mounts, cgroups and files."""
+    """`stop` ends the processes of a killed engine and removes its mounts, control groups and files."""
     engine.run("web")
     engine.cli("pause", "web")
     engine.kill()
@@ -138,7 +138,7 @@ def test_nothing_is_left(engine: Engine) -> None:
 
 @pytest.mark.usefixtures("docker_20", "docker_26")
 def test_one_engine_follows_another(tmp_path: Path) -> None:
-    """Two generations can take turns on one socket, as in an upgrade."""
+    """Two release lines of Docker can follow each other on one socket, as in an upgrade."""
     versions = []
     for kind in (DOCKER_20, DOCKER_26):
         engine = Engine(kind, listen=tmp_path / "engine.sock")
@@ -150,7 +150,7 @@ def test_one_engine_follows_another(tmp_path: Path) -> None:
 
 
 def test_the_reason_is_given() -> None:
-    """An engine that isn't there says which, and where it should come from."""
+    """The error for a missing engine names its programs and `tests/run`, which unpacks them."""
     engine = Engine(replace(DOCKER_20, version="19.03"))
 
     with pytest.raises(EngineUnavailableError, match=r"dockerd, docker, containerd not found: tests/run"):
@@ -159,7 +159,7 @@ def test_the_reason_is_given() -> None:
 
 @pytest.mark.usefixtures("podman_6")
 def test_a_root_that_cannot_be_made_is_a_reason() -> None:
-    """Where the kernel refuses a mount, the reason has its words."""
+    """When Podman's root file system can't be made, the error has the reason."""
     engine = Engine(PODMAN_6)
     engine.sandbox.create()
     (engine.sandbox.state / "root").touch()
@@ -169,6 +169,6 @@ def test_a_root_that_cannot_be_made_is_a_reason() -> None:
 
 
 def test_a_failed_command_says_why(engine: Engine) -> None:
-    """What the client wrote to standard error is in the exception."""
+    """CommandError has what the client wrote to standard error."""
     with pytest.raises(CommandError, match=r"[Nn]o such"):
         engine.cli("inspect", "nobody")

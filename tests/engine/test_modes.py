@@ -1,4 +1,4 @@
-"""List mode and inspect mode on real engines: the same samples, and what each asks for."""
+"""List mode and inspect mode on real engines: their samples, and the changes that each of them notices."""
 
 import time
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ PLATFORMS = "platforms:tests"
 
 
 def of_containers(scrape: Scrape) -> dict[Sample, float]:
-    """Return all that is said of containers, but for the failing streak, which grows meanwhile."""
+    """Return the samples of containers, except for the failing streak, which grows between two scrapes."""
     return {
         sample: value
         for sample, value in scrape.samples.items()
@@ -37,8 +37,8 @@ def of_containers(scrape: Scrape) -> dict[Sample, float]:
 
 
 @contextmanager
-def crew(engine: Engine) -> Iterator[None]:
-    """Have a container in each state that lasts, most of them with a health that means nothing there."""
+def containers_in_all_states(engine: Engine) -> Iterator[None]:
+    """Run a container in each state that lasts; the paused and the killed one have a healthcheck."""
     checked: tuple[Health, ...] = ("starting", "healthy", "unhealthy")
     engine.create("created", labels=WATCH)
     engine.run("plain", labels=WATCH | {"com.example.team": "shop", "com.docker.compose.project": "p"})
@@ -56,9 +56,9 @@ def crew(engine: Engine) -> Iterator[None]:
 
 
 def test_both_modes_say_the_same(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same containers in every state, whatever the engine; the list alone says what it can."""
+    """Both modes export the same samples; without details, Docker's list alone gives the same values."""
     options: dict[str, Any] = {"container_labels": "com.example.team"}
-    with crew(engine):
+    with containers_in_all_states(engine):
         found = {}
         for mode in ("list", "inspect"):
             monkeypatch.setattr(Collector, "_inspects", lambda *_, mode=mode: mode == "inspect")
@@ -82,7 +82,7 @@ def requests(scrape: Scrape) -> dict[str, float]:
 
 
 def test_the_mode_is_recognized(docker: Engine) -> None:
-    """Only Docker with the containerd image store is asked by inspects."""
+    """The exporter uses inspect mode on Docker with the containerd image store only."""
     docker.run("web", labels=WATCH)
     docker.await_settled()
     scrape = scraper(docker.url)
@@ -92,7 +92,7 @@ def test_the_mode_is_recognized(docker: Engine) -> None:
 
 
 def test_the_anchor(docker_28_containerd: Engine) -> None:
-    """Once a container is old enough, the list names only those created after it."""
+    """With an anchor, inspect mode finds a new container and drops removed ones, the anchor included."""
     engine = docker_28_containerd
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -117,7 +117,7 @@ def descriptors(engine: Engine) -> int:
 
 
 def test_one_inspect_that_hangs(docker_28_containerd: Engine) -> None:
-    """`docker cp` to a reader that stalls holds a container's lock: only its details are missing."""
+    """A stalled `docker cp` holds a container's lock: only that container's details are missing."""
     engine = docker_28_containerd
     for name in ("c1", "c2", "stuck"):
         engine.run(name, health="healthy", labels=WATCH)
@@ -148,14 +148,17 @@ def _answers(engine: Engine, name: str) -> bool:
 
 @pytest.fixture
 def quick_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have each poll inspect what the last one did not, instead of within ten minutes."""
+    """Set the maximum age of an inspect to 1 ms, instead of ten minutes."""
     monkeypatch.setattr("docker_prom_exporter.collect.list_mode._MAX_AGE", 0.001)
 
 
 @pytest.mark.usefixtures("quick_rotation")
 @pytest.mark.parametrize("kind", ["docker_26", "docker_28", "docker_28_containerd"])
 def test_a_child_killed_for_want_of_memory(kind: str, request: pytest.FixtureRequest) -> None:
-    """The container runs on and its row stays as it was; Docker 20.10 does not even say it by an inspect."""
+    """`docker_container_oom_killed` becomes 1 when a child process is killed and the container runs on.
+
+    Docker 20.10 does not report that in an inspect.
+    """
     docker: Engine = request.getfixturevalue(kind)
     command = ["sh", "-c", f"sh -c '{GREEDY}'; sleep 86400"]
     docker.run("parent", command=command, options=["--memory=16m"], labels=WATCH)
@@ -172,7 +175,7 @@ def test_a_child_killed_for_want_of_memory(kind: str, request: pytest.FixtureReq
 
 @pytest.mark.usefixtures("quick_rotation")
 def test_another_restart_policy(docker: Engine) -> None:
-    """`docker update` leaves no trace in the list."""
+    """The exporter notices a restart policy that `docker update` changes without changing the list row."""
     docker.run("web", labels=WATCH)
     docker.await_settled()
     scrape = scraper(docker.url)

@@ -1,4 +1,4 @@
-"""The real Prometheus stores what the exporter says, and its promtool finds no fault with it."""
+"""A real Prometheus stores the exporter's samples, and promtool accepts the exposition."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ class Prometheus:
         self._url = url
 
     def ask(self, query: str) -> dict[Sample, float]:
-        """Return the samples an instant query finds, without the labels that Prometheus adds."""
+        """Return the samples of an instant query, without the labels that Prometheus adds."""
         found: dict[Sample, float] = {}
         for series in self._get(f"/api/v1/query?query={quote(query)}")["data"]["result"]:
             labels = series["metric"]
@@ -38,13 +38,13 @@ class Prometheus:
             found[labels.get("__name__", ""), frozenset(kept.items())] = float(series["value"][1])
         return found
 
-    def complaint(self) -> str:
-        """Return what Prometheus has to say against its last scrape."""
+    def last_error(self) -> str:
+        """Return the error of Prometheus's last scrape; empty if it succeeded."""
         (target,) = self._get("/api/v1/targets")["data"]["activeTargets"]
         return str(target["lastError"])
 
     def has_scraped(self) -> bool:
-        """Whether it is there, and a scrape has succeeded."""
+        """Whether Prometheus answers and a scrape has succeeded."""
         try:
             return 1 in self.ask("up").values()
         except OSError:
@@ -76,7 +76,7 @@ def prometheus(folder: Path, exporter_url: str) -> Iterator[Prometheus]:
 
 
 def stored_form(scrape: Scrape) -> dict[Sample, float]:
-    """Return the samples about Docker as Prometheus keeps them: an empty label is none."""
+    """Return the samples about Docker as Prometheus stores them, without empty labels."""
     return {
         (name, frozenset(label for label in labels if label[1])): value
         for (name, labels), value in scrape.samples.items()
@@ -85,7 +85,7 @@ def stored_form(scrape: Scrape) -> dict[Sample, float]:
 
 
 def test_prometheus_has_what_the_exporter_says(docker_26: Engine, tmp_path: Path) -> None:
-    """Sample by sample, whatever is in a label; and it finds a container by what is in its labels."""
+    """Prometheus stores every sample that the exporter serves, and a query finds any label value."""
     compose = {"com.docker.compose.project": AWKWARD, "com.docker.compose.service": '"\\'}
     docker_26.run("healthy", health="healthy", labels=WATCH | compose)
     docker_26.run("unhealthy", health="unhealthy", labels=WATCH)
@@ -101,7 +101,7 @@ def test_prometheus_has_what_the_exporter_says(docker_26: Engine, tmp_path: Path
         awkward = server.ask(
             f"docker_container_info{{compose_project={json.dumps(AWKWARD, ensure_ascii=False)}}}"
         )
-        complaint = server.complaint()
+        last_error = server.last_error()
 
     assert said == stored
     assert {"healthy": 4, "unhealthy": 3, "ended": 1} == {
@@ -111,11 +111,11 @@ def test_prometheus_has_what_the_exporter_says(docker_26: Engine, tmp_path: Path
         tuple(dict(labels)[key] for key in ("name", "compose_project", "compose_service"))
         for _, labels in awkward
     ]
-    assert "" == complaint
+    assert "" == last_error
 
 
-def test_prometheus_is_told_that_docker_is_down(docker_26: Engine, tmp_path: Path) -> None:
-    """Its own `up` stays 1 while docker_up falls to 0, and container_health to 0, not to nothing."""
+def test_prometheus_stores_that_docker_is_down(docker_26: Engine, tmp_path: Path) -> None:
+    """When Docker is down, Prometheus stores `docker_up` 0 and `container_health` 0, while `up` stays 1."""
     docker_26.run("web", health="healthy", labels=WATCH)
     with (
         exporter(f"--docker-host={docker_26.url}") as running,
@@ -123,7 +123,7 @@ def test_prometheus_is_told_that_docker_is_down(docker_26: Engine, tmp_path: Pat
     ):
         before = server.ask("docker_up + on() container_health")
         docker_26.kill()
-        wait_for(lambda: 0 in server.ask("docker_up").values(), what="Prometheus to hear of it")
+        wait_for(lambda: 0 in server.ask("docker_up").values(), what="Prometheus to store docker_up 0")
         after = {query: [*server.ask(query).values()] for query in ("up", "docker_up", "container_health")}
         details = server.ask("docker_container_state")
 
@@ -134,7 +134,7 @@ def test_prometheus_is_told_that_docker_is_down(docker_26: Engine, tmp_path: Pat
 
 @pytest.mark.parametrize("lost", [False, True], ids=["up", "lost"])
 def test_promtool_is_silent_on_what_is_served(docker_26: Engine, *, lost: bool) -> None:
-    """`promtool check metrics` has nothing to say, be Docker up or lost."""
+    """`promtool check metrics` reports nothing about the served exposition, with Docker up or lost."""
     promtool = require_program("promtool")
     docker_26.run("web", health="healthy", labels=WATCH | {"com.docker.compose.project": AWKWARD})
     with exporter(f"--docker-host={docker_26.url}") as running:

@@ -1,4 +1,4 @@
-"""Prometheus itself has nothing to say against the exposition."""
+"""promtool accepts the exposition of containers in every state."""
 
 import subprocess
 
@@ -12,7 +12,7 @@ from support.missing import require_program
 
 @pytest.mark.parametrize("listed", [True, False])
 def test_promtool_is_silent(*, listed: bool) -> None:
-    """`promtool check metrics` reads all of it and finds no fault, nor a name to be better chosen."""
+    """`promtool check metrics` reports neither an error nor a bad name in the exposition."""
     promtool = require_program("promtool")
     exposition = Exposition(clock=lambda: 101.0)
     exposition.publish(Publications().of(snapshot(*gallery(), listed=listed)))

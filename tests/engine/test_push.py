@@ -1,4 +1,4 @@
-"""Docker's state reaches Prometheus through the real Pushgateway and the real node_exporter."""
+"""The outlets with a real engine, Pushgateway, node_exporter and Prometheus."""
 
 import base64
 import os
@@ -40,7 +40,7 @@ def simulated() -> Iterator[Simulation]:
 
 @pytest.fixture
 def textfile(tmp_path: Path) -> Path:
-    """Return a path in a folder of its own."""
+    """Return the path of a text file in an empty folder."""
     folder = tmp_path / "textfiles"
     folder.mkdir()
     return folder / "docker_prom_exporter.prom"
@@ -75,7 +75,7 @@ def has_group(scrape: Scrape) -> bool:
 
 
 def test_values_reach_prometheus(docker_26: Engine, gateway: Server, textfile: Path, tmp_path: Path) -> None:
-    """Both ways, under the labels they were pushed with, and again when a container has changed."""
+    """Health reaches Prometheus through the Pushgateway and through node_exporter, and so does a change."""
     four_verdicts(docker_26)
     with (
         running(node_exporter(tmp_path, textfile.parent)) as node,
@@ -115,25 +115,25 @@ def _verdicts(server: Server, selector: str) -> dict[str, float]:
 def test_no_container_stays_healthy_without_docker(
     docker_26: Engine, gateway: Server, textfile: Path
 ) -> None:
-    """Neither in the gateway nor in the file; and both are right again when Docker is back."""
+    """Without Docker, `container_health` is 0 in Pushgateway and text file; both recover with Docker."""
     four_verdicts(docker_26)
     with pushing(docker_26.url, gateway, f"--textfile={textfile}"):
         wait_for(lambda: verdicts(gateway.metrics()) == VERDICTS, what="the containers in the gateway")
         docker_26.kill()
         unknown = dict.fromkeys(VERDICTS, 0.0)
-        wait_for(lambda: verdicts(gateway.metrics()) == unknown, what="the gateway to know of none")
-        wait_for(lambda: verdicts(parse(textfile.read_text())) == unknown, what="the file to know of none")
+        wait_for(lambda: verdicts(gateway.metrics()) == unknown, what="zeros in the gateway")
+        wait_for(lambda: verdicts(parse(textfile.read_text())) == unknown, what="zeros in the file")
 
         assert 0 == gateway.metrics().value("docker_up", **GROUP)
         assert 0 == parse(textfile.read_text()).value("docker_up")
 
         docker_26.start()
-        wait_for(lambda: gateway.metrics().value("docker_up") == 1, what="the gateway to know Docker is back")
-        wait_for(lambda: parse(textfile.read_text()).value("docker_up") == 1, what="the file to know it")
+        wait_for(lambda: gateway.metrics().value("docker_up") == 1, what="docker_up 1 in the gateway")
+        wait_for(lambda: parse(textfile.read_text()).value("docker_up") == 1, what="docker_up 1 in the file")
 
 
 def test_a_container_that_is_gone_leaves_the_group(docker_26: Engine, gateway: Server) -> None:
-    """The whole group is replaced."""
+    """A push replaces the whole group, so that a removed container leaves the Pushgateway."""
     docker_26.run("web", labels=WATCH)
     with pushing(docker_26.url, gateway):
         wait_for(lambda: "web" in verdicts(gateway.metrics()), what="the container in the gateway")
@@ -145,7 +145,7 @@ def test_a_container_that_is_gone_leaves_the_group(docker_26: Engine, gateway: S
 def test_a_stop_takes_all_back(
     simulated: Simulation, gateway: Server, textfile: Path, number: signal.Signals
 ) -> None:
-    """The group is deleted and the file removed before the exporter has ended."""
+    """The exporter deletes its group and its text file before it ends."""
     with pushing(simulated.url, gateway, f"--textfile={textfile}") as pusher:
         wait_for(lambda: has_group(gateway.metrics()) and textfile.exists(), what="the group and the file")
         code, _ = pusher.stop(number)
@@ -156,10 +156,10 @@ def test_a_stop_takes_all_back(
 
 
 @pytest.mark.parametrize("trouble", ["gone", "stuck"])
-def test_a_gateway_in_trouble_costs_nothing(
+def test_a_gateway_in_trouble_affects_nothing_else(
     simulated: Simulation, gateway: Server, textfile: Path, trouble: str
 ) -> None:
-    """Polls, scrapes and the text file go on; afterwards the gateway has what is so then."""
+    """Polls, scrapes and the text file go on without the Pushgateway; it gets the current values later."""
     with pushing(simulated.url, gateway, f"--textfile={textfile}") as pusher:
         wait_for(lambda: has_group(gateway.metrics()), what="the first push")
         if trouble == "gone":
@@ -169,14 +169,14 @@ def test_a_gateway_in_trouble_costs_nothing(
         before = pusher.metrics().value("docker_exporter_polls_total", result="success") or 0
         wait_for(lambda: _pushes(pusher)["failure"] >= 2, what="two pushes to fail")
         simulated.stage.change("web", health="unhealthy")
-        wait_for(lambda: verdicts(pusher.metrics()) == {"web": 3}, what="a scrape to know")
-        wait_for(lambda: verdicts(parse(textfile.read_text())) == {"web": 3}, what="the file to know")
+        wait_for(lambda: verdicts(pusher.metrics()) == {"web": 3}, what="the change in a scrape")
+        wait_for(lambda: verdicts(parse(textfile.read_text())) == {"web": 3}, what="a changed file")
         polls = (pusher.metrics().value("docker_exporter_polls_total", result="success") or 0) - before
         if trouble == "gone":
             gateway.start()
         gateway.daemon.send(signal.SIGCONT)
-        wait_for(lambda: verdicts(gateway.metrics()) == {"web": 3}, what="the gateway to know")
-        wait_for(lambda: "push.recovered" in pusher.stderr, what="the log to say so")
+        wait_for(lambda: verdicts(gateway.metrics()) == {"web": 3}, what="the change in the gateway")
+        wait_for(lambda: "push.recovered" in pusher.stderr, what="the recovery in the log")
 
         assert polls >= 2
         assert 1 == pusher.stderr.count("event=push.failed")
@@ -188,7 +188,7 @@ def _pushes(pusher: Exporter) -> dict[str, float]:
 
 
 def test_a_stuck_gateway_does_not_hold_up_the_end(simulated: Simulation, gateway: Server) -> None:
-    """The log tells that the group stays."""
+    """With a stuck Pushgateway the exporter ends in two seconds and logs that its group is left behind."""
     with pushing(simulated.url, gateway) as pusher:
         wait_for(lambda: has_group(gateway.metrics()), what="the first push")
         gateway.daemon.send(signal.SIGSTOP)
@@ -202,7 +202,10 @@ def test_a_stuck_gateway_does_not_hold_up_the_end(simulated: Simulation, gateway
 
 
 def test_what_the_gateway_refuses(simulated: Simulation, gateway: Server) -> None:
-    """Another group has docker_up as a counter: the gateway's own reason is logged, once."""
+    """When the Pushgateway rejects a push, the exporter logs the Pushgateway's reason once.
+
+    The push is inconsistent here: another group has `docker_up` as a counter.
+    """
     clash = b"# TYPE docker_up counter\ndocker_up 1\n"
     urllib.request.urlopen(
         urllib.request.Request(f"{gateway.url}/metrics/job/other", data=clash, method="PUT"), timeout=10
@@ -217,7 +220,7 @@ def test_what_the_gateway_refuses(simulated: Simulation, gateway: Server) -> Non
 
 
 def test_password_and_private_ca(simulated: Simulation, tmp_path: Path) -> None:
-    """The gateway lets in who knows the password; who doesn't trust its certificate sends it nothing."""
+    """A push needs the right password and a trusted certificate; a corrected password file is read again."""
     ca_file = _certificate(tmp_path)
     password = tmp_path / "password"
     password.write_text("wrong\n")
@@ -230,7 +233,7 @@ def test_password_and_private_ca(simulated: Simulation, tmp_path: Path) -> None:
         with pushing(simulated.url, server, *access, f"--push-ca-file={ca_file}") as pusher:
             wait_for(lambda: "401 Unauthorized" in pusher.stderr, what="the wrong password to be refused")
             password.write_text("right horse\n")
-            wait_for(lambda: _pushes(pusher)["success"] >= 1, what="the right one to be let in")
+            wait_for(lambda: _pushes(pusher)["success"] >= 1, what="the right password to be accepted")
             token = base64.b64encode(b"exporter:right horse").decode()
             scrape = server.metrics({"Authorization": f"Basic {token}"}, ca_file)
             log = pusher.stderr
@@ -251,7 +254,7 @@ basic_auth_users: {exporter: "$2b$04$dQLQFUT1vKEq03kwlYlzv.PLNQj309HF.90oP2mupXr
 
 
 def _certificate(folder: Path) -> Path:
-    """Make a certificate for 127.0.0.1 which is its own authority."""
+    """Make a self-signed certificate for 127.0.0.1."""
     subprocess.run(
         [
             *(require_program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
@@ -267,7 +270,7 @@ def _certificate(folder: Path) -> Path:
 def test_once_pushes_and_leaves_the_group(
     docker_26: Engine, gateway: Server, textfile: Path, tmp_path: Path
 ) -> None:
-    """The exit code tells whether Docker was up and all arrived."""
+    """`once` writes and pushes one poll; it exits with 1 if Docker is down or a push fails."""
     docker_26.run("web", labels=WATCH)
     outlets = (f"--push-url={gateway.url}", "--push-instance=host1", f"--textfile={textfile}")
     up = run("once", f"--docker-host={docker_26.url}", *outlets)
@@ -281,16 +284,16 @@ def test_once_pushes_and_leaves_the_group(
     assert 0 == gateway.metrics().value("docker_up") == parse(textfile.read_text()).value("docker_up")
 
     gateway.daemon.kill()
-    unheard = run("once", f"--docker-host={docker_26.url}", "--push-interval=1", *outlets)
+    not_pushed = run("once", f"--docker-host={docker_26.url}", "--push-interval=1", *outlets)
 
-    assert 1 == unheard.returncode
-    assert "event=push.failed" in unheard.stderr
+    assert 1 == not_pushed.returncode
+    assert "event=push.failed" in not_pushed.stderr
     assert {"web": 2} == verdicts(parse(textfile.read_text()))
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """Yield a folder that has room for 64 KiB."""
+    """Yield a folder on a file system of 64 KiB."""
     if os.geteuid() != 0:
         give_up("a disk of its own needs root: run tests/run as root")
     folder.mkdir()
@@ -302,7 +305,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(simulated: Simulation, tmp_path: Path) -> None:
-    """The file stays whole and as it was; it is told once, and made up for when there is room again."""
+    """On a full disk the text file stays unchanged and one error is logged; with new space it is written."""
     with small_disk(tmp_path / "disk") as disk:
         textfile = disk / "docker.prom"
         with exporter(f"--docker-host={simulated.url}", f"--textfile={textfile}") as writer:
@@ -313,7 +316,7 @@ def test_a_full_disk(simulated: Simulation, tmp_path: Path) -> None:
             wait_for(lambda: _writes(writer)["failure"] >= 2, what="two writes to fail")
             during = textfile.read_text()
             (disk / "ballast").unlink()
-            wait_for(lambda: verdicts(parse(textfile.read_text())) == {"web": 3}, what="the file to know")
+            wait_for(lambda: verdicts(parse(textfile.read_text())) == {"web": 3}, what="a changed file")
             log = writer.stderr
             code, _ = writer.stop(signal.SIGTERM)
 
@@ -334,7 +337,7 @@ def _fill(file: Path) -> None:
 
 
 def test_a_read_only_folder_is_one_line(simulated: Simulation, tmp_path: Path) -> None:
-    """And the end, before anything is served."""
+    """A text file in a read-only folder ends the exporter at once, with exit code 1 and one line."""
     with small_disk(tmp_path / "disk") as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         for command in ((), ("once",)):

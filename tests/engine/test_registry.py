@@ -1,4 +1,4 @@
-"""What a scan says of a real registry's storage, and what a garbage collection makes of what it foretold."""
+"""Scans of a real registry's storage, compared with what the registry's garbage collection frees."""
 
 import subprocess
 import threading
@@ -18,49 +18,49 @@ A, B, C, D = (letter * length for letter, length in ((b"a", 1000), (b"b", 2000),
 
 
 class Subject:
-    """A real registry and a scanner of its storage."""
+    """A real registry and a scanner of its storage; the scanner keeps what it has read."""
 
     def __init__(self, running: Registry) -> None:
-        """Begin to scan when asked."""
+        """Scan nothing yet."""
         self.registry = running
         self._storage = Storage(str(running.storage))
 
     def scan(self) -> Contents:
-        """Scan; what is kept of the last scan must not make it another than a first one is."""
+        """Scan again; the result must equal a first scan's, and its blob bytes add up to those on disk."""
         found = self._storage.scan()
         assert Storage(str(self.registry.storage)).scan() == found
         assert sum(found.blob_bytes.values()) == self.bytes_on_disk()
         return found
 
     def bytes_on_disk(self) -> int:
-        """Return the bytes of all blobs."""
+        """Return the size of all blobs in bytes."""
         return sum(sizes(self.registry.storage).values())
 
 
 @pytest.fixture
 def subject(tmp_path: Path) -> Iterator[Subject]:
-    """Yield a registry that is empty and up."""
+    """Yield an empty running registry."""
     with registry(tmp_path) as running:
         yield Subject(running)
 
 
 def repository(contents: Contents, name: str = "app") -> Repository:
-    """Return the repository of that name."""
+    """Return the repository with this name."""
     return next(each for each in contents.repositories if each.name == name)
 
 
 def tag(contents: Contents, name: str = "latest") -> Tag:
-    """Return the tag of that name."""
+    """Return the tag with this name."""
     return next(tag for each in contents.repositories for tag in each.tags if tag.name == name)
 
 
 def defects(contents: Contents) -> list[tuple[str, str]]:
-    """Return the tags that can't be used, and why."""
+    """Return the name and the reason of everything that is unusable."""
     return [(each.name, each.defect.reason) for each in contents.unusable]
 
 
 def test_images_pushed_by_skopeo(subject: Subject, tmp_path: Path) -> None:
-    """Layers shared within a repository and by several, and an index."""
+    """A scan reads images and an index pushed by skopeo, and counts layers that they share once."""
     write_layout(tmp_path / "one", [A, B])
     write_layout(tmp_path / "two", [A, C])
     manifests, blobs = write_layout(tmp_path / "many", [A, B], [A, D])
@@ -79,7 +79,7 @@ def test_images_pushed_by_skopeo(subject: Subject, tmp_path: Path) -> None:
 
 
 def test_nested_indexes_attestations_and_build_caches(subject: Subject) -> None:
-    """As BuildKit pushes them."""
+    """A scan reads nested indexes, attestations and build caches as BuildKit pushes them."""
     attestation = image(C, config=b"{}")
     inner = index(image(A), attestation)
     subject.registry.push("app", image(A), A, CONFIG)
@@ -102,7 +102,7 @@ def test_nested_indexes_attestations_and_build_caches(subject: Subject) -> None:
 
 
 def test_an_upload(subject: Subject) -> None:
-    """It counts until it ends; a repository comes of it only with a manifest."""
+    """An unfinished upload counts as upload bytes and does not make a repository."""
     subject.registry.push("app", image(A), A, CONFIG, tag="latest")
     subject.registry.begin_upload("new", B)
     contents = subject.scan()
@@ -112,7 +112,7 @@ def test_an_upload(subject: Subject) -> None:
 
 
 def test_a_delete(subject: Subject) -> None:
-    """Plain garbage collection frees what was held by nothing, to the byte; the emptied repository stays."""
+    """After a delete, garbage collection frees exactly the bytes of `nothing`, and the repository stays."""
     deleted = subject.registry.push("app", image(A, B), A, B, CONFIG, tag="latest")
     subject.registry.push("other", image(A), A, CONFIG, tag="latest")
     subject.registry.delete("app", deleted)
@@ -128,7 +128,7 @@ def test_a_delete(subject: Subject) -> None:
 
 
 def test_a_deleted_child(subject: Subject) -> None:
-    """Its index can't be pulled; plain garbage collection frees what only the child named, to the byte."""
+    """An index with a deleted child is `missing`; garbage collection frees exactly the bytes of `nothing`."""
     subject.registry.push("app", image(A), A, CONFIG)
     child = subject.registry.push("app", image(B), B, CONFIG)
     subject.registry.push("app", index(image(A), image(B)), tag="latest")
@@ -144,7 +144,7 @@ def test_a_deleted_child(subject: Subject) -> None:
 
 
 def test_delete_untagged_without_indexes(subject: Subject) -> None:
-    """It frees what is held by nothing and what only the untagged hold, to the byte."""
+    """Without indexes, `--delete-untagged` frees exactly the bytes of `nothing` and `untagged`."""
     subject.registry.push("app", image(A, B), A, B, CONFIG, tag="latest")
     subject.registry.push("app", image(A, C), A, C, CONFIG, tag="latest")
     deleted = subject.registry.push("app", image(D), D, CONFIG)
@@ -162,7 +162,7 @@ def test_delete_untagged_without_indexes(subject: Subject) -> None:
 
 
 def test_delete_untagged_breaks_a_tagged_index(subject: Subject) -> None:
-    """Distribution 2 removes its children with their layers; the next scan tells that it can't be pulled."""
+    """Distribution 2's `--delete-untagged` removes a tagged index's children; the index is then `missing`."""
     subject.registry.push("app", image(A), A, CONFIG)
     subject.registry.push("app", index(image(A)), tag="latest")
     before = subject.scan()
@@ -177,7 +177,7 @@ def test_delete_untagged_breaks_a_tagged_index(subject: Subject) -> None:
 
 
 def test_a_tag_that_moves(subject: Subject) -> None:
-    """What it led to is untagged; pushing the same again tells a new time."""
+    """When a tag moves, its old manifest becomes untagged; a repeated push updates the tag's time."""
     subject.registry.push("app", image(A), A, CONFIG, tag="latest")
     first = tag(subject.scan())
     subject.registry.push("app", image(B), B, CONFIG, tag="latest")
@@ -191,7 +191,7 @@ def test_a_tag_that_moves(subject: Subject) -> None:
 
 
 def test_pushes_and_deletes_during_scans(subject: Subject) -> None:
-    """No scan finds anything unusable, and the last one has it all."""
+    """Scans during pushes and deletes find nothing unusable, and a last scan equals a first one."""
     subject.registry.push("stays", image(A), A, CONFIG, tag="latest")
     ended = threading.Event()
 
@@ -216,7 +216,7 @@ def test_pushes_and_deletes_during_scans(subject: Subject) -> None:
 
 
 def test_promtool_finds_no_fault_but_inherited_names(subject: Subject) -> None:
-    """The names that are taken over from another exporter are all that it would choose better."""
+    """`promtool check metrics` objects only to the names inherited from docker-registry-exporter."""
     subject.registry.push("app", image(A), A, CONFIG, tag="latest")
     exposition = Exposition()
     Scanner(str(subject.registry.storage), 60, exposition.publish, threading.Event()).scan()

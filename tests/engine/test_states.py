@@ -1,4 +1,4 @@
-"""Whatever a container goes through on a real engine, the exposition tells, in health, state and details."""
+"""The exported health, state and details of containers in every state on real engines."""
 
 import re
 import subprocess
@@ -27,14 +27,14 @@ UNTROUBLED = {"restarts_total": 0, "oom_killed": 0, "restart_policy": "no"}
 
 
 def build_checked(engine: Engine) -> None:
-    """Build an image that has a healthcheck of its own."""
+    """Build an image that defines a healthcheck."""
     form = ["--format=docker"] if engine.name.startswith("podman") else []
     dockerfile = f"FROM {IMAGE}\nHEALTHCHECK --interval=1s CMD test -f {HEALTHY}\n"
     engine.cli("build", *form, f"--tag={CHECKED_IMAGE}", "-", stdin=dockerfile.encode())
 
 
 def times(scrape: Scrape, name: str) -> dict[str, float]:
-    """Return when the container was created, last started and last ended, as far as the exposition says."""
+    """Return the exported times at which the container was created, last started and last ended."""
     families = {
         event: f"docker_container_{event}_timestamp_seconds" for event in ("created", "started", "finished")
     }
@@ -43,7 +43,7 @@ def times(scrape: Scrape, name: str) -> dict[str, float]:
 
 
 def test_created(engine: Engine) -> None:
-    """A container that was never started is stopped, and has no exit code."""
+    """A container that was never started has `container_health` 1 and no exit code."""
     engine.create("web", labels=WATCH)
     scrape = scraper(engine.url)()
 
@@ -54,7 +54,7 @@ def test_created(engine: Engine) -> None:
 
 
 def test_running(engine: Engine) -> None:
-    """A container without a healthcheck is alive, under its full id, with an image and its Compose labels."""
+    """A container without a healthcheck has health 2, its full id, its image and its Compose labels."""
     compose = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
     container = engine.run("shop-web-1", labels=WATCH | compose)
     scrape = scraper(engine.url)()
@@ -72,7 +72,7 @@ def test_running(engine: Engine) -> None:
 
 
 def test_times(engine: Engine) -> None:
-    """Created, started and ended, in this order, all while the test runs."""
+    """The created, started and finished times are in this order and within the test's duration."""
     began = time.time()
     engine.run("web", command=["sleep", "1"], labels=WATCH)
     scrape = scraper(engine.url)
@@ -88,7 +88,7 @@ def test_times(engine: Engine) -> None:
 
 @pytest.mark.parametrize(("verdict", "health"), [("starting", 0), ("healthy", 4), ("unhealthy", 3)])
 def test_verdict(engine: Engine, verdict: Health, health: int) -> None:
-    """A container with a healthcheck is what the engine says of it, and unknown until that says anything."""
+    """A container with a healthcheck has the engine's verdict, and health 0 until there is one."""
     engine.run("web", health=verdict, labels=WATCH)
     found = scraper(engine.url)().container("web")
     streak = found.pop("health_failing_streak")
@@ -103,7 +103,7 @@ def test_verdict(engine: Engine, verdict: Health, health: int) -> None:
 
 
 def test_health_flips(engine: Engine) -> None:
-    """Each poll tells the health of the moment, though nothing but the health has changed."""
+    """Each poll exports the current health when nothing but the health has changed."""
     engine.run("web", health="healthy", labels=WATCH)
     scrape = scraper(engine.url)
     found = [scrape().container("web")]
@@ -117,7 +117,7 @@ def test_health_flips(engine: Engine) -> None:
 
 
 def test_paused(engine: Engine) -> None:
-    """A paused container is stopped whatever its health; unpaused, it is alive or healthy again."""
+    """A paused container has health 1 with any healthcheck; unpaused, it has its former health."""
     engine.run("plain", labels=WATCH)
     engine.run("checked", health="healthy", labels=WATCH)
     scrape = scraper(engine.url)
@@ -138,7 +138,7 @@ def test_paused(engine: Engine) -> None:
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_exited(engine: Engine, code: int) -> None:
-    """A container that ended is stopped, and tells how it ended."""
+    """An exited container has `container_health` 1 and its exit code."""
     engine.run("web", command=["sh", "-c", f"exit {code}"], labels=WATCH)
     engine.await_state("web", "exited")
 
@@ -146,7 +146,7 @@ def test_exited(engine: Engine, code: int) -> None:
 
 
 def test_killed(engine: Engine) -> None:
-    """A healthy container that is killed between two polls is stopped, with the exit code of SIGKILL."""
+    """A healthy container that is killed between two polls has health 1 and exit code 137."""
     engine.run("web", health="healthy", labels=WATCH)
     scrape = scraper(engine.url)
     before = scrape().container("web")
@@ -159,21 +159,24 @@ def test_killed(engine: Engine) -> None:
 
 
 def test_out_of_memory(engine_limiting_memory: Engine) -> None:
-    """The kernel's SIGKILL is in the exit code; that it was for want of memory, only Docker tells."""
+    """A container that ran out of memory has exit code 137; `oom_killed` is 1 if the engine reports it.
+
+    Docker always reports it, Podman may not.
+    """
     engine = engine_limiting_memory
     greedy = ["sh", "-c", GREEDY]
     engine.run("web", command=greedy, options=["--memory=6m"], labels=WATCH)
     engine.await_state("web", "exited")
-    told = engine.cli("inspect", "--format", "{{.State.OOMKilled}}", "web") == "true"
+    oom_killed = engine.cli("inspect", "--format", "{{.State.OOMKilled}}", "web") == "true"
 
-    assert EXITED | UNTROUBLED | {"exit_code": 137, "oom_killed": told} == (
+    assert EXITED | UNTROUBLED | {"exit_code": 137, "oom_killed": oom_killed} == (
         scraper(engine.url)().container("web")
     )
-    assert told or engine.name.startswith("podman")
+    assert oom_killed or engine.name.startswith("podman")
 
 
 def test_restarts_are_counted(engine: Engine, tmp_path: Path) -> None:
-    """The count follows the restarts by policy, and falls to 0 when someone starts the container."""
+    """`docker_container_restarts_total` counts restarts by policy and falls to 0 after a manual start."""
     failing = ["sh", "-c", "test -e /shared/cured && exec sleep 86400; exit 1"]
     options = ["--restart=on-failure:3", f"--volume={tmp_path}:/shared"]
     engine.run("web", command=failing, options=options, labels=WATCH)
@@ -198,7 +201,7 @@ def test_restarts_are_counted(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_restarting(docker: Engine) -> None:
-    """Between two restarts a container is stopped, which Podman has no state for."""
+    """Between two restarts a container has state `restarting` and health 1. Podman has no such state."""
     docker.run("web", command=["false"], options=["--restart=always"], labels=WATCH)
     scrape = scraper(docker.url)
 
@@ -215,7 +218,7 @@ def test_restarting(docker: Engine) -> None:
 
 
 def test_a_quick_restart_is_noticed(docker: Engine) -> None:
-    """Polled in its first second and restarted at once, a container still tells when it last started."""
+    """The exporter notices a restart within a container's first second, which may not change the list row."""
     docker.run("web", labels=WATCH)
     scrape = scraper(docker.url)
     scrape()
@@ -230,14 +233,14 @@ def test_a_quick_restart_is_noticed(docker: Engine) -> None:
 
 @contextmanager
 def undeletable(engine: Engine, name: str) -> Iterator[None]:
-    """Have the removal of a running Docker container fail, by a file in it that nobody can delete."""
+    """Let the removal of a running Docker container fail, by an immutable file in its file system."""
     engine.exec(name, "touch", "/stone")
     mounts = Path(f"/proc/{engine.cli('inspect', '--format={{.State.Pid}}', name)}/mounts").read_text()
     upper = re.search(r"upperdir=([^,]+)", mounts)
     stone = f"{upper[1] if upper else ''}/stone"
     made = subprocess.run(["chattr", "+i", stone], check=False, capture_output=True, text=True)
     if made.returncode:
-        pytest.skip(f"this file system has no undeletable files: {made.stderr}")
+        pytest.skip(f"this file system has no immutable files: {made.stderr}")
     try:
         yield
     finally:
@@ -245,7 +248,7 @@ def undeletable(engine: Engine, name: str) -> Iterator[None]:
 
 
 def test_dead(docker_with_graph_driver: Engine) -> None:
-    """After a failed removal and the engine's next start a container is dead: stopped, with an exit code."""
+    """After a failed removal and an engine restart, a container is `dead`, with health 1 and an exit code."""
     docker = docker_with_graph_driver
     docker.run("web", labels=WATCH)
     with undeletable(docker, "web"):
@@ -260,7 +263,7 @@ def test_dead(docker_with_graph_driver: Engine) -> None:
 
 
 def test_half_removed(docker_with_graph_driver: Engine) -> None:
-    """When a removal has just failed, inspect says `dead`, the list only from 28 on: the inspect counts."""
+    """After a failed removal the inspect's state `dead` counts; Docker's list has it only from 28 on."""
     docker = docker_with_graph_driver
     docker.run("web", labels=WATCH)
     scrape = scraper(docker.url)
@@ -275,7 +278,7 @@ def test_half_removed(docker_with_graph_driver: Engine) -> None:
 
 
 def test_removed(engine: Engine) -> None:
-    """A container removed between two polls leaves no series behind, and the others stay."""
+    """A container removed between two polls has no series any more; other containers keep theirs."""
     for name in ("web", "db"):
         engine.run(name, labels=WATCH)
     scrape = scraper(engine.url)
@@ -289,7 +292,7 @@ def test_removed(engine: Engine) -> None:
 
 
 def test_renamed(engine: Engine) -> None:
-    """A renamed container is the same id under another name, with all its details, and no longer the old."""
+    """A renamed container has its id and details under the new name, and no series under the old name."""
     container = engine.run("old", labels=WATCH)
     scrape = scraper(engine.url)
     before = scrape()
@@ -304,7 +307,7 @@ def test_renamed(engine: Engine) -> None:
 
 @pytest.mark.parametrize("parent", ["aa", "zz"])
 def test_legacy_link(docker: Engine, parent: str) -> None:
-    """A linked container goes by its own name, not by the alias the other has for it, in any order."""
+    """A linked container has its own name, not its alias, in whichever order the list has them."""
     child = docker.run("mm", labels=WATCH)
     with closing(APIClient(base_url=docker.url, version="1.41")) as api:
         host = api.create_host_config(
@@ -321,25 +324,25 @@ def test_legacy_link(docker: Engine, parent: str) -> None:
 
 
 def test_health_of_an_image(engine: Engine) -> None:
-    """An image's healthcheck counts, unless the container was told to have none."""
+    """The healthcheck of an image counts, unless the container runs with `--no-healthcheck`."""
     build_checked(engine)
-    engine.run("told", image=CHECKED_IMAGE, labels=WATCH, options=["--no-healthcheck"])
+    engine.run("unchecked", image=CHECKED_IMAGE, labels=WATCH, options=["--no-healthcheck"])
     own_probes = [f"--health-interval={engine.kind.health_interval}"]
     engine.run("checked", image=CHECKED_IMAGE, labels=WATCH, options=own_probes)
     engine.set_health("checked", healthy=True)
     scrape = scraper(engine.url)()
 
-    assert RUNNING | UNTROUBLED == scrape.container("told")
+    assert RUNNING | UNTROUBLED == scrape.container("unchecked")
     assert HEALTHY_NOW | UNTROUBLED | {"health_failing_streak": 0} == scrape.container("checked")
 
 
 def test_a_crowd(engine: Engine) -> None:
-    """Two hundred containers at once are all told, each in full."""
+    """Two hundred containers are all exported with their health and details."""
     ids = engine.crowd(running=10, created=190, labels=WATCH)
     scrape = scraper(engine.url, poll_interval=15)()
-    told = scrape.by("id", "container_health")
+    healths = scrape.by("id", "container_health")
 
-    assert {container: 2 if number < 10 else 1 for number, container in enumerate(ids)} == told
+    assert {container: 2 if number < 10 else 1 for number, container in enumerate(ids)} == healths
     assert set(ids) == scrape.by("id", "docker_container_restarts_total").keys()
     assert set(ids[:10]) == scrape.by("id", "docker_container_started_timestamp_seconds").keys()
 
@@ -350,7 +353,7 @@ def test_a_crowd(engine: Engine) -> None:
     ids=["only labelled true", "all but labelled false"],
 )
 def test_filter(engine: Engine, *, only_labelled: bool, watched: set[str]) -> None:
-    """The label is read in either setting; one labelled false is never reported."""
+    """The exporter reads the label in either setting; a container labelled false is never exported."""
     for name, label in {"yes": "TRUE", "no": "Off", "nonsense": "maybe"}.items():
         engine.create(name, labels={LABEL: label})
     engine.create("unlabelled")
@@ -361,7 +364,7 @@ def test_filter(engine: Engine, *, only_labelled: bool, watched: set[str]) -> No
 
 
 def test_without_details(engine: Engine) -> None:
-    """What is left is what the list says, and health, which Podman has to be inspected for."""
+    """Without details, health, state and creation time are exported; Podman is inspected for the health."""
     engine.run("web", health="unhealthy", labels=WATCH)
     engine.create("idle", labels=WATCH)
     scrape = scraper(engine.url, container_details=False)()
