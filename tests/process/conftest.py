@@ -1,4 +1,4 @@
-"""A simulated engine for whoever asks for one."""
+"""The fixtures of tests/process."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from support.simulated import Simulation, simulation
 
 @pytest.fixture
 def simulated() -> Iterator[Simulation]:
-    """Yield a listening engine with one healthy container."""
+    """Yield a simulated engine with one healthy container."""
     with simulation() as engine:
         engine.stage.add("web", health="healthy")
         yield engine

@@ -1,4 +1,4 @@
-"""Each command as a process: what it prints, what it serves, what it imports."""
+"""The commands as processes: their output, exit codes and imports."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from support.simulated import Simulation
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end with nothing in its environment but what is given."""
+    """Run the exporter until it ends; its environment has only PATH, HOME and the given variables."""
     return subprocess.run(
         [sys.executable, "-m", "docker_prom_exporter", *arguments],
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"} | environment,
@@ -27,7 +27,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def shell(redirection: str, docker_host: str) -> subprocess.CompletedProcess[str]:
-    """Run `once` with a shell's redirection."""
+    """Run `once` with a redirection by the shell."""
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "docker_prom_exporter", "once"],
         env={"PATH": os.environ["PATH"], "DOCKER_HOST": docker_host, "LOG_LEVEL": "error"},
@@ -39,7 +39,7 @@ def shell(redirection: str, docker_host: str) -> subprocess.CompletedProcess[str
 
 
 def test_once(simulated: Simulation) -> None:
-    """Prints the exposition and nothing else, and exits with 0 where Docker is up."""
+    """`once` prints the exposition and nothing else, and exits with 0 if Docker is up."""
     done = run("once", DOCKER_HOST=simulated.url)
 
     assert 0 == done.returncode
@@ -49,7 +49,7 @@ def test_once(simulated: Simulation) -> None:
 
 
 def test_once_without_docker(tmp_path: Path) -> None:
-    """Says so in the exposition, in the log and by its exit code."""
+    """Without Docker, `once` prints `docker_up 0`, logs the error and exits with 1."""
     done = run("once", DOCKER_HOST=f"unix://{tmp_path}/docker.sock")
 
     assert 1 == done.returncode
@@ -61,7 +61,7 @@ def test_once_without_docker(tmp_path: Path) -> None:
     ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")]
 )
 def test_output_that_can_not_be_written(simulated: Simulation, redirection: str, reason: str) -> None:
-    """One line, and no traceback of the interpreter's end."""
+    """When standard output can't be written, `once` exits with 1 and writes one line to standard error."""
     done = shell(redirection, simulated.url)
 
     assert (1, f"docker-prom-exporter: can't write to standard output: {reason}\n") == (
@@ -72,7 +72,7 @@ def test_output_that_can_not_be_written(simulated: Simulation, redirection: str,
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
 def test_a_log_that_can_not_be_written(simulated: Simulation, redirection: str) -> None:
-    """Nothing else depends on it, and nothing of it goes elsewhere."""
+    """When standard error can't be written, `once` still works, and writes no log to standard output."""
     done = shell(redirection, simulated.url)
 
     assert 0 == done.returncode
@@ -81,7 +81,7 @@ def test_a_log_that_can_not_be_written(simulated: Simulation, redirection: str) 
 
 
 def test_a_malformed_cli_configuration_is_one_line(tmp_path: Path) -> None:
-    """The Docker CLI's own file is named, for it is not the exporter's."""
+    """A malformed configuration of the Docker CLI ends the exporter with one line that names its file."""
     (tmp_path / "config.json").write_text(json.dumps({"auths": {"registry": {"auth": "%"}}}))
     done = run("once", DOCKER_CONFIG=str(tmp_path))
 
@@ -91,15 +91,15 @@ def test_a_malformed_cli_configuration_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "not JSON", '{"auths": {}}', '{"HttpHeaders": {"X-Meta": "x"}}'])
-def test_other_cli_configurations_do(tmp_path: Path, simulated: Simulation, text: str) -> None:
-    """Empty, unreadable as JSON, or with settings that are not the exporter's business."""
+def test_other_cli_configurations_are_accepted(tmp_path: Path, simulated: Simulation, text: str) -> None:
+    """The exporter accepts a Docker CLI configuration that is empty, not JSON, or has other settings."""
     (tmp_path / "config.json").write_text(text)
 
     assert 0 == run("once", DOCKER_CONFIG=str(tmp_path), DOCKER_HOST=simulated.url).returncode
 
 
 def test_serves(simulated: Simulation) -> None:
-    """From the first scrape on it knows what there is, and the log says where to scrape."""
+    """The first scrape has `docker_up` 1 and the health of the container."""
     with exporter("--docker-host", simulated.url) as running:
         first = running.get("/metrics")[1]
 
@@ -108,7 +108,7 @@ def test_serves(simulated: Simulation) -> None:
 
 
 def test_a_port_in_use_is_one_line(simulated: Simulation) -> None:
-    """Before anything is polled; exit code 1."""
+    """A port in use ends the exporter with exit code 1 and one line, before it polls."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         done = run("--listen-port", port, DOCKER_HOST=simulated.url)
@@ -120,7 +120,7 @@ def test_a_port_in_use_is_one_line(simulated: Simulation) -> None:
 
 
 def test_healthcheck(simulated: Simulation) -> None:
-    """Finds the exporter by the same options, on all addresses too, and tells by its exit code."""
+    """`healthcheck` finds the exporter by the same options, also on 0.0.0.0, and exits with 0."""
     for address in ("127.0.0.1", "0.0.0.0"):
         with exporter("--docker-host", simulated.url, "--listen-addr", address) as running:
             done = run("healthcheck", LISTEN_ADDR=address, LISTEN_PORT=running.url.rpartition(":")[2])
@@ -128,7 +128,7 @@ def test_healthcheck(simulated: Simulation) -> None:
 
 
 def test_healthcheck_without_an_exporter() -> None:
-    """Nothing listens there; and it imports no library, as it runs every few seconds in every container."""
+    """`healthcheck` exits with 1 if no exporter listens, and imports no library, so that it starts fast."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = str(unused.getsockname()[1])
@@ -142,7 +142,7 @@ def test_healthcheck_without_an_exporter() -> None:
 
 
 def test_demo() -> None:
-    """Serves a simulated engine through the same exporter, says so, and leaves no file."""
+    """`demo` serves a simulated engine, logs that, and exits with 0."""
     with exporter("demo") as running:
         metrics = running.get("/metrics")[1]
         code, _ = running.stop(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The exporter on the lowest versions of its libraries that `pyproject.toml` allows."""
+"""The exporter with the lowest versions of its libraries that `pyproject.toml` allows."""
 
 import os
 import subprocess
@@ -12,8 +12,8 @@ from support.simulated import Simulation
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
-def test_the_lowest_versions_do(simulated: Simulation, tmp_path: Path) -> None:
-    """It imports, polls, prints, and pushes to a group whose name has a space."""
+def test_the_lowest_versions_work(simulated: Simulation, tmp_path: Path) -> None:
+    """With the lowest versions `once` polls, prints, and pushes to a group whose name has a space."""
     uv, venv = Path(sys.executable).with_name("uv"), tmp_path / "venv"
     _run(uv, "venv", "--python", sys.executable, venv)
     _run(uv, "pip", "install", "--python", venv / "bin/python", "--resolution=lowest-direct", REPOSITORY)
@@ -28,7 +28,7 @@ def test_the_lowest_versions_do(simulated: Simulation, tmp_path: Path) -> None:
 
 
 def _run(*command: str | Path) -> str:
-    """Return what a command prints; it must end well."""
+    """Run a command that must succeed, and return its output."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=os.environ)
     assert 0 == done.returncode, done.stderr
     return done.stdout

@@ -1,4 +1,4 @@
-"""The README's commands that start the exporter without Docker, run as they stand there."""
+"""The README's commands that start the exporter without Docker, run unchanged."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from support.ports import free_port
 from support.waiting import wait_for
 
 README = REPOSITORY / "README.md"
-HERE = {"With Python", "TLS and a token"}
+RUN_HERE = {"With Python", "TLS and a token"}
 
 
 def commands(section: str) -> list[str]:
@@ -25,7 +25,7 @@ def commands(section: str) -> list[str]:
 
 @contextmanager
 def running(script: str, folder: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a script in the background."""
+    """Run a script in the background; kill it afterwards."""
     everything = {**os.environ, "HOME": str(folder), **env}
     process = subprocess.Popen(
         ["bash", "-c", f"exec 2>&1; {script}"], cwd=folder, env=everything, start_new_session=True
@@ -43,12 +43,12 @@ def answer(command: str) -> str:
 
 
 def test_every_command_is_run() -> None:
-    """Each section that has commands is run here or, on an image, by tests/deploy/test_image.py."""
-    assert HERE | {"With Docker"} == {block.section for block in blocks(README, "sh")} - ON_THE_IMAGE
+    """The commands of every README section are run here or, on an image, by tests/deploy/test_image.py."""
+    assert RUN_HERE | {"With Docker"} == {block.section for block in blocks(README, "sh")} - ON_THE_IMAGE
 
 
 def test_with_python(tmp_path: Path) -> None:
-    """On a clean checkout, with nothing but Python: it installs and serves, and curl sees what it should."""
+    """On a clean checkout the README's commands install the exporter with Python, and curl gets metrics."""
     install, look = commands("With Python")
     checkout(tmp_path / "checkout")
     port = str(free_port())
@@ -63,7 +63,7 @@ def test_with_python(tmp_path: Path) -> None:
 
 
 def test_tls_and_a_token(tmp_path: Path) -> None:
-    """The files of the example are all that it needs."""
+    """The README's TLS example needs no files except those that it names."""
     (command,) = commands("TLS and a token")
     ca = authority(tmp_path)
     issue(tmp_path, "server", ca)

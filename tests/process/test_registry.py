@@ -1,4 +1,4 @@
-"""The command `registry` as a process: what it serves, how it ends, and what it says of a bad PATH."""
+"""The `registry` command as a process: its scans, its end, and its messages about PATH."""
 
 import signal
 from pathlib import Path
@@ -9,7 +9,7 @@ from support.waiting import wait_for
 
 
 def test_a_storage_is_served(tmp_path: Path) -> None:
-    """It is scanned again and again; `/` is the exposition; the end takes less than a second."""
+    """`registry` scans repeatedly, serves the exposition on `/`, and ends within a second."""
     storage = HandMade(tmp_path / "v2")
     storage.push_image("app", b"a" * 10)
     with exporter("registry", str(storage.path), "--scan-interval=1") as running:
@@ -26,7 +26,7 @@ def test_a_storage_is_served(tmp_path: Path) -> None:
 
 
 def test_a_path_is_needed() -> None:
-    """One line says so."""
+    """Without PATH, `registry` exits with 2 and prints one line that names PATH."""
     done = run("registry")
 
     assert 2 == done.returncode
@@ -35,7 +35,7 @@ def test_a_path_is_needed() -> None:
 
 
 def test_a_path_that_is_no_storage_yet(tmp_path: Path) -> None:
-    """It is said what was expected there; what the first push makes is found."""
+    """`registry` logs which folders PATH lacks, and scans the storage once the first push has made it."""
     with exporter("registry", str(tmp_path), "--scan-interval=1") as running:
         wait_for(lambda: running.metrics().value("docker_registry_up") == 0, what="a scan")
         HandMade(tmp_path).push_image("app", b"a")

@@ -1,4 +1,4 @@
-"""Signals end the exporter: with exit code 0, soon, whatever it waits for, from the first moment."""
+"""Signals end the exporter soon, whatever it waits for, and from its first moment on."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_ends_it(simulated: Simulation, number: signal.Signals) -> None:
-    """In the middle of a request that is stuck, too."""
+    """A signal during a stuck request ends the exporter in two seconds with exit code 0."""
     simulated.faults = {"list": hangs()}
     with exporter("--docker-host", simulated.url, "--docker-timeout", "600") as running:
         wait_for(lambda: simulated.asked("list"), what="a list to be asked for")
@@ -34,7 +34,7 @@ def test_a_signal_ends_it(simulated: Simulation, number: signal.Signals) -> None
 
 
 def test_a_hang_up_that_is_ignored_at_the_start_stays_ignored(simulated: Simulation) -> None:
-    """As under nohup: it goes on when the terminal is closed."""
+    """The exporter goes on after SIGHUP if that signal is ignored at the start, as under nohup."""
     wrapper = [require_program("nohup")]
     with exporter("--docker-host", simulated.url, wrapper=wrapper) as running:
         running._daemon.send(signal.SIGHUP)
@@ -46,7 +46,7 @@ def test_a_hang_up_that_is_ignored_at_the_start_stays_ignored(simulated: Simulat
 
 
 def test_a_second_signal_ends_it_at_once(simulated: Simulation) -> None:
-    """While it still waits for the gateway to delete the group."""
+    """A second signal ends the exporter while it waits for the Pushgateway to delete its group."""
     with fake_gateway() as gateway:
         gateway.answers = [hangs()]
         push = (f"--push-url={gateway.url}", "--push-instance=host1")
@@ -63,9 +63,9 @@ def test_a_second_signal_ends_it_at_once(simulated: Simulation) -> None:
 
 @contextmanager
 def launched(folder: Path, *arguments: str, environment: dict[str, str]) -> Iterator[Daemon]:
-    """Yield the command, just started as PID 1 of a namespace of its own."""
+    """Yield a command that was just started as PID 1 of its own PID namespace."""
     if os.geteuid() != 0:
-        give_up("a namespace of its own needs root: run tests/run as root")
+        give_up("a PID namespace needs root: run tests/run as root")
     require_program("unshare")
     daemon = Daemon(folder / "log")
     argv = [*AS_PID_1, sys.executable, "-P", "-m", "docker_prom_exporter", *arguments]
@@ -77,7 +77,7 @@ def launched(folder: Path, *arguments: str, environment: dict[str, str]) -> Iter
 
 
 def _first_process(daemon: Daemon) -> int:
-    """Return the pid of the process that is PID 1 inside, once it handles SIGTERM."""
+    """Return the outer pid of the namespace's PID 1, once that process handles SIGTERM."""
 
     def handles() -> int:
         for child in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split():
@@ -93,7 +93,7 @@ def _first_process(daemon: Daemon) -> int:
 
 @pytest.mark.parametrize("arguments", [[], ["demo"]], ids=["serve", "demo"])
 def test_a_signal_while_it_starts(tmp_path: Path, arguments: list[str]) -> None:
-    """The handler is there before the libraries are imported, and nothing has begun to listen."""
+    """A signal ends the exporter with exit code 0 and no output while it still imports its libraries."""
     environment = {"DOCKER_HOST": f"unix://{tmp_path}/docker.sock", "LISTEN_PORT": "0"}
     with launched(tmp_path, *arguments, environment=environment) as daemon:
         os.kill(_first_process(daemon), signal.SIGTERM)
@@ -102,8 +102,8 @@ def test_a_signal_while_it_starts(tmp_path: Path, arguments: list[str]) -> None:
     assert (0, "") == (code, daemon.log.read_text())
 
 
-def test_a_signal_ends_once(tmp_path: Path, simulated: Simulation) -> None:
-    """As PID 1, too, which gets no signal it does not handle; the exit code says that it did not finish."""
+def test_a_signal_ends_the_command_once(tmp_path: Path, simulated: Simulation) -> None:
+    """A signal ends `once` as PID 1, which gets handled signals only, with the exit code of that signal."""
     simulated.faults = {"list": hangs()}
     environment = {"DOCKER_HOST": simulated.url, "DOCKER_TIMEOUT": "600"}
     with launched(tmp_path, "once", environment=environment) as daemon:

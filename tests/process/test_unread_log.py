@@ -1,4 +1,4 @@
-"""A log that nobody reads holds up nothing."""
+"""An unread log does not block the exporter."""
 
 import http.client
 import os
@@ -13,11 +13,11 @@ from support.waiting import wait_for
 
 REQUESTS = 200
 LONG = "/" + "x" * 2000
-"""A path that is not there, and is logged: the lines of all take six times what a pipe holds."""
+"""A path that is logged, and does not exist. The lines of all requests take six times a pipe's capacity."""
 
 
 def test_standard_error_is_a_pipe_that_nobody_reads(simulated: Simulation) -> None:
-    """Requests are answered, polls go on, a signal ends it; who reads in the end learns what is missing."""
+    """When standard error is an unread pipe, the exporter answers, polls and ends, and drops log lines."""
     options = ("--listen-port=0", "--poll-interval=0.5", "--log-level=debug", "--docker-host", simulated.url)
     with subprocess.Popen(
         [sys.executable, "-m", "docker_prom_exporter", *options],
