@@ -1,4 +1,4 @@
-"""Lets `tests/bench/run` measure: all parts, or those named; `--small` in seconds instead of minutes."""
+"""The command line of the benchmarks: it runs all parts or the named ones."""
 
 import argparse
 import os
@@ -29,10 +29,10 @@ SMALL: dict[str, Callable[[], Iterator[Row]]] = {
 
 
 def main() -> int:
-    """Print the table; return 1 where a goal was missed or a part could not run."""
+    """Print the table; return 1 if a goal was missed or a part could not run."""
     parser = argparse.ArgumentParser(prog="tests/bench/run")
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"one of {' '.join(PARTS)}; all without any")
-    parser.add_argument("--small", action="store_true", help="few containers and rounds: does it run at all?")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"one of {' '.join(PARTS)}; default: all")
+    parser.add_argument("--small", action="store_true", help="test with few containers and rounds")
     given = parser.parse_args()
     if unknown := {*given.parts} - {*PARTS}:
         parser.error(f"no such part: {' '.join(unknown)}")
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _measured(name: str, part: Callable[[], Iterator[Row]]) -> Iterator[Row]:
-    """Yield a part's rows; one that says why where it can't run."""
+    """Yield a part's rows; if the part can't run, yield one row with the reason."""
     sys.stderr.write(f"measuring {name}\n")
     try:
         yield from part()
@@ -55,7 +55,7 @@ def _measured(name: str, part: Callable[[], Iterator[Row]]) -> Iterator[Row]:
 
 
 def _as_installed(bytecode: str) -> None:
-    """Have what is started find compiled modules, as an installed package has them."""
+    """Let started processes use compiled modules, as with an installed package."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = bytecode
 

@@ -1,4 +1,4 @@
-"""The exporter in all but its patience: it polls without a pause. A process of its own, as users start it."""
+"""The exporter with polls that follow each other without a pause, as a process."""
 
 import sys
 
@@ -6,12 +6,12 @@ from docker_prom_exporter import cli, commands
 from docker_prom_exporter.poller import Poller
 
 
-class _Hurried(Poller):
+class _ContinuousPoller(Poller):
     def run(self) -> None:
         while not self._stop.is_set():
             self.poll()
 
 
 if __name__ == "__main__":
-    vars(commands)["Poller"] = _Hurried
+    vars(commands)["Poller"] = _ContinuousPoller
     sys.exit(cli.main())

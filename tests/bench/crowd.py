@@ -1,4 +1,4 @@
-"""A simulated engine with any number of containers, whose own cost stays small; a process of its own."""
+"""A simulated engine with any number of containers and a low cost of its own, in a separate process."""
 
 import json
 import subprocess
@@ -16,17 +16,17 @@ from support.waiting import wait_for
 
 _UP = 2 * 86400 + 3600
 
-# What Docker 26.1 answers about a service of Compose 2.26 with a port, a volume, a network and a healthcheck.
-# The simulated engine answers only what the exporter reads; here, all of it has to be read.
+# Docker 26.1's row and inspect of a Compose 2.26 service with a port, a volume, a network and a healthcheck.
+# The simulated engine's own answers have only the fields that the exporter uses. Real answers are longer.
 _ANSWERS = json.loads(Path(__file__).with_name("compose_container.json").read_text("utf-8"))
 _LABELS = _ANSWERS["row"]["Labels"]
 
 
 class Crowd(SimulatedEngine):
-    """Keeps its rows from one request to the next. Up for two days, so that no age in them moves.
+    """A simulated engine that keeps its rows; all containers are up for two days, so that `Status` stays.
 
-    At each list after the first, `changes` containers have another verdict than before, and `churn` have been
-    replaced by ones created anew; the list takes `seconds`.
+    At each list after the first, the health of `changes` containers changes, and `churn` containers are
+    replaced by new ones. A list takes `seconds`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Crowd(SimulatedEngine):
         return super().answer(endpoint, container_id, query)
 
     def listed(self, query: Mapping[str, str]) -> tuple[int, Any]:
-        """Return all rows, or the first so many."""
+        """Return all rows, or the first `limit` rows."""
         time.sleep(self._seconds)
         if self._listed:
             self._move_on()
@@ -75,7 +75,7 @@ class Crowd(SimulatedEngine):
             self._change(generation=self._crowd[self._next].generation + 1)
 
     def _change(self, **what: Any) -> None:
-        """Change the container whose turn it is."""
+        """Change one container; containers take turns."""
         turn, self._next = self._next, (self._next + 1) % len(self._crowd)
         before = self._crowd[turn]
         after = self._crowd[turn] = replace(before, **what)
@@ -86,7 +86,7 @@ class Crowd(SimulatedEngine):
 
 @contextmanager
 def crowd(size: int, *, changes: int = 0, churn: int = 0, seconds: float = 0) -> Iterator[str]:
-    """Yield the address of such an engine that runs in a process of its own."""
+    """Start a crowd in a separate process and yield its address."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "docker.sock")
         arguments = (str(path), str(size), str(changes), str(churn), str(seconds))
@@ -99,7 +99,7 @@ def crowd(size: int, *, changes: int = 0, churn: int = 0, seconds: float = 0) ->
 
 
 def _main(path: str, size: str, changes: str, churn: str, seconds: str) -> None:
-    """Serve until standard input ends, as it does when the parent is gone."""
+    """Serve until standard input ends, which also happens when the parent process ends."""
     with Crowd(Path(path), int(size), changes=int(changes), churn=int(churn), seconds=float(seconds)):
         sys.stdin.read()
 

@@ -1,4 +1,4 @@
-"""What `healthcheck` costs, and what the exporter holds in memory in the long run, beside docker-py's own."""
+"""The CPU time of `healthcheck`, and the exporter's memory after many polls, compared with docker-py's."""
 
 import gzip
 import statistics
@@ -24,7 +24,7 @@ _MAIN = "import sys; from docker_prom_exporter.cli import main; sys.exit(main())
 
 
 def rows(*, size: int, rounds: int, polls: int) -> Iterator[Row]:
-    """Measure `healthcheck`, then memory over so many polls of a crowd in which containers come and go."""
+    """Measure `healthcheck`, then the exporter's memory over many polls in which containers come and go."""
     yield _healthcheck(rounds)
     yield from _memory(size, polls)
 
@@ -56,7 +56,7 @@ def _memory(size: int, polls: int) -> Iterator[Row]:
     url = f"http://127.0.0.1:{(port := free_port())}"
     with (
         crowd(size, changes=1, churn=1) as engine,
-        _running("-m", "bench.hurried", *_options(engine, port)) as pid,
+        _running("-m", "bench.continuous", *_options(engine, port)) as pid,
     ):
         early, files = _after(polls // 10, url, pid)
         late, files_late = _after(polls, url, pid)
@@ -79,7 +79,7 @@ def _memory(size: int, polls: int) -> Iterator[Row]:
 
 
 def _after(polls: int, url: str, pid: int) -> tuple[float, int]:
-    """Return memory and descriptors once it has polled so often: as they are at most moments."""
+    """Return the median memory and the most frequent number of descriptors after so many polls."""
     wait_for(lambda: _polls(url) >= polls, what=f"{polls} polls", seconds=3600, every=0.1)
     moments = []
     for _ in range(9):
@@ -103,7 +103,7 @@ def _polls(url: str) -> float:
 
 @contextmanager
 def _running(*arguments: str, wait: bool = False) -> Iterator[int]:
-    """Yield the pid of this Python running something; with `wait`, once it has written a line."""
+    """Yield the pid of a Python process with these arguments; with `wait`, once it has written a line."""
     process = subprocess.Popen(
         [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE if wait else None
     )

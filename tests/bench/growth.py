@@ -1,4 +1,4 @@
-"""How what the exporter needs grows with the number of containers."""
+"""The growth of the exporter's CPU time and memory with the number of containers."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from docker_prom_exporter.metrics import Publications
 from support.simulated import poller_for
 
 _TOLERANCE = 1.25
-"""How much more than linear still is, with what else the machine does meanwhile."""
+"""The factor by which growth may exceed linear growth, for the noise of other processes."""
 
 
 def rows(*, sizes: Sequence[int], rounds: int) -> Iterator[Row]:
-    """Measure an exporter at each size, in a process of its own."""
+    """Measure an exporter at each size, each in a separate process."""
     grown = [_measure(size, rounds) for size in sizes]
     times = sizes[-1] / sizes[0]
     for name in grown[0]:
@@ -43,7 +43,7 @@ def _measure(size: int, rounds: int) -> dict[str, float]:
     return measured
 
 
-def _be_measured(url: str, rounds: str) -> None:
+def _main(url: str, rounds: str) -> None:
     logs.configure("warning", "logfmt")
     poller = poller_for(url, docker_timeout=60, poll_interval=60)
     exposition, publications = Exposition(), Publications()
@@ -67,4 +67,4 @@ def _be_measured(url: str, rounds: str) -> None:
 
 
 if __name__ == "__main__":
-    _be_measured(*sys.argv[1:])
+    _main(*sys.argv[1:])

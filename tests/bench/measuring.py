@@ -1,4 +1,4 @@
-"""CPU time and memory of processes, rounds in which all take turns, and the table of what came out."""
+"""CPU time and memory of processes, medians of several rounds, and the table of the results."""
 
 import os
 import statistics
@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-_CPU_CLOCK_OF_A_PROCESS = 2  # CPUCLOCK_SCHED: all threads, those that have ended too; clock_getcpuclockid(3)
+_CPU_CLOCK_OF_A_PROCESS = 2  # CPUCLOCK_SCHED: all threads, ended ones included; clock_getcpuclockid(3)
 
 
 class Row(NamedTuple):
-    """One line of the table. `met` is None where there is nothing to meet."""
+    """One line of the table. `met` is None if there is no goal."""
 
     what: str
     measured: str
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 
 def at_most(limit: float, what: str, measured: float, reference: float, *, unit: str) -> Row:
-    """Compare two measurements."""
+    """Return a row for two measurements, whose goal is a ratio of at most `limit`."""
     ratio = measured / reference
     return Row(
         what,
@@ -37,7 +37,7 @@ def at_most(limit: float, what: str, measured: float, reference: float, *, unit:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Lay the rows out as Markdown, in columns."""
+    """Return the rows as a Markdown table with aligned columns."""
     head = ("what", "measured", "reference", "ratio", "goal", "met")
     met = {True: "yes", False: "NO", None: ""}
     cells = [head, *((*row[:-1], met[row.met]) for row in rows)]
@@ -51,25 +51,25 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def medians(rounds: int, subjects: Mapping[str, Callable[[], float]]) -> dict[str, float]:
-    """Measure all, one after the other, so many times; a first round only warms up."""
+    """Measure all subjects in turns and return the medians; a first round warms up and does not count."""
     results = [{name: measure() for name, measure in subjects.items()} for _ in range(rounds + 1)][1:]
     return {name: statistics.median(result[name] for result in results) for name in subjects}
 
 
 def p99(values: Sequence[float]) -> float:
-    """Return what 99 of a hundred are below."""
+    """Return the 99th percentile."""
     return statistics.quantiles(values, n=100, method="inclusive")[-1]
 
 
 def cpu(*pids: int) -> float:
-    """Return the CPU time the processes have used so far, in milliseconds; of this one without any."""
+    """Return the CPU time of these processes so far, or of this one without any, in milliseconds."""
     return 1e3 * sum(
         time.clock_gettime(~pid << 3 | _CPU_CLOCK_OF_A_PROCESS) for pid in pids or (os.getpid(),)
     )
 
 
 def cost(question: Callable[[], object], *pids: int, times: int = 1) -> float:
-    """Return what asking costs these processes, this one if none, in milliseconds of CPU each time."""
+    """Return the CPU time of a call in these processes, or in this one without any, in milliseconds."""
     before = cpu(*pids)
     for _ in range(times):
         question()
@@ -77,7 +77,7 @@ def cost(question: Callable[[], object], *pids: int, times: int = 1) -> float:
 
 
 def run_cost(*arguments: str) -> float:
-    """Run this Python with these arguments to its end; return its CPU time in milliseconds."""
+    """Run Python with these arguments until it ends; return its CPU time in milliseconds."""
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -85,11 +85,11 @@ def run_cost(*arguments: str) -> float:
 
 
 def resident(pid: int) -> float:
-    """Return the memory a process holds, in MiB."""
+    """Return the resident memory of a process in MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def descriptors(pid: int) -> int:
-    """Count the files a process has open."""
+    """Return the number of open descriptors of a process."""
     return len([*Path(f"/proc/{pid}/fd").iterdir()])

@@ -1,4 +1,4 @@
-"""What a poll costs the engine and the exporter, beside bare lists and inspects by docker-py."""
+"""The CPU time of a poll in the engine and the exporter, compared with lists and inspects by docker-py."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -24,10 +24,10 @@ _FEW = 5
 
 
 def rows(*, size: int, inspected: tuple[int, ...], settle: bool, rounds: int) -> Iterator[Row]:
-    """Measure polls of real engines, the seconds between two polls included."""
+    """Measure polls of real engines; the clock is moved forward by the interval between two polls."""
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock(patch)
-        # The anchor of inspect mode is five minutes old; the containers here are seconds old.
+        # The anchor of inspect mode must be five minutes old. The containers here are seconds old.
         patch.setattr("docker_prom_exporter.collect.inspect_mode._SLOWEST_CREATION", 1)
         yield from _list_mode(size, clock, settle=settle, rounds=rounds)
         yield from _inspect_mode(inspected, clock, rounds)
@@ -127,14 +127,19 @@ def _share_of_a_core(poll: float, reference: float) -> Row:
 def _engine(
     engine: Engine, crowd: Mapping[int, Mapping[str, str]], *, image: str = IMAGE, settle: bool = False
 ) -> Iterator[Engine]:
-    """Yield an engine with so many running containers; settled, none counts its age in seconds any more."""
+    """Yield an engine with running containers; with `settle`, once `Status` has no age in seconds."""
     engine.start()
     try:
         if image == _PLATFORMS:
             engine.load_platforms(image)
         for number, (size, labels) in enumerate(crowd.items()):
             engine.crowd(running=size, created=0, labels=labels, image=image, name=f"crowd{number}")
-        wait_for(partial(_settled, engine, "second" if settle else "Less"), what="age", seconds=120, every=1)
+        wait_for(
+            partial(_settled, engine, "second" if settle else "Less"),
+            what="containers to age",
+            seconds=120,
+            every=1,
+        )
         yield engine
     finally:
         engine.stop()
@@ -153,7 +158,7 @@ def _docker_py(engine: Engine) -> Iterator[APIClient]:
 def _poll(
     engine: Engine, clock: Clock, *, only_labelled: bool = True, interval: float = _INTERVAL
 ) -> Callable[[], object]:
-    """Return a poll, as it is once an interval: published, encoded and zipped."""
+    """Return a function that moves the clock by an interval, polls, and encodes and gzips the result."""
     poller = poller_for(engine.url, container_health_filter_label=only_labelled, docker_timeout=60)
     exposition, publications = Exposition(), Publications()
     exposition.render("", "gzip")
@@ -190,7 +195,7 @@ def _same_requests(docker_py: APIClient) -> Callable[[], object]:
 def _measured(
     engine: Engine, rounds: int, subjects: Mapping[str, Callable[[], object]]
 ) -> dict[str, tuple[float, float]]:
-    """Return the milliseconds of CPU that each costs the engine (dockerd and containerd) and this process."""
+    """Return the CPU time in ms of each subject, in the engine (dockerd, containerd) and in this process."""
     daemons = [engine.pid, *_children(engine.pid)]
     measures = {
         f"{name}, {who}": partial(cost, subject, *pids, times=3)
@@ -202,6 +207,6 @@ def _measured(
 
 
 def _children(pid: int) -> list[int]:
-    """Return the pids of a process's children, whichever of its threads started them."""
+    """Return the pids of a process's children, started by any of its threads."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for children in lists for child in children.read_text().split()]

@@ -1,4 +1,4 @@
-"""The scan of a registry's storage beside `du -s`; the memory it holds; the scrape of many tags."""
+"""The CPU time of a registry scan compared with `du -s`, its memory, and the scrape of many tags."""
 
 import os
 import subprocess
@@ -24,10 +24,10 @@ _SECONDS_TO_SETTLE = 3
 
 
 def rows(*, repositories: int, tags: int, rounds: int) -> Iterator[Row]:
-    """Measure a storage of so many repositories with so many tags each."""
+    """Measure a storage of `repositories`, each with this number of `tags`."""
     with TemporaryDirectory() as folder:
         storage = crowd(Path(folder, "v2"), repositories=repositories, tags=tags)
-        time.sleep(_SECONDS_TO_SETTLE)  # what changed just now is read again
+        time.sleep(_SECONDS_TO_SETTLE)  # a scan reads again what has just changed
         yield from _scans(storage, repositories * tags, rounds)
         yield from _serving(storage, repositories * tags, rounds)
 
@@ -87,19 +87,19 @@ def _serving(storage: HandMade, size: int, rounds: int) -> Iterator[Row]:
     yield Row(
         f"memory of the exporter at {size} tags, in its third scan",
         f"{held:.3g} MiB",
-        goal="< 112 MiB",  # of the 128 that compose/registry.yml grants
+        goal="< 112 MiB",  # compose/registry.yml has a limit of 128 MiB
         met=held < 112,
     )
 
 
 def _scanner(path: Path) -> tuple[Exposition, Callable[[], object]]:
-    """Return what serves a storage, and what scans it."""
+    """Return an exposition and the function that scans a storage and publishes to the exposition."""
     exposition = Exposition()
     return exposition, Scanner(str(path), 300, exposition.publish, threading.Event()).scan
 
 
-def _hold(path: str) -> None:
-    """Scan, be scraped, scan again, and tell the memory in MiB that this takes."""
+def _print_memory(path: str) -> None:
+    """Scan and render twice, scan again, and print the resident memory in MiB."""
     logs.configure("warning", "logfmt")
     exposition, scan = _scanner(Path(path))
     for accept in ("", "application/openmetrics-text"):
@@ -110,4 +110,4 @@ def _hold(path: str) -> None:
 
 
 if __name__ == "__main__":
-    _hold(*sys.argv[1:])
+    _print_memory(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What a scrape costs and how long it takes, beside prometheus-client's own server and encoder."""
+"""The CPU time and duration of scrapes, compared with prometheus-client's own server and encoder."""
 
 import gzip
 import http.client
@@ -34,7 +34,7 @@ _ZIPPED = {"Accept-Encoding": "gzip"}
 
 
 def rows(*, size: int, few: int, rounds: int, scrapes: int) -> Iterator[Row]:
-    """Measure scrapes of many containers, and of as many as a host usually has."""
+    """Measure scrapes of many containers, and of `few`, as many as a host usually has."""
     yield from _unchanged(size, rounds)
     for changing in (size, few):
         yield _one_change(changing, rounds)
@@ -82,7 +82,7 @@ def _crowd(size: int) -> tuple[Container, ...]:
 
 
 def _one_change(size: int, rounds: int) -> Row:
-    """Compare encoding and gzipping what changed with encoding all, which is not even gzipped."""
+    """Compare encoding and gzipping one change with prometheus-client encoding everything, without gzip."""
     containers = _crowd(size)
     verdicts = cycle(("unhealthy", "healthy"))
     exposition, publications = Exposition(clock=lambda: 101.0), Publications()
@@ -106,7 +106,7 @@ def _one_change(size: int, rounds: int) -> Row:
 
 
 def _kept_alive(size: int, rounds: int, scrapes: int) -> Row:
-    """Compare with a bare server that has the same bytes; both on the clock, in turns."""
+    """Compare the duration of scrapes with a bare server that sends the same bytes, in turns."""
     with (
         crowd(size) as engine,
         exporter(f"--docker-host={engine}", "--poll-interval=3600") as ours,
@@ -121,7 +121,7 @@ def _kept_alive(size: int, rounds: int, scrapes: int) -> Row:
 
 
 def _among_hostile_clients(size: int, scrapes: int) -> Row:
-    """Scrape while eight clients hang up, ask for what nobody has, and hold all connections there are."""
+    """Scrape while eight hostile clients try to block the exporter."""
     with crowd(size) as engine, exporter(f"--docker-host={engine}") as ours:
         await_containers(ours.url)
         with hostile_clients(ours.url):
@@ -142,7 +142,7 @@ def _seconds(question: partial[bytes]) -> float:
 
 
 def scrape(url: str) -> bytes:
-    """Return the gzipped exposition; each time over a new connection."""
+    """Return the gzipped exposition, received over a new connection."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     try:
         return _get(connection)
@@ -156,12 +156,12 @@ def _get(connection: http.client.HTTPConnection) -> bytes:
 
 
 def await_containers(url: str) -> None:
-    """Wait until there is something to scrape."""
+    """Wait until a scrape has containers."""
     wait_for(lambda: b"container_health{" in gzip.decompress(scrape(url)), what="containers", seconds=120)
 
 
 def _load_in_turns(urls: Sequence[str], scrapes: int) -> list[list[float]]:
-    """Return the milliseconds each scrape took, for each address, over connections that are kept alive."""
+    """Return the milliseconds of each scrape for each address, over connections that are kept alive."""
     with _child("ask", str(scrapes), *urls) as process:
         answer: list[list[float]] = json.loads(_line(process))
         return answer
@@ -189,7 +189,7 @@ def _say(line: str) -> None:
 
 
 def _serve(engine: str) -> None:
-    """Serve what one poll finds as prometheus-client does by itself, until standard input ends."""
+    """Serve the result of one poll with prometheus-client's own server, until standard input ends."""
     logs.configure("warning", "logfmt")
     publication = Publications().of(poller_for(engine, docker_timeout=30).poll())
     registry = CollectorRegistry()
@@ -202,7 +202,7 @@ def _serve(engine: str) -> None:
 
 
 def _bare(url: str) -> None:
-    """Serve the bytes that a scrape of `url` gets, and nothing else, until standard input ends."""
+    """Serve the bytes of one scrape of `url` to every request, until standard input ends."""
     body = scrape(url)
 
     class Handler(BaseHTTPRequestHandler):
@@ -227,7 +227,7 @@ def _bare(url: str) -> None:
 
 
 def _ask(scrapes: str, *urls: str) -> None:
-    """Scrape each address so many times, in turns, and print the milliseconds each scrape took."""
+    """Scrape the addresses in turns and print the milliseconds of each scrape."""
     connections = [http.client.HTTPConnection(urlsplit(url).netloc, timeout=60) for url in urls]
     took: list[list[float]] = [[] for _ in urls]
     for _ in range(int(scrapes)):

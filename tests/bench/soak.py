@@ -1,8 +1,8 @@
-"""A soak: from `tests/`, `python -m bench.soak [--minutes 60]`.
+"""A soak test: in `tests/`, run `python -m bench.soak [--minutes 60]`.
 
-Containers come and go on a real Docker that is killed and started again once a minute, while the exporter
-polls twice a second and is scraped ten times a second. It prints what the exporter takes after each minute,
-and exits with 1 where that grew, or where a scrape failed or took more than a second.
+Containers come and go on a real Docker that is killed and started again once a minute. The exporter polls
+twice a second and is scraped ten times a second. After each minute the test prints the exporter's memory,
+threads and descriptors. It exits with 1 if these have grown, or if a scrape failed or took over a second.
 """
 
 import argparse
@@ -19,16 +19,16 @@ from support.footprint import footprint
 from support.real import DOCKER_26, Engine
 from support.watching import Watch, polls, watching
 
-MOST_GROWTH = {"MB": 8, "threads": 4, "descriptors": 6}
-"""By how much the last minute may be above the first; threads and descriptors come and go with inspects."""
+MAX_GROWTH = {"MB": 8, "threads": 4, "descriptors": 6}
+"""The allowed growth from the first to the last minute; threads and descriptors vary with inspects."""
 
 
 def main() -> int:
-    """Soak; return 0 where nothing grew."""
+    """Run the soak test; return 0 if nothing grew."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=int, default=2, help="how long; at least 2 (default: %(default)s)")
+    parser.add_argument("--minutes", type=int, default=2, help="duration, at least 2 (default: %(default)s)")
     minutes = max(parser.parse_args().minutes, 2)
     engine = Engine(DOCKER_26)
     engine.start()
@@ -38,13 +38,13 @@ def main() -> int:
             done = polls(watch.scrape())
     finally:
         engine.stop()
-    grown = {name: taken[-1][name] - taken[0][name] for name in MOST_GROWTH}
+    grown = {name: taken[-1][name] - taken[0][name] for name in MAX_GROWTH}
     _say(f"{done:.0f} polls, {watch.scrapes} scrapes, the slowest {watch.slowest:.3f} s; grown by {grown}")
-    return int(any(grown[name] > most for name, most in MOST_GROWTH.items()))
+    return int(any(grown[name] > most for name, most in MAX_GROWTH.items()))
 
 
 def _minute(engine: Engine, watch: Watch, pid: int) -> dict[str, int]:
-    """Have containers come and go, restart the engine, and return what the exporter takes afterwards."""
+    """Create and remove containers, restart the engine, and return the exporter's footprint afterwards."""
     ends = time.monotonic() + 55
     cycles = 0
     while time.monotonic() < ends:

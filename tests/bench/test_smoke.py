@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they count is right; how long anything took is not looked at."""
+"""The benchmarks run, and their calculations are right; no test checks a duration."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ TESTS = Path(__file__).parent.parent
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the benchmarks as a user does."""
+    """Run the command `tests/bench/run`."""
     env = {**os.environ, "PYTHON": sys.executable}
     return subprocess.run(
         [TESTS / "bench/run", *arguments], env=env, capture_output=True, text=True, check=False, timeout=240
@@ -22,14 +22,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def cells(output: str) -> dict[str, list[str]]:
-    """Return the table's other cells by the first."""
+    """Return the cells of each row of a table by the row's first cell."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines()]
     return {first: others for first, *others in rows[2:]}
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_runs(part: str) -> None:
-    """Each part, with few containers, comes to its table; one whose engine can't be had says so."""
+    """Each part prints a table with few containers; a part without its engine prints the reason."""
     done = run(part, "--small")
     if "could not run" in done.stdout and not os.environ.get("CI"):
         pytest.skip(done.stdout.splitlines()[-1])
@@ -40,40 +40,40 @@ def test_a_part_runs(part: str) -> None:
 
 
 def test_unknown_part() -> None:
-    """A part there is not ends it with one line that says so."""
+    """An unknown part ends the benchmarks with exit code 2 and a message that names it."""
     done = run("pols")
 
     assert 2 == done.returncode
     assert "no such part: pols" in done.stderr
 
 
-def test_small_is_whole() -> None:
-    """What is tried small is all there is."""
+def test_small_has_all_parts() -> None:
+    """`--small` has the same parts as a full run."""
     assert [*PARTS] == [*SMALL]
 
 
 @pytest.mark.parametrize(("measured", "ratio", "met"), [(1, "0.5", True), (2, "1", True), (3, "1.5", False)])
-def test_goal(measured: float, ratio: str, met: bool) -> None:  # noqa: FBT001  it's the table's column
-    """A goal is met up to its limit."""
+def test_goal(measured: float, ratio: str, met: bool) -> None:  # noqa: FBT001  a column of the table
+    """A goal is met if the ratio is at most its limit."""
     row = at_most(1, "it", measured, 2, unit="ms")
 
     assert Row("it", f"{measured} ms", "2 ms", ratio, "≤ 1", met=met) == row
 
 
 def test_medians() -> None:
-    """Subjects take turns; the first round warms up and does not count."""
+    """`medians` measures the subjects in turns and ignores the first round."""
     values = iter([100.0, 100.0, 1.0, 10.0, 3.0, 30.0, 2.0, 20.0])
 
     assert {"a": 2.0, "b": 20.0} == medians(3, {"a": lambda: next(values), "b": lambda: next(values)})
 
 
 def test_p99() -> None:
-    """One in a hundred is above it."""
+    """`p99` returns the value that one in a hundred values exceeds."""
     assert 99.0 == p99([float(value) for value in reversed(range(101))])
 
 
 def test_table() -> None:
-    """It is Markdown with columns."""
+    """`table` returns the rows as a Markdown table."""
     row = Row("it", "1 ms", "2 ms", "0.5", "≤ 1", met=True)
 
     assert cells(table([row])) == {"it": ["1 ms", "2 ms", "0.5", "≤ 1", "yes"]}
