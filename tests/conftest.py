@@ -1,6 +1,6 @@
-"""How hypothesis searches, and real engines as fixtures, for every room of the tests.
+"""The settings of hypothesis, and real engines as fixtures, for all tests.
 
-An engine is started when a test first asks, emptied after each test, and stopped at the end.
+An engine is started when a test first uses it, emptied after each test, and stopped at the end.
 """
 
 import os
@@ -46,12 +46,12 @@ PODMANS = [
 ]
 ENGINES = [*DOCKERS, *PODMANS]
 
-# Fixtures of a session that take seconds to start.
-_DEAR = {"machine", *(name for engine in ENGINES for name in engine.values)}
+# Fixtures that take seconds to start and serve the whole session.
+_SLOW_FIXTURES = {"machine", *(name for engine in ENGINES for name in engine.values)}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, keep those together that share an engine, or else a file."""
+    """Have one process run all tests that share an engine, and all other tests of a file."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
 
@@ -59,18 +59,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _group(item: pytest.Item) -> str:
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     names = [name for name in (*parameters, *getattr(item, "fixturenames", ())) if isinstance(name, str)]
-    return next((name for name in names if name in _DEAR), item.nodeid.partition("::")[0])
+    return next((name for name in names if name in _SLOW_FIXTURES), item.nodeid.partition("::")[0])
 
 
 class Pool:
-    """The engines of this session, and the reasons why some can't be had."""
+    """The engines of this session, and the reasons why some can't be started."""
 
     def __init__(self) -> None:
         self._engines: dict[Kind, Engine] = {}
         self._refusals: dict[Kind, str] = {}
 
     def lend(self, kind: Kind) -> Iterator[Engine]:
-        """Yield the engine, up and empty; where it can't be had, skip the test, or fail it in CI."""
+        """Yield the running, empty engine; if it can't be started, skip the test, or fail it in CI."""
         engine = self._engines.setdefault(kind, Engine(kind))
         if reason := self._refusal(engine):
             give_up(reason)
@@ -78,12 +78,12 @@ class Pool:
         engine.restore()
 
     def close(self) -> None:
-        """Stop them all."""
+        """Stop all engines."""
         for engine in self._engines.values():
             engine.stop()
 
     def _refusal(self, engine: Engine) -> str:
-        """Return why the engine doesn't come up, or nothing; who refused once isn't asked again."""
+        """Return why the engine can't be started, or an empty string; a failed start is not repeated."""
         try:
             if engine.kind not in self._refusals:
                 engine.start()
@@ -94,7 +94,7 @@ class Pool:
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
-    """All engines; SIGTERM ends the tests like Ctrl-C does, so that no engine outlives them."""
+    """All engines; SIGTERM ends the tests as Ctrl-C does, so that every engine is stopped."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     pool = Pool()
     yield pool
@@ -104,19 +104,19 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture
 def docker_20(pool: Pool) -> Iterator[Engine]:
-    """Docker 20.10, the oldest engine in use."""
+    """Docker 20.10, the oldest Docker in use."""
     yield from pool.lend(DOCKER_20)
 
 
 @pytest.fixture
 def docker_26(pool: Pool) -> Iterator[Engine]:
-    """Docker 26.1, of another API generation."""
+    """Docker 26.1, with another API version than Docker 20.10."""
     yield from pool.lend(DOCKER_26)
 
 
 @pytest.fixture
 def docker_28(pool: Pool) -> Iterator[Engine]:
-    """Docker 28 with a graph driver, as an upgraded host has it."""
+    """Docker 28 with a graph driver, as on an upgraded host."""
     yield from pool.lend(DOCKER_28)
 
 
@@ -128,19 +128,19 @@ def docker_28_containerd(pool: Pool) -> Iterator[Engine]:
 
 @pytest.fixture
 def podman_4(pool: Pool) -> Iterator[Engine]:
-    """Podman 4.3, the oldest in use."""
+    """Podman 4.3, the oldest Podman in use."""
     yield from pool.lend(PODMAN_4)
 
 
 @pytest.fixture
 def podman_5(pool: Pool) -> Iterator[Engine]:
-    """Podman 5, of Debian's testing."""
+    """Podman 5, from Debian testing."""
     yield from pool.lend(PODMAN_5)
 
 
 @pytest.fixture
 def podman_6(pool: Pool) -> Iterator[Engine]:
-    """Podman 6, whose list says health."""
+    """Podman 6, whose list has the health."""
     yield from pool.lend(PODMAN_6)
 
 
@@ -153,7 +153,7 @@ def docker(request: pytest.FixtureRequest) -> Engine:
 
 @pytest.fixture(params=DOCKERS[:3])
 def docker_with_graph_driver(request: pytest.FixtureRequest) -> Engine:
-    """Each Docker in turn whose removal of a container fails where a file of it can't be deleted."""
+    """Each Docker with a graph driver in turn; it can't remove a container that has an immutable file."""
     engine: Engine = request.getfixturevalue(request.param)
     return engine
 
@@ -174,6 +174,6 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 @pytest.fixture(params=[*DOCKERS, *PODMANS[:2]])
 def engine_limiting_memory(request: pytest.FixtureRequest) -> Engine:
-    """Each engine that can limit memory here: Podman 6 can't where control groups are of version 1."""
+    """Each engine that can limit memory; Podman 6 can't on machines with control groups of version 1."""
     engine: Engine = request.getfixturevalue(request.param)
     return engine
