@@ -24,7 +24,7 @@ _MAIN = "import sys; from docker_prom_exporter.cli import main; sys.exit(main())
 
 
 def rows(*, size: int, rounds: int, polls: int) -> Iterator[Row]:
-    """Measure `healthcheck`, then the exporter's memory over many polls in which containers come and go."""
+    """Measure `healthcheck`, then the exporter's memory over many polls with replaced containers."""
     yield _healthcheck(rounds)
     yield from _memory(size, polls)
 
@@ -79,7 +79,7 @@ def _memory(size: int, polls: int) -> Iterator[Row]:
 
 
 def _after(polls: int, url: str, pid: int) -> tuple[float, int]:
-    """Return the median memory and the most frequent number of descriptors after so many polls."""
+    """Return the median memory and the most frequent number of descriptors after this number of polls."""
     wait_for(lambda: _polls(url) >= polls, what=f"{polls} polls", seconds=3600, every=0.1)
     moments = []
     for _ in range(9):

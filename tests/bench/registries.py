@@ -27,7 +27,7 @@ def rows(*, repositories: int, tags: int, rounds: int) -> Iterator[Row]:
     """Measure a storage of `repositories`, each with this number of `tags`."""
     with TemporaryDirectory() as folder:
         storage = crowd(Path(folder, "v2"), repositories=repositories, tags=tags)
-        time.sleep(_SECONDS_TO_SETTLE)  # a scan reads again what has just changed
+        time.sleep(_SECONDS_TO_SETTLE)  # a scan reads recently changed files again
         yield from _scans(storage, repositories * tags, rounds)
         yield from _serving(storage, repositories * tags, rounds)
 

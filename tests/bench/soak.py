@@ -1,8 +1,9 @@
 """A soak test: in `tests/`, run `python -m bench.soak [--minutes 60]`.
 
-Containers come and go on a real Docker that is killed and started again once a minute. The exporter polls
-twice a second and is scraped ten times a second. After each minute the test prints the exporter's memory,
-threads and descriptors. It exits with 1 if these have grown, or if a scrape failed or took over a second.
+Containers are created and removed on a real Docker that is killed and started again once a minute. The
+exporter polls twice a second and is scraped ten times a second. After each minute the test prints the
+exporter's memory, threads and descriptors. It exits with 1 if these have grown, or if a scrape failed or took
+over a second.
 """
 
 import argparse

@@ -143,7 +143,7 @@ def test_a_folder_that_is_closed(docker_26: Engine, tmp_path: Path) -> None:
 
 
 def test_an_engine_that_is_killed(docker_26: Engine) -> None:
-    """When the engine was killed and its socket file is left, `check` reports that nobody listens on it."""
+    """When the engine was killed and left its socket file, `check` advises to start the engine."""
     docker_26.kill()
     code, lines = checked(docker_26.url)
 

@@ -106,7 +106,7 @@ def test_killed_and_started_again(engine: Engine) -> None:
 
 
 def test_stuck(engine: Engine) -> None:
-    """For a stuck engine `docker_up` is 0 before the last poll is too old, and 1 a poll after recovery."""
+    """With a stuck engine `docker_up` is 0 before the last poll is too old; it is 1 a poll after recovery."""
     engine.run("web", health="healthy", labels=WATCH)
     with exporter(f"--docker-host={engine.url}") as running:
         await_up(running, up=True)
@@ -178,7 +178,7 @@ def test_upgraded_between_two_polls(tmp_path: Path) -> None:
 def test_a_signal_ends_it(
     docker_26: Engine, number: signal.Signals, wrapper: Sequence[str], *, stuck: bool
 ) -> None:
-    """A signal ends the exporter in two seconds with exit code 0, also as PID 1 and in a stuck request."""
+    """A signal ends the exporter within 2 s with exit code 0, also as PID 1 and during a stuck request."""
     with (
         forwarder(docker_26.listen) as server,
         exporter(f"--docker-host={server.url}", "--docker-timeout=60", wrapper=wrapper) as running,

@@ -188,7 +188,7 @@ def _pushes(pusher: Exporter) -> dict[str, float]:
 
 
 def test_a_stuck_gateway_does_not_hold_up_the_end(simulated: Simulation, gateway: Server) -> None:
-    """With a stuck Pushgateway the exporter ends in two seconds and logs that its group is left behind."""
+    """With a stuck Pushgateway the exporter ends within 2 s and logs that its group is left behind."""
     with pushing(simulated.url, gateway) as pusher:
         wait_for(lambda: has_group(gateway.metrics()), what="the first push")
         gateway.daemon.send(signal.SIGSTOP)
@@ -305,7 +305,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(simulated: Simulation, tmp_path: Path) -> None:
-    """On a full disk the text file stays unchanged and one error is logged; with new space it is written."""
+    """On a full disk the text file stays unchanged and one error is logged; later writes succeed."""
     with small_disk(tmp_path / "disk") as disk:
         textfile = disk / "docker.prom"
         with exporter(f"--docker-host={simulated.url}", f"--textfile={textfile}") as writer:

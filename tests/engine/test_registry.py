@@ -21,12 +21,12 @@ class Subject:
     """A real registry and a scanner of its storage; the scanner keeps what it has read."""
 
     def __init__(self, running: Registry) -> None:
-        """Scan nothing yet."""
+        """Make a scanner that has read nothing."""
         self.registry = running
         self._storage = Storage(str(running.storage))
 
     def scan(self) -> Contents:
-        """Scan again; the result must equal a first scan's, and its blob bytes add up to those on disk."""
+        """Scan; the result must equal that of a new scanner, and its blob bytes the sum of those on disk."""
         found = self._storage.scan()
         assert Storage(str(self.registry.storage)).scan() == found
         assert sum(found.blob_bytes.values()) == self.bytes_on_disk()
@@ -191,7 +191,7 @@ def test_a_tag_that_moves(subject: Subject) -> None:
 
 
 def test_pushes_and_deletes_during_scans(subject: Subject) -> None:
-    """Scans during pushes and deletes find nothing unusable, and a last scan equals a first one."""
+    """Scans during pushes and deletes find nothing unusable; the last one equals that of a new scanner."""
     subject.registry.push("stays", image(A), A, CONFIG, tag="latest")
     ended = threading.Event()
 

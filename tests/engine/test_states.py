@@ -117,7 +117,7 @@ def test_health_flips(engine: Engine) -> None:
 
 
 def test_paused(engine: Engine) -> None:
-    """A paused container has health 1 with any healthcheck; unpaused, it has its former health."""
+    """A paused container has health 1, with or without a healthcheck; unpaused, it has its former health."""
     engine.run("plain", labels=WATCH)
     engine.run("checked", health="healthy", labels=WATCH)
     scrape = scraper(engine.url)

@@ -1,4 +1,4 @@
-"""Signals end the exporter soon, whatever it waits for, and from its first moment on."""
+"""Signals end the exporter within two seconds, from its start on and during any request."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_ends_it(simulated: Simulation, number: signal.Signals) -> None:
-    """A signal during a stuck request ends the exporter in two seconds with exit code 0."""
+    """A signal during a stuck request ends the exporter within two seconds with exit code 0."""
     simulated.faults = {"list": hangs()}
     with exporter("--docker-host", simulated.url, "--docker-timeout", "600") as running:
         wait_for(lambda: simulated.asked("list"), what="a list to be asked for")
@@ -34,7 +34,7 @@ def test_a_signal_ends_it(simulated: Simulation, number: signal.Signals) -> None
 
 
 def test_a_hang_up_that_is_ignored_at_the_start_stays_ignored(simulated: Simulation) -> None:
-    """The exporter goes on after SIGHUP if that signal is ignored at the start, as under nohup."""
+    """SIGHUP does not end the exporter if the signal is ignored at the start, as under nohup."""
     wrapper = [require_program("nohup")]
     with exporter("--docker-host", simulated.url, wrapper=wrapper) as running:
         running._daemon.send(signal.SIGHUP)

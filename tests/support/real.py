@@ -359,7 +359,7 @@ class Docker:
         return f"{self.folder}/usr/sbin:{self.folder}/usr/bin"
 
     def require(self) -> None:
-        """Raise EngineUnavailableError unless this very release line is there, with all it needs."""
+        """Raise EngineUnavailableError unless this release line and all that it needs are installed."""
         source = _unpacked_in(self.folder)
         _require_programs(("dockerd", "docker", "containerd"), self._own_path, source)
         _require_programs(("runc", "iptables", "busybox"), self.path, _INSTALLED)
@@ -424,7 +424,7 @@ class Podman:
         return f"podman-{self.version}"
 
     def require(self) -> None:
-        """Raise EngineUnavailableError unless this very release line is there, with all it needs."""
+        """Raise EngineUnavailableError unless this release line and all that it needs are installed."""
         _require_programs(("podman",), f"{self._root}/usr/bin", _unpacked_in(self._root))
         _require_programs(("busybox", "nsenter", "pivot_root", "unshare"), SYSTEM_PATH, _INSTALLED)
         script = 'mount -t proc proc "$1/proc" && exec chroot "$1" podman --version'
