@@ -88,5 +88,5 @@ def test_the_judge_finds_an_invented_health(its_judge: Judge, monkeypatch: pytes
     row = {"Id": "ab" * 32, "State": "running", "Status": "Up 5 minutes"}
     monkeypatch.setattr("docker_prom_exporter.containers.Container.health", 4)
 
-    with pytest.raises(AssertionError, match="which nobody said"):
+    with pytest.raises(AssertionError, match="which no answer has"):
         its_judge.judge([row], {"State": {"Status": "running"}})

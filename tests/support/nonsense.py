@@ -41,7 +41,7 @@ class Judge:
         scrape = parse(_render(exposition))
         for container, value in scrape.by("id", "container_health").items():
             if value >= 3 and not _is_reported(value, container, listed, inspected):
-                raise AssertionError(f"{container} is {value}, which nobody said")
+                raise AssertionError(f"container_health of {container} is {value}, which no answer has")
         return scrape
 
 
