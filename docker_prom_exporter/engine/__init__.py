@@ -135,13 +135,10 @@ class Engine:
         to the same question is remembered.
         """
         client = self._connected()
-        query: dict[str, Any] = {
-            "limit": limit,
-            "filters": {name: [*these] for name, these in filters.items()},
-        }
+        query = limit, {name: [*these] for name, these in filters.items()}
 
         def question() -> tuple[Any, list[Any]] | None:
-            body = client.containers(all=True, **query)
+            body = client.list_unparsed(*query)
             asked = read, query, sha256(body).digest()
             return None if asked == self._listed[0] else (asked, parse_rows(body))
 

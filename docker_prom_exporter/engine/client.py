@@ -86,8 +86,7 @@ def _one_line(error: BaseException) -> str:
 class Client(APIClient):
     """docker-py's low-level client, limited to four `GET`s, and never through `HTTP_PROXY`.
 
-    `containers` returns the JSON as it came. `pinged` has the headers of the last answer to a ping, whatever
-    its status.
+    `pinged` has the headers of the last answer to a ping, whatever its status.
     """
 
     def __init__(self, in_flight: InFlight, **kwargs: Any) -> None:
@@ -117,9 +116,13 @@ class Client(APIClient):
             _read(response)
         finally:
             self._in_flight.forget()
-        if path.endswith("/containers/json"):
-            setattr(response, "json", partial(bytes, response.content))  # noqa: B010  typed as a method
         return response
+
+    def list_unparsed(self, limit: int, filters: Mapping[str, list[str]]) -> bytes:
+        """Return the JSON of `/containers/json`: `containers` would parse it even if nothing changed."""
+        url = f"{self.base_url}/v{self.api_version}/containers/json"
+        params = {"all": 1, "limit": limit, "filters": json.dumps(filters) if filters else None}
+        return self.get(url, params=params, timeout=self.timeout).content
 
     def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[requests.Response]:
         """Follow none: requests would read the body of a redirect whole, however large."""
