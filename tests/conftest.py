@@ -25,13 +25,16 @@ from support.real import (
 )
 
 # A busy machine is no failure: nothing here depends on how long an example takes.
-settings.register_profile(
-    "default",
-    deadline=None,
-    derandomize=bool(os.environ.get("CI")),
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("default")
+# `tests/run` takes the thorough profile for a full run.
+for profile, examples in (("quick", 20), ("thorough", 100)):
+    settings.register_profile(
+        profile,
+        max_examples=examples,
+        deadline=None,
+        derandomize=bool(os.environ.get("CI")),
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile("quick")
 
 DOCKERS = [
     pytest.param("docker_20", id="docker-20.10"),

@@ -10,11 +10,14 @@ T = TypeVar("T")
 def wait_for(predicate: Callable[[], T], *, what: str, seconds: float = 10, every: float = 0.05) -> T:
     """Call `predicate` until its answer is true, and return that answer.
 
+    It is asked after 2 ms, then ever more rarely, in the end once in `every` seconds.
     Raises TimeoutError naming `what` and the last answer once `seconds` have passed.
     """
     deadline = time.monotonic() + seconds
+    pause = min(0.002, every)
     while not (answer := predicate()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s for {what}; the last answer was {answer!r}")
-        time.sleep(every)
+        time.sleep(pause)
+        pause = min(1.5 * pause, every)
     return answer

@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from docker_prom_exporter import cli, commands
+from docker_prom_exporter.registry import storage
 from support.simulated import Simulation, simulation
 
 
@@ -24,6 +25,12 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> Mock:
     for module in (cli, commands):
         monkeypatch.setattr(module, "StopSignals", signals)
     return signals
+
+
+@pytest.fixture(autouse=True)
+def _no_pause_between_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a scan of a registry look again at once: nothing is being written, unless a test does it."""
+    monkeypatch.setattr(storage, "_SECONDS_BETWEEN_LOOKS", 0)
 
 
 @pytest.fixture(autouse=True)

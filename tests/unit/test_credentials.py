@@ -63,7 +63,6 @@ def test_without_a_client_ca_nobody_is_asked(server: Certificate) -> None:
     ("content", "complaint"),
     [
         (None, "No such file"),
-        (b"", "empty"),
         (b" \n", "empty"),
         (b"secret nonsense", "no (certificate|private key) as PEM"),
         (b"\x00\xff" * 99, "no (certificate|private key) as PEM"),

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -291,20 +292,22 @@ STATUSES = [
 BODIES = ["", "<html>no</html>", '{"message": "no"}', '["no"]', "OK"]
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize(("status", "expected"), STATUSES)
 def test_a_status_gives_the_reason(
-    engines: Engines, simulated: Simulation, endpoint: str, status: str, expected: str
+    engines: Engines, simulated: Simulation, status: str, expected: str
 ) -> None:
     """Whatever the body says: it is the proxy's or the engine's business, and often misleading."""
     number, _, phrase = status.partition(" ")
     engine = engines.connected(simulated.url)
-    for body in BODIES if status != "204 No Content" else [""]:
+    bodies = BODIES if status != "204 No Content" else [""]
+    for endpoint, body in [*product(ENDPOINTS[:1], bodies), *product(ENDPOINTS[1:], bodies[:1])]:
+        engine.connect(deadline())
         simulated.faults = {endpoint: answers(status, body, "Location: /version")}
         error = failure(engine, endpoint)
 
         assert (endpoint, expected, int(number)) == (error.endpoint, error.reason, error.status)
         assert f"the answer is {number} {phrase}" == error.detail
+        simulated.faults = {}
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -342,32 +345,32 @@ def no_collection() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_collection")
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("fault", ["closed", *BROKEN])
-def test_a_fault_gives_the_reason(engines: Engines, simulated: Simulation, endpoint: str, fault: str) -> None:
+def test_a_fault_gives_the_reason(engines: Engines, simulated: Simulation, fault: str) -> None:
     """Every failure becomes an EngineError, and the next question is answered."""
     engine = engines.connected(simulated.url)
-    simulated.faults = {endpoint: BROKEN.get(fault, resets)}
+    for endpoint in ENDPOINTS:
+        simulated.faults = {endpoint: BROKEN.get(fault, resets)}
 
-    assert (endpoint, "unreachable" if fault == "closed" else "bad_response") == reason(engine, endpoint)
+        assert (endpoint, "unreachable" if fault == "closed" else "bad_response") == reason(engine, endpoint)
 
-    simulated.faults = {}
-    assert engine.connect(deadline())
-    assert engine.ping(deadline())
+        simulated.faults = {}
+        assert engine.connect(deadline())
+        assert engine.ping(deadline())
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("fault", SILENT)
-def test_silence_is_a_timeout(engines: Engines, simulated: Simulation, endpoint: str, fault: str) -> None:
+def test_silence_is_a_timeout(engines: Engines, simulated: Simulation, fault: str) -> None:
     """A deadline ends a request whatever it waits for, and the next question is answered."""
     engine = engines.connected(simulated.url)
-    simulated.faults = {endpoint: SILENT[fault]}
+    for endpoint in ENDPOINTS:
+        simulated.faults = {endpoint: SILENT[fault]}
 
-    assert (endpoint, "timeout") == reason(engine, endpoint, seconds=0.05)
+        assert (endpoint, "timeout") == reason(engine, endpoint, seconds=0.05)
 
-    simulated.faults = {}
-    assert engine.connect(deadline())
-    assert engine.ping(deadline())
+        simulated.faults = {}
+        assert engine.connect(deadline())
+        assert engine.ping(deadline())
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

@@ -272,10 +272,12 @@ def test_a_gateway_in_trouble(
     gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, bad: Fault, reason: str
 ) -> None:
     """Nothing is deleted, one line says why, one that it is over; and no thread stays behind."""
-    monkeypatch.setattr("docker_prom_exporter.outlets.expire._LOOK_TIMEOUT", 0.5)
     exposition = Exposition()
     expiring = expirer(gateway, exposition)
-    logs = turns(expiring, bad, bad, gateway=gateway)
+    with monkeypatch.context() as patch:
+        if reason == "timeout":
+            patch.setattr("docker_prom_exporter.outlets.expire._LOOK_TIMEOUT", 0.2)
+        logs = turns(expiring, bad, bad, gateway=gateway)
     up, healthy = served(exposition).value("docker_exporter_gateway_up"), exposition.is_trusted()
     logs += turns(expiring, says(), gateway=gateway)
     wait_for(

