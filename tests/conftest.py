@@ -53,6 +53,7 @@ ENGINES = [*DOCKERS, *PODMANS]
 _SLOW_FIXTURES = {"machine", *(name for engine in ENGINES for name in engine.values)}
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have one process run all tests that share an engine, and all other tests of a file."""
     for item in items:
