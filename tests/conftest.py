@@ -176,6 +176,13 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return engine
 
 
+@pytest.fixture(params=[DOCKERS[0], DOCKERS[2], PODMANS[0], PODMANS[2]])
+def oldest_or_newest(request: pytest.FixtureRequest) -> Engine:
+    """Each oldest and newest engine in turn."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine
+
+
 @pytest.fixture(params=[*DOCKERS, *PODMANS[:2]])
 def engine_limiting_memory(request: pytest.FixtureRequest) -> Engine:
     """Each engine that can limit memory; Podman 6 can't on machines with control groups of version 1."""

@@ -61,9 +61,10 @@ def no_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("docker_prom_exporter.collect.list_mode._MAX_AGE", math.inf)
 
 
-def test_two_hundred_containers(docker_with_graph_driver: Engine) -> None:
+@pytest.mark.parametrize("kind", ["docker_20", "docker_28"])
+def test_two_hundred_containers(kind: str, request: pytest.FixtureRequest) -> None:
     """A steady poll of 200 containers costs a ping and a list; a restarted container adds an inspect."""
-    docker = docker_with_graph_driver
+    docker: Engine = request.getfixturevalue(kind)
     docker.crowd(running=20, created=179, labels=WATCH)
     docker.run("web", health="healthy", labels=WATCH)
     docker.await_settled()

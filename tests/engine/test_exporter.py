@@ -84,8 +84,9 @@ def test_absent_at_start(tmp_path: Path) -> None:
     assert (1, 0) == (log.count("event=docker.lost"), log.count("event=docker.found"))
 
 
-def test_killed_and_started_again(engine: Engine) -> None:
+def test_killed_and_started_again(oldest_or_newest: Engine) -> None:
     """While the engine is gone, `container_health` is 0; afterwards it follows the engine's report again."""
+    engine = oldest_or_newest
     engine.run("web", health="healthy", labels=WATCH)
     with exporter(f"--docker-host={engine.url}") as running:
         await_up(running, up=True)
@@ -105,8 +106,9 @@ def test_killed_and_started_again(engine: Engine) -> None:
     assert 1 == log.count("event=docker.lost")
 
 
-def test_stuck(engine: Engine) -> None:
+def test_stuck(oldest_or_newest: Engine) -> None:
     """With a stuck engine `docker_up` is 0 before the last poll is too old; it is 1 a poll after recovery."""
+    engine = oldest_or_newest
     engine.run("web", health="healthy", labels=WATCH)
     with exporter(f"--docker-host={engine.url}") as running:
         await_up(running, up=True)
@@ -195,10 +197,10 @@ def test_a_signal_ends_it(
     assert 1 == log.count("event=exporter.stopped")
 
 
-def test_once(engine: Engine) -> None:
+def test_once(docker_26: Engine) -> None:
     """`once` prints the exposition of one poll and exits with 0."""
-    engine.run("web", health="unhealthy", labels=WATCH)
-    done = run("once", f"--docker-host={engine.url}")
+    docker_26.run("web", health="unhealthy", labels=WATCH)
+    done = run("once", f"--docker-host={docker_26.url}")
     scrape = parse(done.stdout)
 
     assert 0 == done.returncode

@@ -75,7 +75,7 @@ def its_judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
         yield a_judge
 
 
-@settings(max_examples=200)
+@settings(max_examples=75)
 @example(listed=[{"Id": "ab" * 32}], inspected={"RestartCount": -1})
 @given(listed=st.lists(ROW, max_size=4), inspected=INSPECT)
 def test_any_answer(its_judge: Judge, listed: list[Any], inspected: Any) -> None:

@@ -321,6 +321,7 @@ SILENT: dict[str, Fault] = {
 }
 BROKEN: dict[str, Fault] = {
     "cut short": says(HEAD + b"Content-Length: 99\r\n\r\n["),
+    "longer than it says": says(HEAD + b"Content-Length: 1\r\n\r\n[]"),
     "cut in a chunk": says(CHUNKED + b"ff\r\n["),
     "no chunk": says(CHUNKED + b"zz\r\n["),
     "no HTTP": says(b"\x00\x01 nonsense\r\n\r\n"),
@@ -332,6 +333,7 @@ BROKEN: dict[str, Fault] = {
     "a comma too many": answers("200 OK", "[{},]"),
     "text behind it": answers("200 OK", "[{}] {}"),
     "wrong type": answers_json("nonsense"),
+    "a number": answers_json(7),
     "null": answers_json(None),
 }
 
