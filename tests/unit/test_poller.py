@@ -70,8 +70,9 @@ def test_an_engine_in_trouble(
     poller = poller_for(simulated.url)
     poller.poll()
     answer, reason = FAULTS[fault]
+    timeout = poller._engine._timeout
     if reason == "timeout":
-        monkeypatch.setattr(poller._engine, "_timeout", 0.1)
+        poller._engine._timeout = 0.2
 
     if endpoint == "version":
         poller._engine.disconnect()
@@ -79,7 +80,7 @@ def test_an_engine_in_trouble(
     with capture_logs() as logs:
         lost = [poller.poll() for _ in range(3)][-1]
     simulated.faults = {}
-    poller._engine._timeout = 2
+    poller._engine._timeout = timeout
     simulated.stage.change("web", health="unhealthy")
     found = poller.poll()
 

@@ -129,7 +129,7 @@ def test_what_may_pass_is_tried_again(
         (UNAVAILABLE, 0.5, "503 Service Unavailable"),
         (hangs(), 0.2, "timeout"),
         (drips(b"HTTP/1.1 200 OK\r\nX: "), 0.2, "timeout"),
-        (drips(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", every=0.001), 0.5, None),
+        (drips(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", every=0.001), 5, None),
     ],
 )
 def test_a_push_ends_when_the_next_is_due(
