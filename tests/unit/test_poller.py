@@ -61,11 +61,8 @@ FAULTS = {
 
 @pytest.mark.parametrize("endpoint", ["version", "ping", "list"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_engine_in_trouble(
-    simulated: Simulation, monkeypatch: pytest.MonkeyPatch, endpoint: str, fault: str
-) -> None:
+def test_an_engine_in_trouble(simulated: Simulation, endpoint: str, fault: str) -> None:
     """The containers stay, their health unknown; it is counted, logged once, and over one poll later."""
-    monkeypatch.setattr("docker_prom_exporter.poller._RETRY_PAUSE", 0.01)
     simulated.stage.add("web", health="healthy")
     poller = poller_for(simulated.url)
     poller.poll()
