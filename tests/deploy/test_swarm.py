@@ -36,8 +36,10 @@ def swarm(machine: Machine) -> Iterator[Machine]:
 def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
     """Return the labels of each series in Prometheus's answer; an empty list while it does not answer."""
     try:
-        _, text = machine.get(f"http://127.0.0.1:9090/api/v1/query?query={quote(expr)}")
+        status, text = machine.get(f"http://127.0.0.1:9090/api/v1/query?query={quote(expr)}")
     except OSError:
+        return []
+    if status == 503:  # Prometheus listens, and is not ready
         return []
     return [series["metric"] for series in json.loads(text)["data"]["result"]]
 
