@@ -82,7 +82,9 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     """Return the command (`None`: serve), the options given by name, and what a command takes for itself."""
     options = _Parser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
     _add_options(options)
-    rest = options.parse_known_args(arguments)[1]
+    given, rest = options.parse_known_args(arguments)
+    if rest == ["healthcheck"]:  # quick: the other parser takes longer than all the rest
+        return {"command": "healthcheck", **vars(given)}
     if rest and rest[0].startswith("-") and rest[0] not in _OTHER_FLAGS:
         raise _unknown(rest)  # the other parser takes the value of such a flag for a command
     given, rest = _parser(options).parse_known_args(arguments)
@@ -132,7 +134,7 @@ def _add_options(parser: ArgumentParser) -> None:
         text = f"{option.help}; takes {option.values.words}{default}"
         groups[option.group].add_argument(option.flag, help=text.replace("%", "%%"))
     # The Rust exporter's own name for it.
-    parser.add_argument(
+    groups["Containers"].add_argument(
         "--container_health.filter_label", dest="container_health_filter_label", help=SUPPRESS
     )
 
