@@ -379,7 +379,7 @@ def test_silence_is_a_timeout(engines: Engines, simulated: Simulation, fault: st
 def test_a_request_has_a_timeout(engines: Engines, simulated: Simulation, endpoint: str) -> None:
     """However far the deadline is."""
     engine = engines.connected(simulated.url)
-    engine._timeout = 0.05
+    engine._timeout = 0.25
     simulated.faults = {endpoint: hangs(HEAD)}
 
     assert (endpoint, "timeout") == reason(engine, endpoint, seconds=60)
