@@ -32,5 +32,5 @@ done
 busybox=$(command -v busybox)
 cd "$root"
 mkdir -p mnt
-pivot_root . mnt
+"$busybox" pivot_root . mnt
 exec "mnt$busybox" umount -l /mnt

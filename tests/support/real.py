@@ -426,7 +426,7 @@ class Podman:
     def require(self) -> None:
         """Raise EngineUnavailableError unless this release line and all that it needs are installed."""
         _require_programs(("podman",), f"{self._root}/usr/bin", _unpacked_in(self._root))
-        _require_programs(("busybox", "nsenter", "pivot_root", "unshare"), SYSTEM_PATH, _INSTALLED)
+        _require_programs(("busybox", "nsenter", "unshare"), SYSTEM_PATH, _INSTALLED)
         script = 'mount -t proc proc "$1/proc" && exec chroot "$1" podman --version'
         asked = Command(["unshare", "--mount", "sh", "-c", script, "sh", str(self._root)], _ENVIRONMENT)
         _require_version(self.version, asked.run(check=False), _unpacked_in(self._root))
