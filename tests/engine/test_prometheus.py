@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 from urllib.request import urlopen
 
@@ -47,8 +48,11 @@ class Prometheus:
         """Whether Prometheus answers and a scrape has succeeded."""
         try:
             return 1 in self.ask("up").values()
+        except HTTPError as error:
+            error.close()
         except OSError:
-            return False
+            pass
+        return False
 
     def _get(self, path: str) -> Any:
         with urlopen(self._url + path, timeout=10) as response:
