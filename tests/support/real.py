@@ -118,6 +118,7 @@ class Engine:
                 self.remove_containers()
         self._daemon.terminate()
         self.sandbox.clear()
+        vars(self).pop("_client", None)  # its configuration is gone with the folder
         atexit.unregister(self.stop)
 
     def kill(self) -> None:
