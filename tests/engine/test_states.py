@@ -338,7 +338,7 @@ def test_a_crowd(kind: str, request: pytest.FixtureRequest) -> None:
     """In either mode two hundred containers are all exported with their health and details."""
     engine: Engine = request.getfixturevalue(kind)
     ids = engine.crowd(running=10, created=190, labels=WATCH)
-    scrape = scraper(engine.url, poll_interval=15)()
+    scrape = scraper(engine.url)()
     healths = scrape.by("id", "container_health")
 
     assert {container: 2 if number < 10 else 1 for number, container in enumerate(ids)} == healths

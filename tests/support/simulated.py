@@ -186,9 +186,9 @@ def simulation(**options: Any) -> Iterator[Simulation]:
 
 
 def settings_for(url: str, **options: Any) -> Settings:
-    """Return the default settings with a short interval; `options` override them."""
+    """Return the default settings with a longer timeout; `options` override them."""
     texts = {name: str(value) for name, value in options.items()}
-    return read_settings({"docker_host": url, "docker_timeout": "10", "poll_interval": "0.5", **texts}, {})
+    return read_settings({"docker_host": url, "docker_timeout": "10", **texts}, {})
 
 
 def poller_for(url: str, stop: Event | None = None, **options: Any) -> Poller:

@@ -403,7 +403,7 @@ def test_450_containers_that_take_20_ms_each() -> None:
     with simulation(containerd=True, row_seconds=0.002) as slow:
         for number in range(450):
             slow.stage.add(f"c{number}", created=time.time() - HOUR - number)
-        poller = poller_for(slow.url, docker_timeout=0.8, poll_interval=15)
+        poller = poller_for(slow.url, docker_timeout=0.8)
         snapshot = poller.poll()
 
     assert 450 == len(snapshot.containers)

@@ -247,7 +247,7 @@ def test_no_detail_is_older_than_ten_minutes(simulated: Simulation, monkeypatch:
     clock = Clock(monkeypatch)
     for number in range(30):
         simulated.stage.add(f"c{number}", health="healthy", started=time.time() - 86400)
-    poller = poller_for(simulated.url, poll_interval=15)
+    poller = poller_for(simulated.url)
     poller.poll()
     for number in range(30):
         simulated.stage.change(f"c{number}", oom_killed=True, restart_policy="always")
@@ -307,7 +307,7 @@ def test_a_restart_hidden_by_a_clock_that_jumps(
     """Set forward by hours within one interval, it makes the restart look old; the rotation shows it."""
     clock = Clock(monkeypatch)
     simulated.stage.add("web", started=time.time() - 7 * 3600)
-    poller = poller_for(simulated.url, poll_interval=15)
+    poller = poller_for(simulated.url)
     poller.poll()
     simulated.stage.change("web", started=time.time(), restarts=1)
     simulated.clock_offset = 3 * 3600

@@ -209,7 +209,7 @@ def test_nothing_published_is_ever_changed(simulated: Simulation) -> None:
 def test_the_loop_polls_until_it_is_stopped(simulated: Simulation) -> None:
     """And publishes nothing once it is told to stop, so that the end of the exporter is no end of Docker."""
     stop = Event()
-    poller = poller_for(simulated.url, stop)
+    poller = poller_for(simulated.url, stop, poll_interval=0.5)
     loop = Thread(target=poller.run)
     loop.start()
     wait_for(lambda: simulated.asked("list") >= 2, what="two polls")
