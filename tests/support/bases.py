@@ -33,12 +33,16 @@ BUILDAH = r"""
 buildah() {
     local options=() storage=(--root "$STORE/root" --runroot "$STORE/run" --storage-driver vfs)
     if [[ $1 == build ]]; then
-        options=(--isolation chroot --network host --build-arg PIP_INDEX_URL="$INDEX")
+        options=(--isolation chroot --network host --build-arg PIP_INDEX_URL="$INDEX"
+            --ulimit nofile=1024:1024 --ulimit nproc=1024:1024)
     fi
     command buildah "${storage[@]}" "$1" "${options[@]}" "${@:2}"
 }
 """
-"""A Bash function: buildah that keeps images in the folder STORE and builds with the package index INDEX."""
+"""A Bash function: buildah that keeps images in the folder STORE and builds with the package index INDEX.
+
+It raises no limit, which even root may not where CAP_SYS_RESOURCE is missing.
+"""
 
 _PYTHONS = {"3.13": cache() / "python", "3.14": cache() / "python-3.14"}
 _PACKAGES = "usr/lib/python3/dist-packages"
