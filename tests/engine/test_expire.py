@@ -12,7 +12,7 @@ import pytest
 from support.exporters import Exporter, exporter
 from support.expositions import Scrape
 from support.gateway import fake_gateway
-from support.prometheus import NEWER_PUSHGATEWAY, Server, pushgateway, running
+from support.prometheus import NEWER_PUSHGATEWAY, OLDER_PUSHGATEWAY, Server, pushgateway, running
 from support.simulated import hangs
 from support.waiting import wait_for
 
@@ -28,7 +28,7 @@ OTHER_GROUPS = {
 }
 
 
-@pytest.fixture(params=["prometheus-pushgateway", NEWER_PUSHGATEWAY], ids=["1.5", "newer"])
+@pytest.fixture(params=[OLDER_PUSHGATEWAY, NEWER_PUSHGATEWAY], ids=["1.5", "newer"])
 def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     with running(pushgateway(tmp_path, program=request.param)) as server:
         yield server

@@ -80,12 +80,13 @@ def running(server: Server) -> Iterator[Server]:
         server.daemon.kill()
 
 
+# The Pushgateways that `tests/run` unpacks.
+OLDER_PUSHGATEWAY = str(cache() / "pushgateway-1.5/usr/bin/prometheus-pushgateway")
 NEWER_PUSHGATEWAY = str(cache() / "pushgateway/usr/bin/prometheus-pushgateway")
-"""The Pushgateway that `tests/run` unpacks."""
 
 
 def pushgateway(
-    folder: Path, *options: str, scheme: str = "http", program: str = "prometheus-pushgateway"
+    folder: Path, *options: str, scheme: str = "http", program: str = OLDER_PUSHGATEWAY
 ) -> Server:
     """Return a Pushgateway that keeps its groups in memory only."""
     return Server(program, folder, "--persistence.file=", *options, scheme=scheme)
