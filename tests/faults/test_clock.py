@@ -18,7 +18,7 @@ def test_a_jump_changes_nothing_but_timestamps(jumps: list[float], monkeypatch: 
     wall = time.time
     with simulation() as engine:
         engine.stage.add("web", health="healthy")
-        poller = poller_for(engine.url, poll_interval=0.5)
+        poller = poller_for(engine.url, poll_interval=0.5, docker_timeout=2)
         passed = 0.0
         exposition, publications = Exposition(clock=lambda: time.monotonic() + passed), Publications()
         exposition.publish(publications.of(poller.poll()))
