@@ -29,7 +29,7 @@ def test_a_jump_changes_nothing_but_timestamps(jumps: list[float], monkeypatch: 
                 scrape = parse(b"".join(exposition.render().body).decode())
                 seen.append((scrape.value("docker_up"), scrape.value("container_health", name="web")))
                 exposition.publish(publications.of(poller.poll()))
-        passed = 3 * 0.5 + 2 + 0.1
+        passed = poller.snapshot.trusted_for + 0.1
         stale = parse(b"".join(exposition.render().body).decode())
 
     assert [(1, 4)] * len(seen) == seen
