@@ -320,7 +320,7 @@ def test_one_inspect_that_hangs(containerd: Simulation, monkeypatch: pytest.Monk
 def test_inspects_that_take_too_long_in_all(containerd: Simulation) -> None:
     """Those that could not begin in time are told by the list, and the poll succeeds."""
     ids = [add_old(containerd, f"c{number}", health="healthy") for number in range(12)]
-    poller = poller_for(containerd.url, docker_timeout=0.3, poll_interval=0.5)
+    poller = poller_for(containerd.url, docker_timeout=0.8, poll_interval=1)
     poller.poll()
     containerd.inspect_faults = dict.fromkeys(ids, hangs())
     snapshot = poller.poll()
