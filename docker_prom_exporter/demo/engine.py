@@ -33,6 +33,13 @@ _ENDPOINT: Final = re.compile(
 )
 
 
+def _age(seconds: float) -> str:
+    for length, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{int(seconds)} seconds"
+
+
 @dataclass(frozen=True, slots=True)
 class SimulatedContainer:
     """A container as the simulated engine has it; times are Unix seconds.
@@ -80,7 +87,7 @@ class SimulatedContainer:
             "Created": int(self.created),
             "Labels": dict(self.labels),
             "State": self.state,
-            "Status": self._status(now),
+            "Status": self.status(now),
             "Health": {"Status": self._listed_health or "none", "FailingStreak": self.failing_streak},
         }
 
@@ -108,14 +115,15 @@ class SimulatedContainer:
             "HostConfig": {"RestartPolicy": {"Name": self.restart_policy}},
         }
 
-    def _status(self, now: float) -> str:
-        """Word it as moby's `State.String` does (container/state.go), but for simpler words for the age."""
+    def status(self, now: float, age: Callable[[float], str] = _age) -> str:
+        """Word it as moby's `State.String` does (container/state.go); `age` words seconds."""
+        up, ago = age(now - self.started), age(now - self.finished)
         health = {"starting": " (health: starting)", None: ""}.get(self.health, f" ({self.health})")
         return {
-            "running": f"Up {_age(now - self.started)}{health}",
-            "paused": f"Up {_age(now - self.started)} (Paused)",
-            "restarting": f"Restarting ({self.exit_code}) {_age(now - self.finished)} ago",
-            "exited": f"Exited ({self.exit_code}) {_age(now - self.finished)} ago",
+            "running": f"Up {up}{health}",
+            "paused": f"Up {up} (Paused)",
+            "restarting": f"Restarting ({self.exit_code}) {ago} ago",
+            "exited": f"Exited ({self.exit_code}) {ago} ago",
             "created": "Created",
             "removing": "Removal In Progress",
             "dead": "Dead",
@@ -227,13 +235,6 @@ def passes(container: SimulatedContainer, filters: Mapping[str, Any]) -> bool:
     """Tell whether a list with these filters has the container."""
     ids, labels = filters.get("id"), filters.get("label", ())
     return (ids is None or container.id in ids) and all(label in container.labels for label in labels)
-
-
-def _age(seconds: float) -> str:
-    for length, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{int(seconds)} seconds"
 
 
 def _rfc3339(seconds: float) -> str:

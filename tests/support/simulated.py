@@ -18,7 +18,7 @@ from docker_prom_exporter.engine import Engine
 from docker_prom_exporter.engine.client import find_target
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.settings import Settings, read_settings
-from support.wordings import status
+from support.wordings import human_duration
 
 Fault = Callable[[socket.socket], object]
 
@@ -162,7 +162,7 @@ class Simulation(SimulatedEngine):
 
     def _row(self, container: SimulatedContainer) -> dict[str, Any]:
         row = container.row(self.now())
-        row["Status"] = status(container, self.now())
+        row["Status"] = container.status(self.now(), human_duration)
         if self.podman or tuple(map(int, self.api_version.split("."))) < (1, 52):
             del row["Health"]
         if self.podman and row["Status"].startswith("Up "):

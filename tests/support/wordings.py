@@ -1,21 +1,4 @@
-"""`Status` of a list's row, word for word as moby has it; `demo` has simpler words for ages."""
-
-from docker_prom_exporter.demo import SimulatedContainer
-
-
-def status(container: SimulatedContainer, now: float) -> str:
-    """Word it as moby's `State.String` does, container/state.go."""
-    up, ago = human_duration(now - container.started), human_duration(now - container.finished)
-    health = {"starting": " (health: starting)", None: ""}.get(container.health, f" ({container.health})")
-    return {
-        "running": f"Up {up}{health}",
-        "paused": f"Up {up} (Paused)",
-        "restarting": f"Restarting ({container.exit_code}) {ago} ago",
-        "exited": f"Exited ({container.exit_code}) {ago} ago",
-        "created": "Created",
-        "removing": "Removal In Progress",
-        "dead": "Dead",
-    }.get(container.state, "")
+"""Ages in the `Status` of a list's row, word for word as moby has them; `demo` has simpler words."""
 
 
 def human_duration(seconds: float) -> str:

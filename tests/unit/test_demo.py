@@ -10,7 +10,7 @@ from docker_prom_exporter.containers import LABEL, Details, read_inspect, read_r
 from docker_prom_exporter.demo import SimulatedContainer, SimulatedEngine
 from support.builders import container
 from support.simulated import Simulation
-from support.wordings import human_duration, status
+from support.wordings import human_duration
 
 BEGIN = 1714979289
 HOUR, DAY = 3600, 86400
@@ -127,7 +127,7 @@ def test_status_is_worded_as_moby_does(state: str, expected: str) -> None:
     )
     of_demo = simulated.row(BEGIN + 120)["Status"]
 
-    assert expected == status(simulated, BEGIN + 120)
+    assert expected == simulated.status(BEGIN + 120, human_duration)
     assert expected.replace("About a minute", "60 seconds") == of_demo
 
 
