@@ -21,6 +21,7 @@ from tenacity import (
 from docker_prom_exporter.collect import Collector
 from docker_prom_exporter.containers import LABEL
 from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, NONE_WATCHED, EngineError, advise
+from docker_prom_exporter.intervals import each_interval
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
 
 if TYPE_CHECKING:
@@ -76,11 +77,8 @@ class Poller:
 
     def run(self) -> None:
         """Poll once an interval until `stop` is set."""
-        due = time.monotonic()
-        while not self._stop.is_set():
+        for _ in each_interval(self.settings.poll_interval, self._stop):
             self.poll()
-            due = max(due + self.settings.poll_interval, time.monotonic())
-            self._stop.wait(due - time.monotonic())
 
     def poll(self) -> Snapshot:
         """Poll once, and publish and return what was found; nothing the engine does makes it raise."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
+from docker_prom_exporter.intervals import each_interval
 from docker_prom_exporter.metrics import expiry_publication
 from docker_prom_exporter.outlets.errors import MAX_DETAIL, OutletError, one_line
 from docker_prom_exporter.outlets.pushgateway import Gateway, Request
@@ -74,14 +75,12 @@ class Expirer:
     def run(self) -> None:
         """Look once in `poll_interval` until `stop` is set."""
         self._publish(self.publication())
-        due = time.monotonic()
-        while not self._stop.is_set():
-            if not self.turn():
-                due = max(due + self._settings.poll_interval, time.monotonic())
-                self._stop.wait(due - time.monotonic())
+        for _ in each_interval(self._settings.poll_interval, self._stop):
+            while self.turn():
+                pass
 
     def turn(self) -> bool:
-        """Look, delete and publish; tell whether more is to be deleted, after another look."""
+        """Look, delete and publish; tell whether more is to be deleted now, after another look."""
         more = False
         try:
             more = self._delete(self._look())
@@ -91,9 +90,10 @@ class Expirer:
             self._lose(type(error).__name__, one_line(error))
         else:
             self._find()
-        if not self._stop.is_set():
-            self._publish(self.publication())
-            self.first_look_ended.set()
+        if self._stop.is_set():
+            return False
+        self._publish(self.publication())
+        self.first_look_ended.set()
         return more
 
     def publication(self) -> Publication:

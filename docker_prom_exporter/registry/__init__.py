@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from docker_prom_exporter.exposition import Publication
+from docker_prom_exporter.intervals import each_interval
 from docker_prom_exporter.registry.metrics import contents_families, scan_families, up_family
 from docker_prom_exporter.registry.storage import Storage, StorageError
 
@@ -59,11 +60,8 @@ class Scanner:
         Until the first scan has ended, nothing is said of the storage, unless it hangs.
         """
         self._publish(self.publication())
-        due = time.monotonic()
-        while not self._stop.is_set():
+        for _ in each_interval(self._interval, self._stop):
             self.scan()
-            due = max(due + self._interval, time.monotonic())
-            self._stop.wait(due - time.monotonic())
 
     def scan(self) -> bool:
         """Scan once, publish what was found, and tell whether the storage could be read."""
