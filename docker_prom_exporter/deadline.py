@@ -19,11 +19,13 @@ _CUT_INTERVAL: Final = 0.1
 _SHORTEST_WAIT: Final = 0.01
 
 
-def call(action: Callable[[], T], seconds: float, cut: Callable[[int], object] = lambda _: None) -> T:
+def call(
+    action: Callable[[], T], seconds: float, cut: Callable[[threading.Thread], object] = lambda _: None
+) -> T:
     """Return what `action` returns, or raise what it raises; `TimeoutError` once the seconds are over.
 
     It runs in a daemon thread, because a look-up of a name can't be interrupted. When its time is over, `cut`
-    is called with that thread's identifier until the thread has ended: a connection may be made after that.
+    is called with that thread until the thread has ended: a connection may be made after that.
     """
     try:
         return call_each([(None, action)], seconds, cut=cut)[None].result()
@@ -37,7 +39,7 @@ def call_each(
     deadline: float = math.inf,
     *,
     at_a_time: int = 1,
-    cut: Callable[[int], object] = lambda _: None,
+    cut: Callable[[threading.Thread], object] = lambda _: None,
 ) -> dict[K, Future[T]]:
     """Call each action for at most `seconds`, `at_a_time` at once; return a future for each that began.
 
@@ -91,7 +93,7 @@ def call_each(
     return futures
 
 
-def _cut_until_ended(worker: threading.Thread, cut: Callable[[int], object]) -> None:
+def _cut_until_ended(worker: threading.Thread, cut: Callable[[threading.Thread], object]) -> None:
     while worker.is_alive():
-        cut(worker.ident or 0)
+        cut(worker)
         worker.join(_CUT_INTERVAL)

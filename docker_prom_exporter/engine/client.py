@@ -167,7 +167,7 @@ class InFlight:
     """
 
     def __init__(self) -> None:
-        self._connections: dict[int, urllib3.connection.HTTPConnection] = {}
+        self._connections: dict[threading.Thread, urllib3.connection.HTTPConnection] = {}
 
     def watch(self, adapter: requests.adapters.HTTPAdapter) -> None:
         """Note the connection each request through the adapter takes.
@@ -186,14 +186,14 @@ class InFlight:
 
     def _take(self, pool: Any, *args: Any, **kwargs: Any) -> Any:
         connection = type(pool)._get_conn(pool, *args, **kwargs)  # noqa: SLF001  what `watch` replaced
-        self._connections[threading.get_ident()] = connection
+        self._connections[threading.current_thread()] = connection
         return connection
 
     def forget(self) -> None:
         """Note that the calling thread's request has ended."""
-        self._connections.pop(threading.get_ident(), None)
+        self._connections.pop(threading.current_thread(), None)
 
-    def cut(self, thread: int) -> None:
+    def cut(self, thread: threading.Thread) -> None:
         """Shut down the connection of one thread's request."""
         connection = self._connections.get(thread)
         if connection is not None and connection.sock is not None:

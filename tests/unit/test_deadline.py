@@ -24,9 +24,9 @@ def test_the_error() -> None:
 def test_a_late_action_is_cut_until_it_ends() -> None:
     """The caller goes on at once; the thread is cut again and again, as it may connect only later."""
     released = threading.Event()
-    cuts: list[int] = []
+    cuts: list[threading.Thread] = []
 
-    def cut(thread: int) -> None:
+    def cut(thread: threading.Thread) -> None:
         cuts.append(thread)
         if len(cuts) == 3:
             released.set()
