@@ -186,8 +186,8 @@ class _Serving:
         The worker ends when `stop` is set; `abort` cuts what it waits for.
         """
         site = web.Site(self.exposition, is_healthy, found.is_set, page)
-        source = self._settings.client_ip_source
-        server = web.Web(self._listener, site, source, tls=self._tls, token=self._token)
+        app = web.App(site, self._settings.client_ip_source, self._token)
+        server = web.BoundedServer(self._listener, app, self._tls)
         log = structlog.get_logger()
         log.info("exporter.started", version=__version__, metrics=self._address())
         worker.start()

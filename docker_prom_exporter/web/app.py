@@ -44,7 +44,7 @@ class Site(NamedTuple):
 class App:
     """Answers requests. Any number of threads may call it."""
 
-    def __init__(self, site: Site, client_ip_source: str, token: BearerToken | None) -> None:
+    def __init__(self, site: Site, client_ip_source: str, token: BearerToken | None = None) -> None:
         self._site = site
         self._client_ip_source = client_ip_source
         self._token = token

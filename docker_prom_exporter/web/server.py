@@ -41,6 +41,7 @@ _IDLE_TIMEOUT: Final = 120
 _ANSWER_TIMEOUT: Final = 30
 _LINGER_TIMEOUT: Final = 1
 _DROP_TIMEOUT: Final = 0.1
+_STOP_TIMEOUT: Final = 0.4
 
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _TOO_LARGE: Final = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -97,7 +98,7 @@ class _Slot(NamedTuple):
 
 
 class BoundedServer(ThreadingMixIn, BaseServer):
-    """Answers requests by `app`, each connection in a thread of its own.
+    """Answers requests by `app`: one thread accepts connections, and each connection has one.
 
     When there are as many threads as there may be, the longest-quiet connection of the host that has most of
     them is dropped: a scrape always gets a connection.
@@ -106,7 +107,7 @@ class BoundedServer(ThreadingMixIn, BaseServer):
     daemon_threads = True
 
     def __init__(
-        self, listener: socket.socket, app: Callable[[Request], Response], tls: ServerTls | None
+        self, listener: socket.socket, app: Callable[[Request], Response], tls: ServerTls | None = None
     ) -> None:
         super().__init__(listener.getsockname(), _Conversation)
         self.app = app
@@ -119,7 +120,22 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         self._changed = threading.Condition()
         self._log = structlog.get_logger()
         self._warned = False
+        self._thread = threading.Thread(target=self.serve_forever, name="web", daemon=True)
         listener.listen(_BACKLOG)
+
+    def start(self) -> None:
+        """Begin to accept; connections made since `listen` have been waiting."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the listener and every connection, within half a second."""
+        threading.Thread(target=self.shutdown, daemon=True).start()
+        with suppress(OSError):  # it wakes `serve_forever` on Linux; elsewhere that takes half a second
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(_STOP_TIMEOUT)
+        self._listener.close()
+        with self._changed:
+            self._drop([*self._slots])
 
     def fileno(self) -> int:
         """Return what `serve_forever` waits for."""
@@ -192,18 +208,6 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         poll.register(connection, select.POLLRDHUP)
         poll.register(self._descriptor, select.POLLIN)
         return len(poll.poll(0)) == 2
-
-    def stop(self) -> None:
-        """Accept no more. Returns before `serve_forever` does."""
-        threading.Thread(target=self.shutdown, daemon=True).start()
-        with suppress(OSError):  # it wakes `serve_forever` on Linux; elsewhere that takes half a second
-            self._listener.shutdown(socket.SHUT_RDWR)
-
-    def server_close(self) -> None:
-        """Close the listener, and drop every connection."""
-        self._listener.close()
-        with self._changed:
-            self._drop([*self._slots])
 
     def _make_room(self) -> None:
         """Drop the longest-quiet connection of the host that has most; wait a moment for the end of any."""

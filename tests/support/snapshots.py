@@ -10,7 +10,7 @@ from docker_prom_exporter.containers import Container, Details
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.metrics import Publications
 from docker_prom_exporter.snapshot import EngineInfo, Snapshot
-from docker_prom_exporter.web import BearerToken, Site, StatusPage, Web, listen
+from docker_prom_exporter.web import App, BearerToken, BoundedServer, Site, StatusPage, listen
 
 ENGINE = EngineInfo("Docker", "26.1.5", "1.45", "linux", "amd64")
 
@@ -72,9 +72,9 @@ def serving(take: Callable[[], Snapshot], token: BearerToken | None = None) -> I
     exposition.publish(Publications().of(take()))
     site = Site(exposition, lambda: True, lambda: True, replace(PAGE, take=take))
     listener = listen("127.0.0.1", 0)
-    web = Web(listener, site, "ConnectInfo", token=token)
-    web.start()
+    server = BoundedServer(listener, App(site, "ConnectInfo", token))
+    server.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        web.stop()
+        server.stop()

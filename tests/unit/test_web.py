@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.exposition import Exposition, Publication
-from docker_prom_exporter.web import BearerToken, Site, Web, listen
+from docker_prom_exporter.web import App, BearerToken, BoundedServer, Site, listen
 from support.snapshots import PAGE
 
 HTML = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -31,7 +31,7 @@ class Served:
         self.healthy = self.ready = True
         self.listener = listen("127.0.0.1", 0)
         site = Site(self.exposition, lambda: self.healthy, lambda: self.ready, PAGE)
-        self.web = Web(self.listener, site, "XRealIp", token=token)
+        self.server = BoundedServer(self.listener, App(site, "XRealIp", token))
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Message, bytes]:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -48,11 +48,11 @@ class Served:
 @contextmanager
 def serving(token: BearerToken | None = None) -> Iterator[Served]:
     served = Served(token)
-    served.web.start()
+    served.server.start()
     try:
         yield served
     finally:
-        served.web.stop()
+        served.server.stop()
 
 
 @pytest.fixture
@@ -215,11 +215,11 @@ def test_without_a_page_the_root_is_the_exposition(served: Served) -> None:
     """For browsers, too."""
     site = Site(served.exposition, lambda: True, lambda: True)
     with listen("127.0.0.1", 0) as listener:
-        web = Web(listener, site, "ConnectInfo")
-        web.start()
+        server = BoundedServer(listener, App(site, "ConnectInfo"))
+        server.start()
         served.listener = listener
         _, headers, _ = served.ask("/", Accept=HTML)
-        web.stop()
+        server.stop()
 
     assert headers["Content-Type"].startswith("text/plain")
 

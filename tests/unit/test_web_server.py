@@ -28,8 +28,7 @@ class Served:
         self.answer: Callable[[Request], Response] = lambda _: Response(HTTPStatus.OK, (b"pong",))
         self.requests: list[Request] = []
         self.address = listener.getsockname()[:2]
-        self.server = BoundedServer(listener, self.app, None)
-        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.server = BoundedServer(listener, self.app)
 
     def app(self, request: Request) -> Response:
         self.requests.append(request)
@@ -47,31 +46,24 @@ class Served:
                 connection.shutdown(socket.SHUT_WR)
             return read_all(connection)
 
-    def stop(self) -> None:
-        self.server.stop()
-        self.thread.join()
-        self.server.server_close()
-
 
 @contextmanager
 def stopped() -> Iterator[Served]:
     """Yield a server that does not accept yet."""
     threads = threading.active_count()
-    served = Served(listen("127.0.0.1", 0))
-    try:
-        yield served
-    finally:
-        if served.thread.ident:
-            served.stop()
-        served.server.server_close()
-        wait_for(lambda: threading.active_count() <= threads, what="its threads to end")
+    with listen("127.0.0.1", 0) as listener:
+        yield Served(listener)
+    wait_for(lambda: threading.active_count() <= threads, what="its threads to end")
 
 
 @pytest.fixture
 def served() -> Iterator[Served]:
     with stopped() as served:
-        served.thread.start()
-        yield served
+        served.server.start()
+        try:
+            yield served
+        finally:
+            served.server.stop()
 
 
 @pytest.mark.parametrize(
@@ -216,10 +208,11 @@ def test_clients_that_have_hung_up_cost_nothing_while_others_wait() -> None:
                 gone.sendall(GET)
         with served.connect() as honest:
             honest.sendall(GET)
-            served.thread.start()
+            served.server.start()
 
             assert honest.recv(65536).endswith(b"pong")
         assert 1 == len(served.requests)
+        served.server.stop()
 
 
 @pytest.mark.parametrize(
@@ -263,7 +256,7 @@ def test_stops_at_once_whatever_clients_do(served: Served) -> None:
             client.sendall([b"", b"GET /", GET, GET * 100][number % 4])
         wait_for(lambda: len(served.requests) == 10, what="the requests")
         began = time.monotonic()
-        served.stop()
+        served.server.stop()
         took = time.monotonic() - began
         for client in clients:
             read_all(client)
@@ -341,10 +334,10 @@ def test_ipv4_clients_of_an_ipv6_listener_have_their_own_address() -> None:
         give_up("this machine has no IPv6")
     served = Served(listen("::", 0))
     served.address = ("127.0.0.1", served.address[1])
-    served.thread.start()
+    served.server.start()
     try:
         served.say(GET)
     finally:
-        served.stop()
+        served.server.stop()
 
     assert ["127.0.0.1"] == [request.peer for request in served.requests]
