@@ -70,16 +70,12 @@ class Gateway:
         self._username = settings.push_username
         self._password_file = settings.push_password_file
         self._authorization()
-        ca_file = settings.push_ca_file
-        try:
-            tls = ssl.create_default_context(cafile=ca_file)
-        except OSError as error:
-            raise OutletError("no_ca", f"can't read --push-ca-file {ca_file}: {one_line(error)}") from error
-        parts = urlsplit(self.url)
-        host = parts.hostname or ""
+        parts, ca_file = urlsplit(self.url), settings.push_ca_file
+        host, is_https = parts.hostname or "", parts.scheme == "https"
+        tls = _tls(ca_file) if is_https or ca_file else None  # the system's certificates take a megabyte
         self._connect: Callable[..., http.client.HTTPConnection] = (
             partial(http.client.HTTPSConnection, host, parts.port, context=tls)
-            if parts.scheme == "https"
+            if is_https
             else partial(http.client.HTTPConnection, host, parts.port)
         )
 
@@ -119,6 +115,13 @@ class Gateway:
             raise OutletError("no_password", detail) from error
         token = base64.b64encode(self._username.encode() + b":" + password).decode()
         return {"Authorization": f"Basic {token}"}
+
+
+def _tls(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise OutletError("no_ca", f"can't read --push-ca-file {ca_file}: {one_line(error)}") from error
 
 
 def _shut_down(*sockets: socket.socket | None) -> None:
