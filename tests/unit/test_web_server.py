@@ -19,6 +19,7 @@ from support.missing import give_up
 from support.waiting import wait_for
 
 GET = b"GET /ping HTTP/1.1\r\n\r\n"
+LARGE = Response(HTTPStatus.OK, (b"x" * 1_000_000,) * 50)
 
 
 class Served:
@@ -231,8 +232,8 @@ def test_each_step_has_its_time(
 ) -> None:
     """However steadily a client drips; others are served meanwhile."""
     monkeypatch.setattr(module, timeout, 0.1)
-    large = (b"x" * 50_000_000,)
-    served.answer = lambda request: Response(HTTPStatus.OK, large if request.path == "/large" else (b"pong",))
+    pong = served.answer
+    served.answer = lambda request: LARGE if request.path == "/large" else pong(request)
     with served.connect() as slow:
         slow.sendall(raw)
 
@@ -249,7 +250,7 @@ def test_each_step_has_its_time(
 
 def test_stops_at_once_whatever_clients_do(served: Served) -> None:
     """Silent, asking, idle, or not reading: all are cut off, and nobody gets in any more."""
-    served.answer = lambda _: Response(HTTPStatus.OK, (b"x" * 50_000_000,))
+    served.answer = lambda _: LARGE
     with ExitStack() as stack:
         clients = [stack.enter_context(served.connect()) for _ in range(20)]
         for number, client in enumerate(clients):
