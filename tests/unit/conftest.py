@@ -1,4 +1,4 @@
-"""A simulated engine for whoever asks for one, and a log and signals that are as before after each test."""
+"""Fixtures of the unit tests: a simulated engine, no signal handlers, no pauses and a log that is reset."""
 
 from collections.abc import Iterator
 from unittest.mock import Mock
@@ -13,14 +13,14 @@ from support.simulated import Simulation, simulation
 
 @pytest.fixture
 def simulated() -> Iterator[Simulation]:
-    """Yield a listening engine of the newest API version, with nobody on its stage."""
+    """Yield a simulated engine without containers that listens and has the newest API version."""
     with simulation() as engine:
         yield engine
 
 
 @pytest.fixture(autouse=True)
 def signals(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """Leave the handling of signals to pytest, and return what stands in for it in the command."""
+    """Replace `StopSignals` with a mock, so that commands leave pytest's signal handlers alone."""
     signals = Mock()
     for module in (cli, commands):
         monkeypatch.setattr(module, "StopSignals", signals)
@@ -29,11 +29,11 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> Mock:
 
 @pytest.fixture(autouse=True)
 def _no_pause_between_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a scan of a registry look again at once: nothing is being written, unless a test does it."""
+    """Let a registry scan check suspect repositories again without a pause."""
     monkeypatch.setattr(storage, "_SECONDS_BETWEEN_LOOKS", 0)
 
 
 @pytest.fixture(autouse=True)
-def _log_as_before() -> Iterator[None]:
+def _reset_log() -> Iterator[None]:
     yield
     structlog.reset_defaults()

@@ -1,4 +1,4 @@
-"""What check says of each endpoint, what to do about it, and what it makes of it all."""
+"""The command `check`: its report on each endpoint, its advice and its exit code."""
 
 import io
 import socket
@@ -29,14 +29,14 @@ from support.simulated import (
 
 @pytest.fixture
 def log_as_before() -> Iterator[None]:
-    """Undo what a command does to the log, which is one for all."""
+    """Restore the log configuration after the test, because the command changes it."""
     before = structlog.get_config()
     yield
     structlog.configure(**before)
 
 
 def checked(url: str, *, coloured: bool = False, **options: Any) -> tuple[int, dict[str, str]]:
-    """Return the exit code, and what each line says by its topic."""
+    """Return the exit code, and each line of the report by its topic."""
     settings = settings_for(url, **options)
     stream = io.StringIO()
     engine = Engine(find_target(settings.docker_host, {}), settings.docker_timeout)
@@ -45,8 +45,8 @@ def checked(url: str, *, coloured: bool = False, **options: Any) -> tuple[int, d
     return code, {line[:9].strip(): line[10:] for line in lines}
 
 
-def words(lines: dict[str, str]) -> list[str]:
-    """Return the outcome of each endpoint."""
+def outcomes(lines: dict[str, str]) -> list[str]:
+    """Return the outcome for each endpoint."""
     return [lines[endpoint][:9].strip() for endpoint in ("version", "ping", "list", "inspect")]
 
 
@@ -55,12 +55,12 @@ DENIED = answers("403 Forbidden", "<html>Forbidden</html>")
 
 
 def test_all_is_well(simulated: Simulation) -> None:
-    """Each endpoint answered once, the engine is named, and so is who is watched."""
+    """The report names the engine, its answers and the watched containers; each endpoint is asked once."""
     simulated.stage.add("web", health="healthy")
     simulated.stage.add("db", labels={})
     code, lines = checked(simulated.url)
 
-    assert (0, ANSWERED) == (code, words(lines))
+    assert (0, ANSWERED) == (code, outcomes(lines))
     assert ["engine", "version", "ping", "list", "inspect", "watched", "left out", "mode", "result"] == list(
         lines
     )
@@ -84,7 +84,7 @@ def test_all_is_well(simulated: Simulation) -> None:
     ],
 )
 def test_a_proxy_denies_one(simulated: Simulation, endpoint: str, setting: str, code: int) -> None:
-    """The setting that lacks is named, the other endpoints are asked all the same."""
+    """The report names the proxy setting that allows a denied endpoint, and the others are still asked."""
     simulated.stage.add("web")
     simulated.faults = {endpoint: DENIED}
     found, lines = checked(simulated.url)
@@ -93,22 +93,22 @@ def test_a_proxy_denies_one(simulated: Simulation, endpoint: str, setting: str, 
         expected["inspect"] = "not asked"
 
     assert code == found
-    assert list(expected.values()) == words(lines)
+    assert list(expected.values()) == outcomes(lines)
     assert setting in lines[endpoint]
     assert "-allowGET=" in lines[endpoint]
 
 
 def test_a_proxy_denies_all(simulated: Simulation) -> None:
-    """One run tells all that is to be set."""
+    """One run reports all denied endpoints; inspect is not asked without a list."""
     simulated.faults = dict.fromkeys(("version", "ping", "list", "inspect"), DENIED)
     code, lines = checked(simulated.url)
 
-    assert (1, ["denied", "denied", "denied", "not asked"]) == (code, words(lines))
+    assert (1, ["denied", "denied", "denied", "not asked"]) == (code, outcomes(lines))
     assert "unknown   the list did not answer" == lines["watched"]
 
 
 @pytest.mark.parametrize(
-    ("fault", "word", "says"),
+    ("fault", "outcome", "advised"),
     [
         (hangs(), "too slow", "DOCKER_TIMEOUT"),
         (resets, "absent", ""),
@@ -119,21 +119,21 @@ def test_a_proxy_denies_all(simulated: Simulation) -> None:
         (answers_json("nonsense"), "nonsense", ""),
     ],
 )
-def test_an_endpoint_in_trouble(simulated: Simulation, fault: Fault, word: str, says: str) -> None:
-    """The word for it, and what to do."""
+def test_the_list_fails(simulated: Simulation, fault: Fault, outcome: str, advised: str) -> None:
+    """If the list fails, the exit code is 1 and the report has the kind of failure and the advice."""
     simulated.stage.add("web")
     simulated.faults = {"list": fault}
     code, lines = checked(simulated.url, docker_timeout=0.3)
 
-    assert (1, ["answered", "answered", word, "not asked"]) == (code, words(lines))
-    assert says in lines["list"]
+    assert (1, ["answered", "answered", outcome, "not asked"]) == (code, outcomes(lines))
+    assert advised in lines["list"]
     assert (
         "bad       container health can't be reported: version, ping and list must answer" == lines["result"]
     )
 
 
 def test_podman_must_be_inspected() -> None:
-    """Its list says no health, so that without inspect there is none."""
+    """On Podman a denied inspect gives exit code 1, because Podman's list has no health."""
     with simulation(api_version="1.41", podman=True) as podman:
         podman.stage.add("web", health="healthy")
         podman.faults = {"inspect": DENIED}
@@ -144,7 +144,7 @@ def test_podman_must_be_inspected() -> None:
 
 
 def test_docker_need_not_be_inspected(simulated: Simulation) -> None:
-    """With CONTAINER_DETAILS=false the endpoint isn't even asked, without container it can't be."""
+    """Inspect is not asked without a container or with CONTAINER_DETAILS=false."""
     assert "not asked the list named no container to ask for" == checked(simulated.url)[1]["inspect"]
 
     simulated.stage.add("web")
@@ -154,25 +154,25 @@ def test_docker_need_not_be_inspected(simulated: Simulation) -> None:
     assert "not asked CONTAINER_DETAILS=false does without" == lines["inspect"]
 
 
-def test_who_is_left_out(simulated: Simulation) -> None:
-    """By the reason; and when nobody is left, both ways out are named."""
+def test_unwatched_containers(simulated: Simulation) -> None:
+    """The report lists unwatched containers by reason; if none is watched, it has the advice."""
     simulated.stage.add("refused", labels={LABEL: "false"})
-    simulated.stage.add("spoilt", labels={LABEL: "perhaps"})
+    simulated.stage.add("invalid", labels={LABEL: "perhaps"})
     stream = io.StringIO()
     settings = settings_for(simulated.url)
     check(Engine(find_target(simulated.url, {}), 2), settings, Report(stream))
 
     assert f"left out  1         {LABEL}=false: refused\n" in stream.getvalue()
-    assert f"left out  1         the label {LABEL} is neither true nor false: spoilt\n" in stream.getvalue()
+    assert f"left out  1         the label {LABEL} is neither true nor false: invalid\n" in stream.getvalue()
     assert f"watched   0 of 2    {advice.NONE_WATCHED}\n" in stream.getvalue()
 
     watched = checked(simulated.url, container_health_filter_label=False)[1]["watched"]
 
-    assert "1 of 2    spoilt" == watched
+    assert "1 of 2    invalid" == watched
 
 
 def test_many_names_are_cut(simulated: Simulation) -> None:
-    """A thousand containers make no line of a thousand names."""
+    """The report names the first 20 watched containers and counts the rest."""
     for number in range(1000):
         simulated.stage.add(f"c{number:03}")
 
@@ -183,14 +183,14 @@ def test_many_names_are_cut(simulated: Simulation) -> None:
 
 
 def test_a_name_breaks_no_line(simulated: Simulation) -> None:
-    """What a hostile engine answers can neither add a line nor colour the terminal."""
+    """Control characters in a name are escaped, so that they add no line and no colour."""
     simulated.stage.add("web\n\033[31mresult")
 
     assert "web\\n\\x1b[31mresult" in checked(simulated.url)[1]["watched"]
 
 
-def test_colour_is_for_terminals(simulated: Simulation) -> None:
-    """The words stand without it; with it, only the word is coloured."""
+def test_colours(simulated: Simulation) -> None:
+    """With colours, only the outcome is coloured; without, a line has no escape codes."""
     plain, coloured = (checked(simulated.url, coloured=coloured)[1]["ping"] for coloured in (False, True))
 
     assert "\033" not in plain
@@ -198,8 +198,8 @@ def test_colour_is_for_terminals(simulated: Simulation) -> None:
 
 
 @pytest.mark.usefixtures("log_as_before")
-def test_the_command_asks_and_judges(simulated: Simulation, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its exit code is 0 where health can be reported, else 1; nothing of it is coloured in a file."""
+def test_exit_codes(simulated: Simulation, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is 0 if health can be reported, else 1; output to a file has no colours."""
     codes = [
         cli.main(["check", "--docker-host", url]) for url in (simulated.url, "unix:///nowhere/docker.sock")
     ]
@@ -210,54 +210,57 @@ def test_the_command_asks_and_judges(simulated: Simulation, capsys: pytest.Captu
     assert "\033" not in out
 
 
-def told(url: str) -> str:
-    """Return what is said of the first question."""
+def version_line(url: str) -> str:
+    """Return the report's line on `version` for an engine that can't be reached."""
     code, lines = checked(url)
 
-    assert (1, ["not asked"] * 3) == (code, words(lines)[1:])
+    assert (1, ["not asked"] * 3) == (code, outcomes(lines)[1:])
     return lines["version"]
 
 
 def test_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is to be started or mounted; or there is another one."""
+    """If the socket is missing, the advice is to mount it, or to use another socket that exists."""
     monkeypatch.setattr(advice, "_OTHER_SOCKETS", (str(tmp_path / "other.sock"),))
     missing = tmp_path / "docker.sock"
 
-    assert f"-v {missing}:{missing}:ro" in told(f"unix://{missing}")
+    assert f"-v {missing}:{missing}:ro" in version_line(f"unix://{missing}")
 
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "other.sock"))
 
-        assert f"set DOCKER_HOST=unix://{tmp_path}/other.sock" in told(f"unix://{missing}")
+        assert f"set DOCKER_HOST=unix://{tmp_path}/other.sock" in version_line(f"unix://{missing}")
 
 
 def test_a_folder_in_place_of_the_socket(tmp_path: Path) -> None:
-    """Docker makes one where a mount's source is missing."""
-    assert f"{tmp_path} is a folder" in told(f"unix://{tmp_path}")
+    """The report says if the socket's path is a folder, which Docker creates for a missing mount source."""
+    assert f"{tmp_path} is a folder" in version_line(f"unix://{tmp_path}")
 
 
 def test_a_socket_without_engine(tmp_path: Path) -> None:
-    """The file outlived who listened on it."""
+    """If nobody listens on the socket, the advice is to start the engine or to mount the socket's folder."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "docker.sock"))
 
-    assert f"nobody listens on {tmp_path}/docker.sock: start the engine" in told(
+    assert f"nobody listens on {tmp_path}/docker.sock: start the engine" in version_line(
         f"unix://{tmp_path}/docker.sock"
     )
-    assert "mount the socket's folder" in told(f"unix://{tmp_path}/docker.sock")
+    assert "mount the socket's folder" in version_line(f"unix://{tmp_path}/docker.sock")
 
 
 def test_nobody_at_the_address() -> None:
-    """The port is closed, the name unknown, or what listens there is no engine."""
+    """A closed port and an unknown host name are reported as such."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
-    assert f"nobody listens at 127.0.0.1:{port}" in told(f"tcp://127.0.0.1:{port}")
-    assert "no name server knows 'nowhere.invalid'" in told("tcp://nowhere.invalid:2375")
+    assert f"nobody listens at 127.0.0.1:{port}" in version_line(f"tcp://127.0.0.1:{port}")
+    assert "no name server knows 'nowhere.invalid'" in version_line("tcp://nowhere.invalid:2375")
 
 
 def test_version_denied_on_an_engine_that_refuses_old_versions(simulated: Simulation) -> None:
-    """Engine 29.0 to 29.2 takes none below 1.44: the ping names a version, even in its refusal."""
+    """If `/version` is denied, the API version comes from the ping, even from a refused one.
+
+    Docker 29.0 to 29.2 refuse versions below 1.44.
+    """
     simulated.stage.add("web")
     plain = simulated.respond
 
@@ -270,11 +273,11 @@ def test_version_denied_on_an_engine_that_refuses_old_versions(simulated: Simula
     simulated.respond = respond  # type: ignore[method-assign]
     simulated.faults = {"version": DENIED}
 
-    assert ["denied", "answered", "answered", "answered"] == words(checked(simulated.url)[1])
+    assert ["denied", "answered", "answered", "answered"] == outcomes(checked(simulated.url)[1])
 
 
 @pytest.mark.parametrize(
-    ("options", "details", "denied", "says"),
+    ("options", "details", "denied", "line"),
     [
         ({}, True, False, "list      one list in each poll"),
         ({"containerd": True}, True, False, "inspect   each watched container is inspected"),
@@ -290,19 +293,19 @@ def test_version_denied_on_an_engine_that_refuses_old_versions(simulated: Simula
         ({"podman": True}, False, False, "inspect   each watched container is inspected"),
     ],
 )
-def test_the_mode(options: dict[str, Any], *, details: bool, denied: bool, says: str) -> None:
-    """How the exporter will find the containers; where that is expensive, what would help."""
+def test_the_mode(options: dict[str, Any], *, details: bool, denied: bool, line: str) -> None:
+    """The report names the mode, and how to avoid expensive lists where that is possible."""
     with simulation(**options) as engine:
         engine.stage.add("web")
         if denied:
             engine.faults = {"inspect": DENIED}
         lines = checked(engine.url, container_details=details)[1]
 
-    assert lines["mode"].startswith(says)
+    assert lines["mode"].startswith(line)
 
 
-def test_labels_that_are_exported(simulated: Simulation) -> None:
-    """They are named, as each is a time series' label."""
+def test_exported_labels(simulated: Simulation) -> None:
+    """The report names the container labels that are exported."""
     assert (
         "exported  com.example.team"
         == checked(simulated.url, container_labels="com.example.team")[1]["labels"]

@@ -1,4 +1,4 @@
-"""What an engine answers becomes a container, and nonsense becomes nothing that isn't so."""
+"""Rows and inspect answers become containers; malformed values become absent or unknown."""
 
 import math
 from pathlib import Path
@@ -31,7 +31,7 @@ from support.wordings import human_duration
 UNKNOWN, STOPPED, ALIVE, UNHEALTHY, HEALTHY = ContainerHealth
 YEAR = 365 * 86400
 SECOND = 10**9
-NO_NUMBERS: list[Any] = [None, True, "3", [3], {}, math.nan, math.inf, -math.inf, 10**400]
+NOT_NUMBERS: list[Any] = [None, True, "3", [3], {}, math.nan, math.inf, -math.inf, 10**400]
 
 WHILE_RUNNING = {
     "none": ALIVE,
@@ -47,7 +47,7 @@ WHILE_RUNNING = {
 
 
 def read(answer: Any, *label_keys: str, health_listed: bool = True) -> Container:
-    """Read a row or an inspect answer, which has an object in its `State`."""
+    """Read a row, or an inspect answer, which has an object in its `State`."""
     if isinstance(answer["State"], dict):
         found = read_inspect(answer, label_keys)
     else:
@@ -106,12 +106,12 @@ def test_health_counts_while_running(status: str) -> None:
 def test_health_is_the_suffix_of_status_before_api_1_52(
     state: str, status: Any, expected: ContainerHealth
 ) -> None:
-    """Without `Health` the suffix that every moby writes into `Status` counts."""
+    """Without `Health`, a row's health is the suffix that every version of moby writes into `Status`."""
     assert expected == read(old_row(State=state, Status=status)).health
 
 
-def test_listed_health_outdoes_the_suffix() -> None:
-    """Where a row has both, `Health` is what the engine means."""
+def test_listed_health_overrides_the_suffix() -> None:
+    """If a row has both, `Health` takes precedence over the suffix of `Status`."""
     both = row(Status="Up 5 minutes (healthy)", Health={"Status": "unhealthy"})
 
     assert UNHEALTHY == read(both).health
@@ -119,35 +119,35 @@ def test_listed_health_outdoes_the_suffix() -> None:
 
 @pytest.mark.parametrize("health", [None, {}, {"Status": None}, {"Status": ""}])
 def test_a_blank_health(health: Any) -> None:
-    """A `Health` that says nothing leaves it to the suffix; in an inspect there is no healthcheck."""
+    """If `Health` is blank, a row's health is the suffix of `Status`, and an inspect shows no healthcheck."""
     assert HEALTHY == read(row(Status="Up 5 minutes (healthy)", Health=health)).health
     assert ALIVE == read(inspect({"Health": health})).health
 
 
 @pytest.mark.parametrize("health", [7, "x", [], {"Status": 5}, {"Status": ["healthy"]}])
-def test_a_health_of_nonsense_is_unknown(health: Any) -> None:
-    """Neither a verdict nor the lack of a healthcheck can be read from it."""
+def test_a_malformed_health(health: Any) -> None:
+    """If `Health` is malformed, the container's health is unknown."""
     assert UNKNOWN == read(row(Health=health)).health
     assert UNKNOWN == read(inspect({"Health": health})).health
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_health_where_the_list_has_none(state: str) -> None:
-    """Podman's list never says health: unknown while running, whatever `Status` looks like."""
-    told = read(old_row(State=state, Status="Up 5 minutes"), health_listed=False)
+    """If the list has no health, as on Podman, the health of a running container is unknown."""
+    found = read(old_row(State=state, Status="Up 5 minutes"), health_listed=False)
 
-    assert told.health_status is None
-    assert (UNKNOWN if state == "running" else STOPPED) == told.health
+    assert found.health_status is None
+    assert (UNKNOWN if state == "running" else STOPPED) == found.health
 
 
 def test_health_counts_where_podman_lists_it() -> None:
-    """The day Podman's list says health, it counts."""
+    """If a row of Podman has a `Health`, that is the container's health."""
     assert HEALTHY == read(row(Health={"Status": "healthy"}), health_listed=False).health
 
 
 @pytest.mark.parametrize("state", [None, "", 7, "melting", ["running"]])
 def test_unknown_state_has_unknown_health(state: Any) -> None:
-    """A state nobody knows is none, and neither stopped nor alive."""
+    """A container in an unknown state has an empty state and unknown health."""
     for answer in (
         row(State=state, Health={"Status": "healthy"}),
         inspect({"Status": state, "Health": {"Status": "healthy"}}),
@@ -166,7 +166,7 @@ def test_unknown_state_has_unknown_health(state: Any) -> None:
     ],
 )
 def test_other_words_for_states(engines_state: str, expected: str) -> None:
-    """What Podman calls its states becomes Docker's words, in list and inspect."""
+    """Podman's names of states become Docker's, in a list and in an inspect."""
     assert expected == read(row(State=engines_state)).state
     assert expected == read(inspect({"Status": engines_state})).state
 
@@ -188,7 +188,7 @@ def test_other_words_for_states(engines_state: str, expected: str) -> None:
     ],
 )
 def test_own_name(names: Any, expected: str) -> None:
-    """The own name is the one with one slash, whatever legacy links add; without one, it's the short id."""
+    """The own name is the entry with one slash, as legacy links have two; the default is the short id."""
     assert expected == read(row(Names=names)).name
 
 
@@ -196,15 +196,15 @@ def test_own_name(names: Any, expected: str) -> None:
     ("name", "expected"), [("/web", "web"), ("web", "web"), ("", "4c01db0b339c"), (7, "4c01db0b339c")]
 )
 def test_name_of_an_inspect(name: Any, expected: str) -> None:
-    """An inspect has just the own name."""
+    """An inspect has a single name; if it is unusable, the container's name is the short id."""
     assert expected == read(inspect({}, Name=name)).name
 
 
 @pytest.mark.parametrize(
     "container_id", [None, "", 7, "/etc", "a/b", "a b", "a\n", "..", "ü", "\ud800", "a?b"]
 )
-def test_an_id_that_is_none(container_id: Any) -> None:
-    """What can't be asked for, and could lead elsewhere in a path, is no container."""
+def test_invalid_ids(container_id: Any) -> None:
+    """An answer is not a container if its id is invalid, for example one that changes a request's path."""
     assert read_row(row(Id=container_id)) is None
     assert read_inspect(inspect({}, Id=container_id)) is None
 
@@ -220,14 +220,14 @@ LABELLED = container(
 
 
 def test_row_becomes_a_container() -> None:
-    """All that the list says is there, id and image as they are."""
+    """A row becomes a container without details."""
     answer = row(Labels=LABELS, Health={"Status": "healthy", "FailingStreak": 0})
 
     assert LABELLED == read(answer)
 
 
 def test_inspect_becomes_a_container() -> None:
-    """All that the list says is there, and all that only an inspect says."""
+    """An inspect answer becomes a container with details."""
     answer = inspect(
         {
             "Status": "exited",
@@ -261,7 +261,7 @@ def test_inspect_becomes_a_container() -> None:
 
 
 def test_without_verdict() -> None:
-    """What a container is stays known, what becomes of it does not."""
+    """`without_verdict` removes the state, health and details, and keeps the rest."""
     before = LABELLED._replace(details=details())
     expected = LABELLED._replace(state="", health_status=None)
 
@@ -270,21 +270,21 @@ def test_without_verdict() -> None:
 
 
 def labelled(labels: Any, *label_keys: str) -> list[Container]:
-    """Read a row and an inspect of a container that has these labels."""
+    """Read a row and an inspect answer of a container with these labels."""
     config = {"Image": "nginx:1.27", "Labels": labels}
     return [read(answer, *label_keys) for answer in (row(Labels=labels), inspect({}, Config=config))]
 
 
 @pytest.mark.parametrize("labels", [None, [], "a=b", {}, {LABEL: None}])
 def test_without_labels(labels: Any) -> None:
-    """`Labels` may be null, and is then as empty."""
+    """`Labels` that are null, empty or malformed count as no labels."""
     for found in labelled(labels, "team"):
         assert found.watch_label is None
         assert ("", "", ("",)) == (found.compose_project, found.compose_service, found.labels)
 
 
 def test_chosen_labels() -> None:
-    """They are in the order in which the user named them, empty where the container has none."""
+    """Chosen labels are in the order in which the user named them, and empty if the container lacks them."""
     for found in labelled(
         {"team": "payments", "com.example.Tier": "1\ud800"}, "com.example.Tier", "x", "team"
     ):
@@ -301,12 +301,12 @@ def test_chosen_labels() -> None:
     ],
 )
 def test_label_name(key: str, expected: str) -> None:
-    """Each character that Prometheus doesn't take in a label's name becomes an underscore; case is kept."""
+    """Characters that Prometheus does not allow in the name of a label become underscores; case is kept."""
     assert expected == label_name(key)
 
 
 def test_lone_surrogates_are_replaced() -> None:
-    """JSON can say what UTF-8 can't; every text that goes out can be encoded."""
+    """Lone surrogates, which JSON allows but UTF-8 does not, become question marks."""
     labels = {
         "com.docker.compose.project": "\ud800",
         "com.docker.compose.service": "a\udfff",
@@ -323,14 +323,14 @@ def test_lone_surrogates_are_replaced() -> None:
 
 
 @pytest.mark.parametrize("label", [True, 1, ["true"], {}])
-def test_label_that_is_no_text_is_no_boolean(label: Any) -> None:
-    """A value Docker can't have is as one that nobody can read."""
+def test_a_watch_label_that_is_not_a_string(label: Any) -> None:
+    """A watch label that is not a string is empty, which is not a boolean."""
     assert ["", ""] == [found.watch_label for found in labelled({LABEL: label})]
 
 
-@pytest.mark.parametrize("number", NO_NUMBERS)
-def test_numbers_that_are_none(number: Any) -> None:
-    """What is no finite number is left out, in the list and in inspect."""
+@pytest.mark.parametrize("number", NOT_NUMBERS)
+def test_values_that_are_not_numbers(number: Any) -> None:
+    """A value that is not a finite number counts as absent, in a list and in an inspect."""
     ended = detailed(
         inspect(
             {
@@ -369,7 +369,7 @@ def test_numbers_that_are_none(number: Any) -> None:
     ],
 )
 def test_times(text: Any, expected: int | None) -> None:
-    """Times are RFC 3339 with nanoseconds and any offset; Go's zero time and nonsense are none."""
+    """Times are RFC 3339 with at most nanoseconds; malformed times and times before 1970 are absent."""
     found = read(inspect({"StartedAt": text, "FinishedAt": text}, Created=text))
     seconds = None if expected is None else expected // 1000 / 1_000_000
 
@@ -379,7 +379,7 @@ def test_times(text: Any, expected: int | None) -> None:
 
 
 def test_order_of_creation() -> None:
-    """Go leaves trailing zeros of a fraction out, so that only as numbers times have their true order."""
+    """Times are compared as numbers: as texts their order is wrong, because Go omits trailing zeros."""
     second = "2024-05-06T07:08:09"
     texts = [f"{second}Z", *(f"{second}.{fraction}Z" for fraction in ("09", "1", "100000001", "11", "2"))]
     created = [read(inspect({}, Created=text)).created_ns or 0 for text in texts]
@@ -390,20 +390,20 @@ def test_order_of_creation() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, -5, 0.5])
-def test_a_row_created_at_no_time(seconds: float) -> None:
-    """A row has whole seconds; what is none of them after 1970 is none."""
+def test_a_malformed_creation_of_a_row(seconds: float) -> None:
+    """`Created` of a row is absent unless it is a positive whole number."""
     assert not read(row(Created=seconds)).created
 
 
 @pytest.mark.parametrize("flag", [None, False, 1, "true", [True]])
-def test_only_true_is_out_of_memory(flag: Any) -> None:
-    """What is no boolean kills nobody."""
+def test_out_of_memory(flag: Any) -> None:
+    """Any `OOMKilled` other than true counts as false."""
     assert detailed(inspect({"OOMKilled": flag})).oom_killed is False
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_exit_code_is_of_the_ended(state: str) -> None:
-    """Only what exited or is dead has an exit code; moby says 0 for the others."""
+def test_exit_code(state: str) -> None:
+    """Only exited and dead containers have an exit code, because moby reports 0 for the others."""
     expected = 3 if state in ("exited", "dead") else None
 
     assert expected == detailed(inspect({"Status": state, "ExitCode": 3})).exit_code
@@ -411,13 +411,13 @@ def test_exit_code_is_of_the_ended(state: str) -> None:
 
 @pytest.mark.parametrize("health", [None, {}, {"Status": "none", "FailingStreak": 2}])
 def test_no_streak_without_a_healthcheck(health: Any) -> None:
-    """The engine says 0 there, which would read as a healthcheck that passes."""
+    """Without a healthcheck the failing streak is absent: 0 would mean a healthcheck that passes."""
     assert detailed(inspect({"Health": health})).failing_streak is None
     assert listed(row(Health=health)).failing_streak is None
 
 
-def test_restarts_are_never_negative() -> None:
-    """A counter that is would be none."""
+def test_negative_restarts() -> None:
+    """A negative `RestartCount` counts as 0, because a counter can't be negative."""
     assert 0 == detailed(inspect({}, RestartCount=-3)).restarts
 
 
@@ -433,13 +433,13 @@ def test_restarts_are_never_negative() -> None:
     ],
 )
 def test_restart_policy(host_config: Any, expected: str | None) -> None:
-    """An empty one is `no`, as in moby; one that nobody knows is none."""
+    """An empty restart policy is `no`, as in moby; an unknown one is absent."""
     assert expected == detailed(inspect({}, HostConfig=host_config)).restart_policy
 
 
 @pytest.mark.parametrize("state", [None, [], 7])
 def test_an_inspect_without_a_state(state: Any) -> None:
-    """It is read for what it says; health and details are not made up."""
+    """An inspect with a malformed `State` gives an empty state, unknown health and no details."""
     found = read(inspect({}, State=state))
 
     assert ("", UNKNOWN, None) == (found.state, found.health, found.details)
@@ -455,8 +455,8 @@ def test_an_inspect_without_a_state(state: Any) -> None:
         (None, False),
     ],
 )
-def test_image_store(answer: Any, expected: bool) -> None:  # noqa: FBT001  it's the table's column
-    """The containerd image store shows in the name of the driver."""
+def test_image_store(answer: Any, expected: bool) -> None:  # noqa: FBT001  a column of the table
+    """The name of the driver shows the containerd image store."""
     assert expected == stores_images_in_containerd(answer)
 
 
@@ -468,8 +468,8 @@ def test_image_store(answer: Any, expected: bool) -> None:  # noqa: FBT001  it's
         (["", "maybe", "2", "y", "truefalse", "ja"], None),
     ],
 )
-def test_booleans(texts: list[str], expected: bool | None) -> None:  # noqa: FBT001  it's the table's column
-    """Four words for each, in any case; all else is none."""
+def test_booleans(texts: list[str], expected: bool | None) -> None:  # noqa: FBT001  a column of the table
+    """True and false have four words each, in any case; other texts are not booleans."""
     assert {expected} == {parse_boolean(text) for text in texts}
 
 
@@ -486,7 +486,7 @@ def test_booleans(texts: list[str], expected: bool | None) -> None:  # noqa: FBT
     ],
 )
 def test_watched(label: str | None, when_only_labelled: bool, otherwise: bool) -> None:  # noqa: FBT001
-    """True is always watched, false never; without either the filter decides."""
+    """A container labelled true is watched, one labelled false is not; otherwise the filter decides."""
     one = container(watch_label=label)
 
     assert when_only_labelled == one.is_watched(only_labelled=True)
@@ -513,13 +513,13 @@ def test_watched(label: str | None, when_only_labelled: bool, otherwise: bool) -
 )
 @pytest.mark.parametrize("status", ["Up {}", "Up {} (healthy)", "Up {} (Paused)", "Exited (7) {} ago"])
 def test_age_of_every_wording(status: str, wording: str, least: float) -> None:
-    """Each wording of go-units stands for what it cuts off, and half an hour less where it rounds."""
+    """The minimum age is the shortest age in go-units' wording, less half an hour if the wording rounds."""
     assert least == listed(row(Status=status.format(wording))).min_age
 
 
 @pytest.mark.parametrize("status", ["", "Up a while", "Up 1e9 years", "Exited (0)"])
 def test_no_age(status: str) -> None:
-    """Where `Status` tells no age, it may be none."""
+    """Without an age in `Status`, the minimum age is 0."""
     assert 0 == listed(row(Status=status)).min_age
 
 
@@ -527,20 +527,20 @@ def test_no_age(status: str) -> None:
     ("state", "status"), [("created", "Created"), ("removing", "Removal In Progress"), ("dead", "Dead")]
 )
 def test_states_that_last(state: str, status: str) -> None:
-    """No start or stop leads back to these, so that the same row is proof that there was none."""
+    """A created, removing or dead container has an infinite minimum age, because it can't have restarted."""
     assert math.inf == listed(row(State=state, Status=status)).min_age
 
 
 def near_each_unit() -> st.SearchStrategy[float]:
-    """Ages of all sizes, above all those close to where the wording changes."""
+    """Return ages of all sizes, many of them close to where the wording changes."""
     changes = st.sampled_from([0, 1, 60, 3600, 48 * 3600, 14 * 86400, 60 * 86400, 2 * YEAR])
     near = st.builds(lambda change, off: max(0.0, change + off), changes, st.floats(-3700, 3700))
     return near | st.floats(0, 100 * YEAR)
 
 
 @given(age=near_each_unit(), status=st.sampled_from(["Up {}", "Up {} (healthy)", "Restarting (1) {} ago"]))
-def test_the_true_age_is_no_less(age: float, status: str) -> None:
-    """Whatever the age, moby's wording of it leads to a bound below it, and not far below."""
+def test_the_minimum_age(age: float, status: str) -> None:
+    """For any age, the minimum age read from moby's wording is not above it, and not far below."""
     least = listed(row(Status=status.format(human_duration(age)))).min_age
 
     assert least <= age <= 2 * least + 3600
@@ -548,7 +548,7 @@ def test_the_true_age_is_no_less(age: float, status: str) -> None:
 
 @given(one=near_each_unit(), other=near_each_unit())
 def test_a_row_that_only_grew_older(one: float, other: float) -> None:
-    """It is the row it was, but for the age."""
+    """A row that only grew older is equal to the earlier one, except for the minimum age."""
     for status in ("Up {}", "Up {} (unhealthy)", "Exited (1) {} ago"):
         rows = [
             listed(row(Status=status.format(human_duration(age))))._replace(min_age=0) for age in (one, other)
@@ -570,14 +570,14 @@ def test_a_row_that_only_grew_older(one: float, other: float) -> None:
     ],
 )
 def test_a_row_that_changed(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """State, health and exit code are what an inspect's answer depends on."""
+    """Rows are unequal if state, health or exit code differ, which an inspect's answer depends on."""
     keys = [(found.container, found.summary) for found in (listed(one), listed(other))]
 
     assert keys[0] != keys[1]
 
 
 def test_streak_of_a_row() -> None:
-    """From API 1.52 on the row has the failing streak; before, there is none."""
+    """A row has a failing streak only from API 1.52 on."""
     failing = {"Status": "unhealthy", "FailingStreak": 4}
 
     assert 4 == listed(row(Health=failing)).failing_streak
@@ -585,7 +585,7 @@ def test_streak_of_a_row() -> None:
 
 
 def test_a_row_whose_image_was_looked_up() -> None:
-    """`ImageManifestDescriptor` shows that the engine looks up the image of each container it lists."""
+    """`ImageManifestDescriptor` shows that the engine looks up the image of each listed container."""
     assert listed(row(ImageManifestDescriptor={"digest": "sha256:0"})).described_image
     assert not listed(row()).described_image
 
@@ -605,9 +605,9 @@ LABELS_ANSWER = st.fixed_dictionaries(
 
 
 def answers(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Objects with some of these fields, each as it should be or anything at all; or no such object."""
-    spoilt = {name: values | JSON for name, values in fields.items()}
-    return st.fixed_dictionaries({}, optional=spoilt) | JSON
+    """Return objects with some of these fields, each valid or any JSON; or any JSON instead of the object."""
+    malformed = {name: values | JSON for name, values in fields.items()}
+    return st.fixed_dictionaries({}, optional=malformed) | JSON
 
 
 ROWS = answers(
@@ -640,14 +640,14 @@ INSPECTS = answers(
 
 
 def at(answer: Any, *path: str) -> str:
-    """Return the lower-case text at the end of a path, or none where there is no such text."""
+    """Return the lower-case text at the end of a path, or an empty text if there is none."""
     for key in path:
         answer = answer.get(key) if isinstance(answer, dict) else None
     return answer.lower() if isinstance(answer, str) else ""
 
 
 def assert_exportable(found: Container) -> None:
-    """Assert that a container has a name, known words, and texts that UTF-8 can say."""
+    """Assert that a container has a name, a known state and health, and texts that UTF-8 can encode."""
     compose = found.compose_project + found.compose_service
 
     assert found.name
@@ -660,7 +660,7 @@ def assert_exportable(found: Container) -> None:
 @given(answer=ROWS, health_listed=st.booleans())
 @example(answer=row(Health={"Status": "healthy"}), health_listed=True)
 def test_any_row_can_be_read(answer: Any, *, health_listed: bool) -> None:
-    """Nothing an engine lists raises, and nothing is healthy that isn't said to run and be healthy."""
+    """No row raises an error, and a container is healthy only if its row says that it runs and is healthy."""
     found = read_row(answer, ("team",), health_listed=health_listed)
     if found is None:
         return
@@ -675,7 +675,7 @@ def test_any_row_can_be_read(answer: Any, *, health_listed: bool) -> None:
 @example(inspect({"Health": {"Status": "healthy"}}))
 @example(inspect({"Status": "paused", "Health": {"Status": "healthy"}}))
 def test_any_inspect_can_be_read(answer: Any) -> None:
-    """Nothing an engine says of a container raises, and health is what it says while it runs."""
+    """No inspect raises an error, and a container is healthy exactly if the inspect says so while it runs."""
     found = read_inspect(answer, ("team",))
     if found is None:
         return
@@ -717,7 +717,7 @@ GENERATIONS = [
 
 
 def shown_by_both(found: Container, *, health_listed: bool = True) -> Container:
-    """Leave out what only an inspect says, and a health that isn't shown: that of one that doesn't run."""
+    """Remove what only an inspect shows: details, and the health of a container that does not run."""
     created_ns = None if found.created is None else found.created * SECOND
     verdict = found.health_status if found.running and health_listed else None
     return found._replace(details=None, created_ns=created_ns, health_status=verdict)
@@ -726,7 +726,7 @@ def shown_by_both(found: Container, *, health_listed: bool = True) -> Container:
 @given(simulated=SIMULATED)
 @example(SimulatedContainer("web", created=1714979289.999999, health="healthy"))
 def test_row_and_inspect_of_a_container_agree(simulated: SimulatedContainer) -> None:
-    """On every engine a row and an inspect give the same samples, but for those that only an inspect has."""
+    """On every engine, a row and an inspect of a container agree in everything that both show."""
     inspected = read(simulated.inspect(), "team")
     for engine in GENERATIONS:
         health_listed = not engine.podman
@@ -740,7 +740,7 @@ def test_row_and_inspect_of_a_container_agree(simulated: SimulatedContainer) -> 
 @pytest.mark.parametrize("health", [None, "starting", "healthy", "unhealthy"])
 @pytest.mark.parametrize("state", STATES)
 def test_every_state_and_health_in_row_and_inspect(health: str | None, state: str) -> None:
-    """Each pair of a state and a health has one `container_health`, whoever tells it."""
+    """Each pair of state and health gives the same `container_health` in a row and in an inspect."""
     simulated = SimulatedContainer("web", state, health, created=CREATED, started=CREATED)
     expected = WHILE_RUNNING[health or "none"] if state == "running" else STOPPED
 

@@ -1,4 +1,4 @@
-"""Time limits: what an action returns or raises, and what becomes of one that takes too long."""
+"""Time limits: the results and errors of actions, and what happens to late actions."""
 
 import threading
 import time
@@ -11,18 +11,18 @@ from support.waiting import wait_for
 
 
 def test_the_result() -> None:
-    """What the action returns is returned."""
+    """`call` returns what the action returns."""
     assert call(lambda: 7, 1) == 7
 
 
 def test_the_error() -> None:
-    """What the action raises is raised."""
+    """`call` raises what the action raises."""
     with pytest.raises(KeyError, match="gone"):
         call(lambda: dict[str, int]()["gone"], 1)
 
 
 def test_a_late_action_is_cut_until_it_ends() -> None:
-    """The caller goes on at once; the thread is cut again and again, as it may connect only later."""
+    """`call` does not wait for a late action; `cut` is called for its thread until the thread ends."""
     released = threading.Event()
     cuts: list[threading.Thread] = []
 
@@ -41,8 +41,8 @@ def test_a_late_action_is_cut_until_it_ends() -> None:
     assert len(set(cuts)) == 1
 
 
-def test_one_late_action_holds_up_no_other() -> None:
-    """The others are called by workers that replace the one that hangs."""
+def test_a_late_action_does_not_delay_others() -> None:
+    """A late action does not delay the others, because a new worker replaces its worker."""
     released = threading.Event()
     actions = {"stuck": lambda: released.wait(30)} | {n: partial(str, n) for n in "abcdef"}
     futures = call_each(actions.items(), 0.2, time.monotonic() + 20)
@@ -52,8 +52,8 @@ def test_one_late_action_holds_up_no_other() -> None:
     assert {n: n for n in "abcdef"} == {n: future.result() for n, future in futures.items()}
 
 
-def test_what_a_late_action_returns_is_dropped() -> None:
-    """Its future stays cancelled, and its worker, which was replaced, takes no further action."""
+def test_the_result_of_a_late_action_is_dropped() -> None:
+    """The error of a late action is dropped, and its replaced worker starts no further action."""
     released = threading.Event()
     taken: dict[str, threading.Thread] = {}
 
@@ -72,8 +72,8 @@ def test_what_a_late_action_returns_is_dropped() -> None:
     assert taken["late"] != taken["next"]
 
 
-def test_only_so_many_at_a_time() -> None:
-    """No more than `at_a_time` actions are under way at once."""
+def test_at_a_time() -> None:
+    """No more than `at_a_time` actions run at once."""
     lock, running, most = threading.Lock(), 0, 0
 
     def action() -> None:
@@ -91,8 +91,8 @@ def test_only_so_many_at_a_time() -> None:
     assert most <= 4
 
 
-def test_none_begins_after_the_deadline() -> None:
-    """What could not begin has no future; what had begun is late."""
+def test_no_action_begins_after_the_deadline() -> None:
+    """No action begins after the deadline, and those that have begun are cancelled."""
     actions = [(n, partial(time.sleep, 1)) for n in range(9)]
     futures = call_each(actions, 5, time.monotonic() + 0.1, at_a_time=2)
 
@@ -100,6 +100,6 @@ def test_none_begins_after_the_deadline() -> None:
     assert all(future.cancelled() for future in futures.values())
 
 
-def test_nothing_to_call() -> None:
-    """No action, no future."""
+def test_no_actions() -> None:
+    """Without actions, `call_each` returns no futures."""
     assert call_each([], 1, time.monotonic() + 1, at_a_time=4) == {}

@@ -1,4 +1,4 @@
-"""The simulated engine answers and words its answers as moby does."""
+"""The simulated engine gives the same answers as moby, in the same wording."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ HOUR, DAY = 3600, 86400
 
 
 def test_an_inspect() -> None:
-    """It is read as the container it was made of."""
+    """An inspect answer is read as the container that it was made from."""
     simulated = SimulatedContainer(
         "web",
         state="exited",
@@ -64,7 +64,7 @@ IDS = {each.name: each.id for each in STAGE}
 def asked(
     limit: int = -1, engine: SimulatedEngine | None = None, **names: list[str]
 ) -> tuple[int, list[str]]:
-    """Ask for a list, containers in its filters by name; return its status and the names in it."""
+    """Ask for a list with container names in its filters; return its status and the names in it."""
     filters = {key: [IDS.get(name, name) for name in values] for key, values in names.items()}
     if engine is None:
         engine = Simulation(Path())
@@ -89,12 +89,12 @@ def asked(
     ],
 )
 def test_a_list(query: dict[str, Any], expected: list[str]) -> None:
-    """The newest come first, and every filter must let a container through."""
+    """A list is sorted by creation, newest first, and has only containers that pass all filters."""
     assert (200, expected) == asked(**query)
 
 
 def test_a_list_of_the_demo() -> None:
-    """It takes the filters that are asked of an engine where a list is cheap."""
+    """The engine of `demo` supports the filters that the exporter sends to an engine with cheap lists."""
     demo = SimulatedEngine(Path(), lambda: STAGE)
 
     assert (200, ["/old", "/new", "/plain", "/young"]) == asked(engine=demo)
@@ -102,8 +102,8 @@ def test_a_list_of_the_demo() -> None:
     assert (200, ["/old"]) == asked(engine=demo, id=["old", "gone"])
 
 
-def test_a_list_relative_to_one_that_is_gone() -> None:
-    """It is a 404, as it is from Docker 28 on."""
+def test_a_list_relative_to_a_removed_container() -> None:
+    """A list relative to a removed container is a 404, as in Docker since 28."""
     assert (404, []) == asked(since=["gone"])
     assert (404, []) == asked(before=["gone"])
 
@@ -120,8 +120,8 @@ def test_a_list_relative_to_one_that_is_gone() -> None:
         ("removing", "Removal In Progress"),
     ],
 )
-def test_status_is_worded_as_moby_does(state: str, expected: str) -> None:
-    """The wordings are those of every engine from 1.12 to 29; the demo's ages have simpler ones."""
+def test_wording_of_status(state: str, expected: str) -> None:
+    """`Status` has the wording of every engine from 1.12 to 29; the demo words ages in a simpler way."""
     simulated = SimulatedContainer(
         "web", state=state, health="unhealthy", started=BEGIN, finished=BEGIN + 60, exit_code=137
     )
@@ -134,7 +134,7 @@ def test_status_is_worded_as_moby_does(state: str, expected: str) -> None:
 @pytest.mark.parametrize("state", ["running", "paused", "restarting", "exited"])
 @pytest.mark.parametrize("age", [0, 1, 59, 60, 119, 120, HOUR, 2 * HOUR, 47 * HOUR, 2 * DAY, 30 * DAY])
 def test_the_ages_of_the_demo_are_read(state: str, age: int) -> None:
-    """Whatever its wording of them, the bound that is read is below the true age, and not far below."""
+    """The minimum age read from the demo's wording is not above the true age, and not far below."""
     row = read_row(SimulatedContainer("web", state, started=BEGIN, finished=BEGIN).row(BEGIN + age))
 
     assert row is not None
@@ -176,5 +176,5 @@ def test_the_ages_of_the_demo_are_read(state: str, age: int) -> None:
     ],
 )
 def test_human_duration(seconds: float, expected: str) -> None:
-    """The wordings are those of go-units' HumanDuration, edges included."""
+    """The wording is that of go-units' HumanDuration, also at the edges."""
     assert expected == human_duration(seconds)

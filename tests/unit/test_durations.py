@@ -1,4 +1,4 @@
-"""Durations, as Prometheus and Go write them."""
+"""Durations as Prometheus and Go write them."""
 
 import pytest
 
@@ -21,7 +21,7 @@ from docker_prom_exporter.durations import parse_duration
     ],
 )
 def test_a_duration(text: str, seconds: float) -> None:
-    """A plain number is in seconds."""
+    """A duration is a number of seconds or has units."""
     assert seconds == parse_duration(text)
 
 
@@ -29,7 +29,7 @@ def test_a_duration(text: str, seconds: float) -> None:
     "text",
     ["", "soon", "s", "-1s", "+1", "1 s", "1S", "30s1m", "1s1s", "1m30", "1.s", "1e1", "٩", "1_0", "nan"],
 )
-def test_no_duration(text: str) -> None:
-    """Each unit once, the largest first, and nothing else."""
+def test_not_a_duration(text: str) -> None:
+    """A duration has each unit at most once and the largest unit first; other texts are refused."""
     with pytest.raises(ValueError, match="not a duration"):
         parse_duration(text)

@@ -1,4 +1,4 @@
-"""What is asked of Docker, what is not, and what becomes of an answer that is none."""
+"""Requests to the engine: the four endpoints, the refusal of others, deadlines and bad answers."""
 
 import gc
 import json
@@ -27,7 +27,7 @@ SOON = 10.0
 
 
 class Engines:
-    """Makes engines, and disconnects them when the test has ended."""
+    """Makes engine clients, and disconnects them after the test."""
 
     def __init__(self) -> None:
         self._made: list[Engine] = []
@@ -56,7 +56,7 @@ def engines() -> Iterator[Engines]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Simulation]:
-    """Yield one engine for all: starting and stopping it takes longer than most of these tests."""
+    """Yield one simulated engine for all tests: starting and stopping it takes longer than most of them."""
     with simulation() as engine:
         yield engine
 
@@ -103,15 +103,15 @@ def reason(engine: Engine, endpoint: str, seconds: float = SOON) -> tuple[str, s
 
 
 def states(inspected: dict[str, Any | EngineError]) -> dict[str, str]:
-    """Return what inspects gave: a state, or the reason of an error."""
+    """Return the state of each inspected container, or the reason of its error."""
     return {
         container_id: answer.reason if isinstance(answer, EngineError) else answer["State"]["Status"]
         for container_id, answer in inspected.items()
     }
 
 
-def test_asks_the_four_questions(engines: Engines, simulated: Simulation) -> None:
-    """Each question is one GET, in the engine's own API version but for the first."""
+def test_the_four_questions(engines: Engines, simulated: Simulation) -> None:
+    """Each question is one GET; all but the first use the engine's own API version."""
     container = simulated.stage.add("web")
     simulated.clock_offset = -86400
     engine = engines.at(simulated.url)
@@ -151,9 +151,9 @@ def test_asks_the_four_questions(engines: Engines, simulated: Simulation) -> Non
 def test_filters_of_a_list(
     engines: Engines, simulated: Simulation, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    """They reach the engine as moby reads them, containers that don't run are listed too, and no sizes."""
+    """Filters are sent in moby's format; a list includes containers that do not run, but no sizes."""
     engine = engines.connected(simulated.url)
-    with suppress(EngineError):  # there is no container a1
+    with suppress(EngineError):  # the container a1 does not exist
         engine.list(deadline(), **options)
     line = simulated.lines[-1]
 
@@ -163,7 +163,7 @@ def test_filters_of_a_list(
 
 
 def test_an_unchanged_list_is_the_same_object(engines: Engines, simulated: Simulation) -> None:
-    """The same bytes to the same question are parsed once; another question or engine is another list."""
+    """An unchanged answer to the same request is parsed once; after a new connection it is parsed again."""
     simulated.stage.add("web", labels={}, started=time.time() - 7200)
     engine = engines.connected(simulated.url)
     first = engine.list(deadline())
@@ -178,7 +178,7 @@ def test_an_unchanged_list_is_the_same_object(engines: Engines, simulated: Simul
 
 
 def test_rows_are_trimmed_and_labels_are_not(engines: Engines, simulated: Simulation) -> None:
-    """Of a row only the fields that are read are kept; a label may be called as a field of a row."""
+    """A row keeps only the fields that are read, and all labels, even those with the name of a field."""
     labels = {"Names": "x", "Id": "y", "ImageID": "z", "Ports": "80"}
     simulated.stage.add("web", labels=labels)
     (row,) = engines.connected(simulated.url).list(deadline())
@@ -191,7 +191,7 @@ def test_rows_are_trimmed_and_labels_are_not(engines: Engines, simulated: Simula
 
 
 def test_every_inspect_has_its_answer(engines: Engines, simulated: Simulation) -> None:
-    """Each container is asked for once, whatever became of the others; one that is gone is `not_found`."""
+    """Each container is inspected once, even if others fail; a removed one is `not_found`."""
     ids = [simulated.stage.add(f"c{number}").id for number in range(9)]
     simulated.inspect_faults = {ids[0]: answers("500 Internal Server Error", ""), ids[1]: resets}
     found = engines.connected(simulated.url).inspect([*ids, "gone"], deadline())
@@ -202,7 +202,7 @@ def test_every_inspect_has_its_answer(engines: Engines, simulated: Simulation) -
 
 
 def test_one_inspect_that_hangs(engines: Engines, simulated: Simulation) -> None:
-    """It is given up after `seconds`; all others are answered meanwhile."""
+    """An inspect that hangs is cancelled after `seconds`, and all others are answered meanwhile."""
     ids = [simulated.stage.add(f"c{number}").id for number in range(9)]
     ended = threading.Event()
 
@@ -221,7 +221,7 @@ def test_one_inspect_that_hangs(engines: Engines, simulated: Simulation) -> None
 
 
 def test_a_denied_inspect_stops_the_rest(engines: Engines, simulated: Simulation) -> None:
-    """Where one is denied all are: only those under way with it are asked for."""
+    """After a denied inspect no more are sent, because all would be denied."""
     simulated.faults = {"inspect": answers("403 Forbidden", "")}
     found = engines.connected(simulated.url).inspect([f"c{number}" for number in range(50)], deadline())
 
@@ -230,7 +230,7 @@ def test_a_denied_inspect_stops_the_rest(engines: Engines, simulated: Simulation
 
 
 def test_no_inspect_begins_after_the_deadline(engines: Engines, simulated: Simulation) -> None:
-    """What was not asked for is left out."""
+    """A container whose inspect has not begun at the deadline is left out of the result."""
     found = engines.connected(simulated.url).inspect(["abc"], deadline(-1))
 
     assert ({}, 0) == (found, simulated.asked("inspect"))
@@ -262,10 +262,10 @@ def test_no_inspect_begins_after_the_deadline(engines: Engines, simulated: Simul
         ),
     ],
 )
-def test_refuses_anything_else_before_it_is_sent(
+def test_other_requests_are_refused(
     engines: Engines, simulated: Simulation, method: str, arguments: tuple[str, ...]
 ) -> None:
-    """The guard lets out the four GETs; any other call of docker-py raises and sends nothing."""
+    """Any call of docker-py other than the four GETs raises an error and sends nothing."""
     client = engines.connected(simulated.url)._client
     before = len(simulated.lines)
 
@@ -296,7 +296,7 @@ BODIES = ["", "<html>no</html>", '{"message": "no"}', '["no"]', "OK"]
 def test_a_status_gives_the_reason(
     engines: Engines, simulated: Simulation, status: str, expected: str
 ) -> None:
-    """Whatever the body says: it is the proxy's or the engine's business, and often misleading."""
+    """The reason and the detail of an error depend on the status, not on the body, which may mislead."""
     number, _, phrase = status.partition(" ")
     engine = engines.connected(simulated.url)
     bodies = BODIES if status != "204 No Content" else [""]
@@ -323,15 +323,15 @@ BROKEN: dict[str, Fault] = {
     "cut short": says(HEAD + b"Content-Length: 99\r\n\r\n["),
     "longer than it says": says(HEAD + b"Content-Length: 1\r\n\r\n[]"),
     "cut in a chunk": says(CHUNKED + b"ff\r\n["),
-    "no chunk": says(CHUNKED + b"zz\r\n["),
-    "no HTTP": says(b"\x00\x01 nonsense\r\n\r\n"),
-    "no gzip": answers("200 OK", "no", "Content-Encoding: gzip"),
-    "no JSON": answers("200 OK", "<html>"),
+    "a malformed chunk": says(CHUNKED + b"zz\r\n["),
+    "not HTTP": says(b"\x00\x01 nonsense\r\n\r\n"),
+    "not gzip": answers("200 OK", "no", "Content-Encoding: gzip"),
+    "not JSON": answers("200 OK", "<html>"),
     "empty": answers("200 OK", ""),
     "a long number": answers("200 OK", "[" + "9" * 5000 + "]"),
     "deep": answers("200 OK", "[" * 100_000),
     "a comma too many": answers("200 OK", "[{},]"),
-    "text behind it": answers("200 OK", "[{}] {}"),
+    "text after it": answers("200 OK", "[{}] {}"),
     "wrong type": answers_json("nonsense"),
     "a number": answers_json(7),
     "null": answers_json(None),
@@ -339,17 +339,17 @@ BROKEN: dict[str, Fault] = {
 
 
 @pytest.fixture
-def no_collection() -> Iterator[None]:
-    """Keep garbage: finalizers that run while a parser is at the limit of recursion fail, and so do hooks."""
+def no_garbage_collection() -> Iterator[None]:
+    """Disable garbage collection: a finalizer that runs while a parser is at the recursion limit fails."""
     gc.disable()
     yield
     gc.enable()
 
 
-@pytest.mark.usefixtures("no_collection")
+@pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("fault", ["closed", *BROKEN])
 def test_a_fault_gives_the_reason(engines: Engines, simulated: Simulation, fault: str) -> None:
-    """Every failure becomes an EngineError, and the next question is answered."""
+    """Each fault becomes an EngineError, and the next request succeeds."""
     engine = engines.connected(simulated.url)
     for endpoint in ENDPOINTS:
         simulated.faults = {endpoint: BROKEN.get(fault, resets)}
@@ -363,7 +363,7 @@ def test_a_fault_gives_the_reason(engines: Engines, simulated: Simulation, fault
 
 @pytest.mark.parametrize("fault", SILENT)
 def test_silence_is_a_timeout(engines: Engines, simulated: Simulation, fault: str) -> None:
-    """A deadline ends a request whatever it waits for, and the next question is answered."""
+    """A deadline ends a request at any stage, and the next request succeeds."""
     engine = engines.connected(simulated.url)
     for endpoint in ENDPOINTS:
         simulated.faults = {endpoint: SILENT[fault]}
@@ -377,7 +377,7 @@ def test_silence_is_a_timeout(engines: Engines, simulated: Simulation, fault: st
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_a_request_has_a_timeout(engines: Engines, simulated: Simulation, endpoint: str) -> None:
-    """However far the deadline is."""
+    """A request has a timeout, even if the deadline is much later."""
     engine = engines.connected(simulated.url)
     engine._timeout = 0.25
     simulated.faults = {endpoint: hangs(HEAD)}
@@ -386,7 +386,7 @@ def test_a_request_has_a_timeout(engines: Engines, simulated: Simulation, endpoi
 
 
 def test_nothing_is_asked_after_the_deadline(engines: Engines, simulated: Simulation) -> None:
-    """A question that has no time left is not sent."""
+    """After the deadline no request is sent."""
     engine = engines.connected(simulated.url)
 
     for endpoint in ("ping", "list", "version"):
@@ -417,8 +417,8 @@ LEAKS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_no_byte_of_an_answer_is_told(engines: Engines, simulated: Simulation, leak: str) -> None:
-    """The detail of an error is a short line of words of ours, whatever holds a container's secret."""
+def test_no_answer_is_quoted(engines: Engines, simulated: Simulation, leak: str) -> None:
+    """The detail of an error is one short line and quotes nothing of an answer, which may have secrets."""
     for endpoint in ENDPOINTS if leak != "version" else ("version",):
         engine = engines.connected(simulated.url)
         simulated.faults = {endpoint: says(LEAKS[leak])}
@@ -431,7 +431,10 @@ def test_no_byte_of_an_answer_is_told(engines: Engines, simulated: Simulation, l
 
 
 def test_a_redirect_is_not_read(engines: Engines, simulated: Simulation) -> None:
-    """Its body may have no end: it is neither read nor followed, and the connection is closed."""
+    """A redirect is neither followed nor read, and its connection is closed.
+
+    Its body may have no end.
+    """
     sent: list[int] = []
     ended = threading.Event()
 
@@ -452,13 +455,13 @@ def test_a_redirect_is_not_read(engines: Engines, simulated: Simulation) -> None
         simulated.faults = {}
         engine.connect(deadline())
     assert sum(sent) < 20_000_000
-    assert 6 == simulated.lines.count("GET /version")  # one that was redirected, none that followed
+    assert 6 == simulated.lines.count("GET /version")  # the first, one redirected, four to reconnect
 
 
-def test_an_answer_has_a_most_size(
+def test_an_answer_has_a_maximum_size(
     engines: Engines, simulated: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer without end is not read to its end."""
+    """An answer above the maximum size is a bad response."""
     monkeypatch.setattr("docker_prom_exporter.engine.client._MAX_BYTES", 1000)
     engine = engines.connected(simulated.url)
     simulated.faults = {"list": answers_json(["x" * 2000])}
@@ -466,8 +469,8 @@ def test_an_answer_has_a_most_size(
     assert ("list", "bad_response") == reason(engine, "list")
 
 
-def test_a_large_answer_of_no_rows(engines: Engines, simulated: Simulation) -> None:
-    """A million elements are parsed at once, not one by one: nothing finer is due to an engine."""
+def test_a_large_list_without_rows(engines: Engines, simulated: Simulation) -> None:
+    """A list of a million elements that are not rows is parsed in less than three seconds."""
     engine = engines.connected(simulated.url)
     simulated.faults = {"list": answers_json([1] * 1_000_000)}
     began = time.process_time()
@@ -479,7 +482,7 @@ def test_a_large_answer_of_no_rows(engines: Engines, simulated: Simulation) -> N
 
 @pytest.mark.parametrize("endpoint", ["ping", "list", "inspect"])
 def test_abort_ends_stuck_requests(engines: Engines, simulated: Simulation, endpoint: str) -> None:
-    """Another thread ends what is under way, whatever its timeout, and nothing is asked after that."""
+    """`abort` ends requests from another thread, whatever their timeout, and refuses later ones."""
     engine = engines.connected(simulated.url, timeout=60)
     reached = threading.Event()
     failures: list[EngineError] = []
@@ -501,7 +504,7 @@ def test_abort_ends_stuck_requests(engines: Engines, simulated: Simulation, endp
 
 
 def test_nothing_is_inspected_after_an_abort(engines: Engines, simulated: Simulation) -> None:
-    """What was not asked for is left out."""
+    """After `abort` no container is inspected, and the result is empty."""
     engine = engines.connected(simulated.url)
     engine.abort()
 
@@ -513,26 +516,26 @@ def requests_under_way() -> int:
     return sum(thread.name == "deadline" for thread in threading.enumerate())
 
 
-def test_a_name_that_is_not_answered(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look-up can't be interrupted, and still nobody waits for it."""
+def test_a_name_lookup_that_hangs(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name lookup that hangs ends at the deadline for its caller, although it can't be interrupted."""
     answered = threading.Event()
 
-    def looks_up(*_: Any, **__: Any) -> Any:
+    def look_up(*_: Any, **__: Any) -> Any:
         answered.wait(SOON)
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(socket, "getaddrinfo", looks_up)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     engine = engines.at("tcp://engine.example:2375", timeout=60)
     began = time.monotonic()
 
     assert ("version", "timeout") == reason(engine, "version", seconds=0.1)
     assert time.monotonic() - began < SOON / 2
     answered.set()
-    wait_for(lambda: not requests_under_way(), what="the look-up to end")
+    wait_for(lambda: not requests_under_way(), what="the lookup to end")
 
 
 def test_a_connection_that_is_not_accepted(engines: Engines) -> None:
-    """A full backlog lets the connect hang, beyond the deadline of the question."""
+    """A connection attempt that hangs because of a full backlog ends at the deadline."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
         with socket.create_connection(address):
@@ -544,7 +547,7 @@ def test_a_connection_that_is_not_accepted(engines: Engines) -> None:
 
 
 def test_an_engine_that_is_not_there(engines: Engines, tmp_path: Path) -> None:
-    """No socket file, and one that nobody listens on any more."""
+    """Without a socket file, or with one that nobody listens on, the engine is unreachable."""
     engine = engines.at(f"unix://{tmp_path}/docker.sock")
 
     assert ("version", "unreachable") == reason(engine, "version")
@@ -554,15 +557,15 @@ def test_an_engine_that_is_not_there(engines: Engines, tmp_path: Path) -> None:
 
 
 def test_an_engine_of_an_unsupported_version(engines: Engines, simulated: Simulation) -> None:
-    """docker-py speaks no API before 1.24."""
+    """An API version before 1.24 is an error, because docker-py does not support it."""
     simulated.api_version = "1.12"
 
     assert ("version", "error") == reason(engines.at(simulated.url), "version")
 
 
 @pytest.mark.parametrize("version", [None, 1.41, "", "1", "latest", "1.41/../x", {}])
-def test_an_engine_without_a_version(engines: Engines, simulated: Simulation, version: Any) -> None:
-    """What can't be an API version is never put into a path."""
+def test_an_invalid_api_version(engines: Engines, simulated: Simulation, version: Any) -> None:
+    """An invalid API version is a bad response and is never used in a path."""
     simulated.faults = {"version": answers_json({"ApiVersion": version})}
 
     assert ("version", "bad_response") == reason(engines.at(simulated.url), "version")
@@ -581,7 +584,7 @@ def test_an_engine_without_a_version(engines: Engines, simulated: Simulation, ve
 def test_connects_without_a_version(
     engines: Engines, simulated: Simulation, pinged: Fault, expected: str
 ) -> None:
-    """Where `/version` is denied the answer to a ping names it, even one that refuses; else a usual one."""
+    """If `/version` is denied, a ping gives the API version, even a failed one; otherwise it is 1.41."""
     simulated.faults = {"version": answers("403 Forbidden", ""), "ping": pinged}
     engine = engines.at(simulated.url)
     engine.connect_without_version(deadline())
@@ -590,8 +593,8 @@ def test_connects_without_a_version(
     assert f"GET /v{expected}/containers/json" == simulated.lines[-1].partition("?")[0]
 
 
-def test_a_ping_tells_another_engine(engines: Engines, simulated: Simulation) -> None:
-    """An upgrade behind a proxy breaks no connection; the ping's headers give it away."""
+def test_a_ping_notices_another_engine(engines: Engines, simulated: Simulation) -> None:
+    """A ping's headers show an upgrade of the engine behind a proxy, which breaks no connection."""
     engine = engines.connected(simulated.url)
     before = [engine.ping(deadline()).same_engine for _ in range(2)]
     simulated.api_version = "1.51"
@@ -601,15 +604,15 @@ def test_a_ping_tells_another_engine(engines: Engines, simulated: Simulation) ->
 
 
 @pytest.mark.parametrize("date", ["", "Date: yesterday", "Date: Mon, 06 May 99999999 07:08:09 GMT"])
-def test_an_engine_without_a_clock(engines: Engines, simulated: Simulation, date: str) -> None:
-    """A `Date` that is none or nonsense is no time."""
+def test_a_ping_without_a_date(engines: Engines, simulated: Simulation, date: str) -> None:
+    """If `Date` is missing or malformed, a ping gives no time."""
     simulated.faults = {"ping": answers("200 OK", "OK", *filter(None, [date]))}
 
     assert engines.connected(simulated.url).ping(deadline()).date is None
 
 
 def test_inspects_share_connections(engines: Engines, simulated: Simulation) -> None:
-    """docker-py keeps a connection for each path on a unix socket; here one pool serves them all."""
+    """All inspects share one connection pool; docker-py has a pool for each path on a Unix socket."""
     ids = [simulated.stage.add(f"c{number}").id for number in range(40)]
     engine = engines.connected(simulated.url)
     engine.inspect(ids, deadline())
@@ -632,13 +635,16 @@ def test_inspects_share_connections(engines: Engines, simulated: Simulation) -> 
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_private_parts_of_others(owner: object, name: str) -> None:
-    """Where a name that is touched inside a library is gone, this tells, and not a user."""
+def test_private_names_of_libraries(owner: object, name: str) -> None:
+    """The private names of libraries that the package uses exist.
+
+    An upgrade that removes one breaks this test first.
+    """
     assert hasattr(owner, name)
 
 
-def test_what_is_read_is_put_where_requests_has_it() -> None:
-    """An answer is read by hand, within a bound; docker-py takes it from `content`."""
+def test_content_of_a_response() -> None:
+    """`content` of a response is `_content`, which the client sets after it has read a bounded answer."""
     response = requests.Response()
     response._content = b"7"
 
@@ -646,7 +652,7 @@ def test_what_is_read_is_put_where_requests_has_it() -> None:
 
 
 def test_environment_proxies_are_not_used(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP_PROXY is for the network, not for the engine: not even the first request takes it."""
+    """No request to the engine uses HTTP_PROXY, not even the first."""
     with socket.create_server(("127.0.0.1", 0)) as proxy, socket.create_server(("127.0.0.1", 0)) as tcp:
         proxy.settimeout(0)
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
@@ -666,8 +672,8 @@ def test_environment_proxies_are_not_used(engines: Engines, monkeypatch: pytest.
         ("tcp://127.0.0.1:2376", True, "https://127.0.0.1:2376"),
     ],
 )
-def test_address(host: str, tls: bool, expected: str) -> None:  # noqa: FBT001  it's the table's column
-    """The address that messages name is the one that is asked."""
+def test_address(host: str, tls: bool, expected: str) -> None:  # noqa: FBT001  a column of the table
+    """The address in messages is the one that requests are sent to."""
     assert expected == Engine({"base_url": host, "tls": tls}, SOON).url
 
 
@@ -676,7 +682,7 @@ def test_address(host: str, tls: bool, expected: str) -> None:  # noqa: FBT001  
     [[], {"proxies": "x"}, {"auths": {"registry": {"auth": "%%%"}}}, {"auths": {"registry": "x"}}],
 )
 def test_a_malformed_cli_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Any) -> None:
-    """The Docker CLI's config.json is named where docker-py stumbles over it."""
+    """If docker-py fails because of the Docker CLI's config.json, the error names the file."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
@@ -688,7 +694,7 @@ def test_a_malformed_cli_configuration(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_context_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docker-py would quietly ask the default socket."""
+    """A context that does not exist is an error; docker-py would use the default socket."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
 
     with pytest.raises(BadTargetError, match="no context 'elsewhere'"):
@@ -696,6 +702,6 @@ def test_a_context_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_certificates_that_do_not_exist(tmp_path: Path) -> None:
-    """TLS without its files is named at the start, not at each poll."""
+    """Missing TLS files are an error at the start, not at each poll."""
     with pytest.raises(BadTargetError, match="certificate"):
         find_target("tcp://127.0.0.1:1", {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path)})

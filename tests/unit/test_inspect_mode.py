@@ -1,4 +1,4 @@
-"""Inspect mode: an inspect for each known container, and a list of those created since the anchor."""
+"""Inspect mode: an inspect of each known container, and a list of containers created since the anchor."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ HOUR = 3600
 
 @pytest.fixture
 def containerd() -> Iterator[Simulation]:
-    """Yield a Docker with the containerd image store."""
+    """Yield a simulated Docker with the containerd image store."""
     with simulation(containerd=True) as engine:
         yield engine
 
@@ -34,7 +34,7 @@ def podman() -> Iterator[Simulation]:
 
 @pytest.fixture(params=["containerd", "podman"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Simulation]:
-    """Yield each engine whose list is expensive."""
+    """Yield each simulated engine with an expensive list."""
     podman = {"podman": True, "api_version": "1.41"}
     options: dict[str, Any] = {"containerd": True} if request.param == "containerd" else podman
     with simulation(**options) as simulated:
@@ -42,24 +42,24 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Simulation]:
 
 
 def add_old(simulated: Simulation, name: str, **what: Any) -> str:
-    """Add a container that is an hour old, and so may be an anchor."""
+    """Add a container that is an hour old, so that it can be the anchor."""
     began = time.time() - HOUR
     return simulated.stage.add(name, **{"created": began, "started": began, **what}).id
 
 
-def last_lists(simulated: Simulation, poll: Callable[[], Any]) -> list[dict[str, Any]]:
-    """Return the lists that a poll asks for, without the label."""
+def lists_of(simulated: Simulation, poll: Callable[[], Any]) -> list[dict[str, Any]]:
+    """Return the queries of the lists that a poll requests, without the label."""
     before = len(simulated.lists())
     poll()
     return [{k: v for k, v in query.items() if k != "label"} for query in simulated.lists()[before:]]
 
 
-def untroubled(poller: Poller) -> bool:
+def without_errors(poller: Poller) -> bool:
     return not any(poller.snapshot.counts.errors.values())
 
 
 def test_a_steady_poll(engine: Simulation) -> None:
-    """One ping, one inspect for each container, and one list that is empty."""
+    """A steady poll sends one ping, one inspect of each container and one list since the newest container."""
     oldest = [add_old(engine, f"c{number}", health="healthy") for number in range(10)]
     newest = engine.stage.add("newest", created=time.time() - 400).id
     poller = poller_for(engine.url)
@@ -75,7 +75,7 @@ def test_a_steady_poll(engine: Simulation) -> None:
 
 
 def test_every_detail_is_of_this_poll(engine: Simulation) -> None:
-    """A change that leaves no trace in a list is seen at once."""
+    """Each poll reads all details anew, so that it notices changes that leave no trace in a list."""
     add_old(engine, "web")
     poller = poller_for(engine.url)
     poller.poll()
@@ -88,7 +88,7 @@ def test_every_detail_is_of_this_poll(engine: Simulation) -> None:
 
 
 def test_recognized_by_an_inspect_before_api_1_48() -> None:
-    """Rows have no `ImageManifestDescriptor` then; `Driver` is `overlayfs`."""
+    """Before API 1.48, without `ImageManifestDescriptor` in rows, `Driver` shows the containerd store."""
     with simulation(containerd=True, api_version="1.45") as old:
         old.change_rows = lambda rows: [
             {k: v for k, v in row.items() if k != "ImageManifestDescriptor"} for row in rows
@@ -101,7 +101,7 @@ def test_recognized_by_an_inspect_before_api_1_48() -> None:
 
 
 def test_new_containers_are_found_in_the_next_poll(engine: Simulation) -> None:
-    """Each is listed until it is five minutes old, inspected, and gone when it is gone."""
+    """A new container is inspected from the next poll on, and dropped once it is removed."""
     add_old(engine, "web")
     poller = poller_for(engine.url)
     poller.poll()
@@ -115,11 +115,14 @@ def test_new_containers_are_found_in_the_next_poll(engine: Simulation) -> None:
     assert STEADY | {"inspect": 2} == cost == again
     assert {"web": 2, "new": 4} == found
     assert {"web": 2} == healths(poller.snapshot)
-    assert untroubled(poller)
+    assert without_errors(poller)
 
 
 def test_a_slow_creation_is_found(engine: Simulation) -> None:
-    """Moby dates a container by the begin of its creation: the fast one beside it is no anchor yet."""
+    """A container is found even if its creation began before that of a known one.
+
+    Moby dates a container by the beginning of its creation, so a new container is not the anchor.
+    """
     add_old(engine, "web")
     poller = poller_for(engine.url)
     poller.poll()
@@ -132,7 +135,7 @@ def test_a_slow_creation_is_found(engine: Simulation) -> None:
 
 
 def test_a_clock_set_back_hides_no_container(engine: Simulation) -> None:
-    """The anchor is chosen by the engine's clock, which is behind what was created before."""
+    """After the engine's clock was set back, new containers are found."""
     engine.stage.add("older", created=time.time() - 2 * HOUR)
     engine.stage.add("before", created=time.time())
     poller = poller_for(engine.url)
@@ -142,24 +145,24 @@ def test_a_clock_set_back_hides_no_container(engine: Simulation) -> None:
     poller.poll()
 
     assert {"older", "before", "after"} == healths(poller.snapshot).keys()
-    assert untroubled(poller)
+    assert without_errors(poller)
 
 
 def test_the_anchor_is_the_newest_to_the_nanosecond(engine: Simulation) -> None:
-    """Of those created in one second, all but the newest would be listed in every poll."""
+    """The anchor is the newest container of a second, so that no other one is listed in every poll."""
     second = int(time.time()) - HOUR
     for tenth in (3, 1, 9, 5):
         engine.stage.add(f"c{tenth}", created=second + tenth / 10)
     poller = poller_for(engine.url)
     poller.poll()
-    (asked_since,) = last_lists(engine, poller.poll)
+    (asked_since,) = lists_of(engine, poller.poll)
 
     assert {"since": [engine.stage.containers["c9"].id]} == asked_since
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "500 Internal Server Error"])
 def test_an_anchor_that_is_gone(engine: Simulation, status: str) -> None:
-    """Removed between its inspect and the list: the next older one is used, and that is no error."""
+    """If the anchor is removed before the list, the next older container replaces it without an error."""
     older = add_old(engine, "older")
     anchor = engine.stage.add("anchor", created=time.time() - 400).id
     poller = poller_for(engine.url)
@@ -173,30 +176,30 @@ def test_an_anchor_that_is_gone(engine: Simulation, status: str) -> None:
 
     engine.listed = listed  # type: ignore[method-assign]
     with capture_logs() as logs:
-        lists = last_lists(engine, poller.poll)
+        lists = lists_of(engine, poller.poll)
 
     assert [{"since": [anchor]}, {"id": [anchor]}, {"since": [older]}] == lists
-    assert untroubled(poller)
+    assert without_errors(poller)
     assert [] == logs
     assert {"older": 2} == healths(poller.poll())
 
 
 def test_without_an_anchor_all_are_listed(engine: Simulation) -> None:
-    """As long as all containers are younger than five minutes, or there is none."""
+    """Without a container that is five minutes old, each poll lists all containers."""
     poller = poller_for(engine.url)
     poller.poll()
-    empty = last_lists(engine, poller.poll)
+    empty = lists_of(engine, poller.poll)
     engine.stage.add("young", created=time.time() - 200)
     poller.poll()
-    young = last_lists(engine, poller.poll)
+    young = lists_of(engine, poller.poll)
 
     assert [{"limit": 50}] == empty
     assert ["since" in query for query in young] == [False]
     assert {"young": 2} == healths(poller.snapshot)
 
 
-def test_containers_that_come_and_go_all_day(engine: Simulation) -> None:
-    """`docker run --rm`: no error, no warning, no list of all, and nothing is kept of them."""
+def test_short_lived_containers(engine: Simulation) -> None:
+    """Short-lived containers cause no errors, no warnings and no list of all, and nothing of them is kept."""
     add_old(engine, "web")
     poller = poller_for(engine.url)
     poller.poll()
@@ -208,13 +211,13 @@ def test_containers_that_come_and_go_all_day(engine: Simulation) -> None:
         poller.poll()
 
     assert [] == logs
-    assert untroubled(poller)
+    assert without_errors(poller)
     assert {"web": 2} == healths(poller.snapshot)
     assert 1 == sum("since" not in query for query in engine.lists())
 
 
 def test_a_new_container_gone_before_its_inspect(engine: Simulation) -> None:
-    """It was listed, its inspect is a 404: it never was."""
+    """A new container that is removed before its inspect is left out without an error."""
     add_old(engine, "web")
     poller = poller_for(engine.url)
     poller.poll()
@@ -222,11 +225,11 @@ def test_a_new_container_gone_before_its_inspect(engine: Simulation) -> None:
     engine.inspect_faults = {ghost.id: answers("404 Not Found", "{}")}
 
     assert {"web": 2} == healths(poller.poll())
-    assert untroubled(poller)
+    assert without_errors(poller)
 
 
 def test_all_are_listed_once_an_hour(containerd: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It finds what was created for longer than five minutes; a failure is counted, and the others stand."""
+    """An hourly list of all finds containers that took long to create; its failure affects no others."""
     clock = Clock(monkeypatch)
     add_old(containerd, "web")
     poller = poller_for(containerd.url)
@@ -248,8 +251,8 @@ def test_all_are_listed_once_an_hour(containerd: Simulation, monkeypatch: pytest
     assert {"success": 3, "failure": 0} == poller.snapshot.counts.polls
 
 
-def test_containers_labelled_false_are_new_only_once(engine: Simulation) -> None:
-    """With the filter off they are inspected once, for their time of creation, and may be the anchor."""
+def test_containers_labelled_false_are_inspected_once(engine: Simulation) -> None:
+    """With the filter off, a container labelled false is inspected once and can be the anchor."""
     add_old(engine, "web", labels={})
     refused = engine.stage.add("refused", labels={LABEL: "false"}, created=time.time() - 400).id
     poller = poller_for(engine.url, container_health_filter_label=False)
@@ -265,7 +268,7 @@ def test_containers_labelled_false_are_new_only_once(engine: Simulation) -> None
 
 
 def test_an_unwatched_anchor_that_is_gone(engine: Simulation) -> None:
-    """Nobody inspects it in each poll, so that only the list shows that it is gone."""
+    """An anchor that is not watched is replaced after its removal, which only the list shows."""
     web = add_old(engine, "web", labels={})
     engine.stage.add("refused", labels={LABEL: "false"}, created=time.time() - 400)
     poller = poller_for(engine.url, container_health_filter_label=False)
@@ -274,11 +277,11 @@ def test_an_unwatched_anchor_that_is_gone(engine: Simulation) -> None:
     poller.poll()
 
     assert {"since": [web]} == engine.lists()[-1]
-    assert untroubled(poller)
+    assert without_errors(poller)
 
 
-def test_a_label_that_is_no_boolean(engine: Simulation) -> None:
-    """It is listed and warned about once, though it is not watched."""
+def test_an_invalid_label(engine: Simulation) -> None:
+    """A container with an invalid label is not watched, and causes one warning."""
     engine.stage.add("odd", labels={LABEL: "maybe"}, created=time.time() - HOUR)
     poller = poller_for(engine.url)
     with capture_logs() as logs:
@@ -289,7 +292,7 @@ def test_a_label_that_is_no_boolean(engine: Simulation) -> None:
 
 
 def test_one_inspect_that_hangs(containerd: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All others are answered, that one by the list, and it is inspected again ever more rarely."""
+    """If an inspect hangs, the list gives the health, and the inspect is repeated at growing intervals."""
     clock = Clock(monkeypatch)
     for number in range(6):
         add_old(containerd, f"c{number}", health="healthy")
@@ -300,7 +303,7 @@ def test_one_inspect_that_hangs(containerd: Simulation, monkeypatch: pytest.Monk
     with capture_logs() as logs:
         poller.poll()
         hung = healths(poller.snapshot)
-        lists = last_lists(containerd, poller.poll)
+        lists = lists_of(containerd, poller.poll)
     clock.later += 61
     retried = asked(containerd, poller.poll)
     without_details = [c.name for c in poller.snapshot.containers if c.details is None]
@@ -318,7 +321,7 @@ def test_one_inspect_that_hangs(containerd: Simulation, monkeypatch: pytest.Monk
 
 
 def test_inspects_that_take_too_long_in_all(containerd: Simulation) -> None:
-    """Those that could not begin in time are told by the list, and the poll succeeds."""
+    """The list gives the health of containers whose inspects exceed the deadline, and the poll succeeds."""
     ids = [add_old(containerd, f"c{number}", health="healthy") for number in range(12)]
     poller = poller_for(containerd.url, docker_timeout=0.8, poll_interval=1)
     poller.poll()
@@ -332,7 +335,7 @@ def test_inspects_that_take_too_long_in_all(containerd: Simulation) -> None:
 
 
 def test_a_container_that_neither_inspect_nor_list_answers(podman: Simulation) -> None:
-    """`podman commit` holds up both: its health is unknown, the others' is known."""
+    """If neither inspect nor list answers, as during `podman commit`, that container's health is unknown."""
     add_old(podman, "web", health="healthy")
     stuck = add_old(podman, "stuck", health="healthy")
     poller = poller_for(podman.url, docker_timeout=0.3)
@@ -350,7 +353,7 @@ def test_a_container_that_neither_inspect_nor_list_answers(podman: Simulation) -
 
 
 def test_a_500_of_a_container_that_is_being_removed(engine: Simulation) -> None:
-    """The list does not name it: it is gone, and that is no error. One that is still there is one."""
+    """A status 500 of an inspect is an error only if the list still has the container."""
     add_old(engine, "web")
     going = add_old(engine, "going")
     staying = add_old(engine, "staying", health="healthy")
@@ -366,7 +369,7 @@ def test_a_500_of_a_container_that_is_being_removed(engine: Simulation) -> None:
 
 
 def test_inspects_denied_from_one_poll_to_the_next(containerd: Simulation) -> None:
-    """List mode with one warning; inspect mode again at the next list of all after they are allowed."""
+    """While inspects are denied the mode is list, with one warning; afterwards it is inspect again."""
     add_old(containerd, "web", health="healthy")
     poller = poller_for(containerd.url)
     modes = [poller.poll().mode]
@@ -388,7 +391,7 @@ def test_inspects_denied_from_one_poll_to_the_next(containerd: Simulation) -> No
 
 
 def test_podman_with_inspects_denied(podman: Simulation) -> None:
-    """Its list has no health: health that can't be had is unknown, not what it was."""
+    """While Podman denies inspects, the health of running containers is unknown, not the earlier one."""
     add_old(podman, "web", health="healthy")
     add_old(podman, "done", state="exited")
     poller = poller_for(podman.url)
@@ -399,7 +402,7 @@ def test_podman_with_inspects_denied(podman: Simulation) -> None:
 
 
 def test_more_containers_than_one_list_returns_in_time() -> None:
-    """The first poll lists all of them in pages, none of which takes the timeout."""
+    """The first poll lists all containers in pages, so that no page exceeds the timeout."""
     with simulation(containerd=True, row_seconds=0.002) as slow:
         for number in range(300):
             slow.stage.add(f"c{number}", created=time.time() - HOUR - number)
@@ -409,11 +412,11 @@ def test_more_containers_than_one_list_returns_in_time() -> None:
     assert 300 == len(snapshot.containers)
     assert all(container.details for container in snapshot.containers)
     assert 6 + 1 == snapshot.counts.requests["list"]
-    assert untroubled(poller)
+    assert without_errors(poller)
 
 
 def test_a_page_whose_last_container_is_gone(containerd: Simulation) -> None:
-    """The one before it leads to the next page."""
+    """If the last container of a page is removed, the one before it leads to the next page."""
     for number in range(120):
         containerd.stage.add(f"c{number}", created=time.time() - HOUR - number)
     plain = containerd.listed
@@ -428,11 +431,11 @@ def test_a_page_whose_last_container_is_gone(containerd: Simulation) -> None:
     names = healths(poller.poll()).keys()
 
     assert {f"c{n}" for n in range(120)} - {"c49"} == names
-    assert untroubled(poller)
+    assert without_errors(poller)
 
 
-def test_another_engine_in_its_place(containerd: Simulation) -> None:
-    """A list of all shows which mode fits."""
+def test_another_engine_at_the_address(containerd: Simulation) -> None:
+    """When another engine answers at the address, a list of all shows which mode it needs."""
     add_old(containerd, "web")
     poller = poller_for(containerd.url)
     poller.poll()
@@ -444,11 +447,11 @@ def test_another_engine_in_its_place(containerd: Simulation) -> None:
 
     assert {"other": 2} == healths(poller.snapshot)
     assert ["list", "list"] == modes
-    assert untroubled(poller)
+    assert without_errors(poller)
 
 
-def test_without_details_podman_still_tells_health(podman: Simulation) -> None:
-    """There is no other way to know, and nothing but health is kept."""
+def test_podman_without_details(podman: Simulation) -> None:
+    """Without details, Podman is inspected for health only, because its list has none."""
     add_old(podman, "web", health="healthy")
     snapshot = poller_for(podman.url, container_details=False).poll()
 
@@ -457,7 +460,7 @@ def test_without_details_podman_still_tells_health(podman: Simulation) -> None:
 
 
 def test_podman_6_lists_health() -> None:
-    """It is inspected all the same: it inspects each container that it lists."""
+    """Podman 6 lists health but is used in inspect mode, because it inspects each container that it lists."""
     with simulation(podman=True, api_version="1.44") as podman:
         podman.change_rows = lambda rows: [row | {"Health": {"Status": "healthy"}} for row in rows]
         add_old(podman, "web", health="healthy")
@@ -468,7 +471,7 @@ def test_podman_6_lists_health() -> None:
 
 
 def test_the_label_is_asked_for_only_with_the_filter_on(engine: Simulation) -> None:
-    """With it off, all but those labelled false are watched."""
+    """A list filters by the label only if the filter is on."""
     engine.stage.add("web", labels=WATCH, created=time.time() - HOUR)
     for only_labelled in (True, False):
         poller = poller_for(engine.url, container_health_filter_label=only_labelled)

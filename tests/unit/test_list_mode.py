@@ -1,4 +1,4 @@
-"""List mode: one list a poll, inspects where a row has changed, and a rotation of inspects."""
+"""List mode: one list in each poll, inspects of changed containers, and a rotation of inspects."""
 
 import math
 import time
@@ -28,7 +28,7 @@ def details_of(snapshot: Snapshot) -> list[Details]:
 
 @pytest.mark.parametrize("api_version", ["1.41", "1.45", "1.52"])
 def test_reports_health(api_version: str) -> None:
-    """Whatever the API version, the list says it all."""
+    """In every API version, the list alone gives the health of all containers."""
     with simulation(api_version=api_version) as simulated:
         for health in ("starting", "healthy", "unhealthy"):
             simulated.stage.add(health, health=health)
@@ -50,7 +50,7 @@ def test_reports_health(api_version: str) -> None:
 
 
 def test_a_steady_poll_costs_a_ping_and_a_list(simulated: Simulation) -> None:
-    """However many containers there are; the first poll asks the version and inspects each."""
+    """A steady poll sends a ping and a list; only the first also sends a version and inspects."""
     for number in range(30):
         simulated.stage.add(f"c{number}", health="healthy")
     poller = poller_for(simulated.url)
@@ -75,7 +75,7 @@ def test_a_steady_poll_costs_a_ping_and_a_list(simulated: Simulation) -> None:
     ids=str,
 )
 def test_a_change_costs_one_inspect(simulated: Simulation, change: dict[str, Any]) -> None:
-    """Only the container whose row changed is inspected, and only once."""
+    """Only a container whose row changed is inspected, and only once."""
     simulated.stage.add("other", health="healthy")
     simulated.stage.add("web", health="healthy")
     poller = poller_for(simulated.url)
@@ -88,7 +88,7 @@ def test_a_change_costs_one_inspect(simulated: Simulation, change: dict[str, Any
 
 
 def test_a_failing_streak_costs_no_inspect(simulated: Simulation) -> None:
-    """From API 1.52 on the row has it."""
+    """A changed failing streak causes no inspect, because rows have it from API 1.52 on."""
     simulated.stage.add("web", health="healthy")
     poller = poller_for(simulated.url)
     poller.poll()
@@ -100,7 +100,7 @@ def test_a_failing_streak_costs_no_inspect(simulated: Simulation) -> None:
 
 
 def test_a_restart_between_two_polls_is_noticed(simulated: Simulation) -> None:
-    """State and health are as before, but it has been up for less time than since the last poll."""
+    """A restart is noticed by the age alone, even if state and health are the same."""
     simulated.stage.add("web", health="healthy")
     poller = poller_for(simulated.url)
     poller.poll()
@@ -116,13 +116,13 @@ def test_a_restart_between_two_polls_is_noticed(simulated: Simulation) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Return a clock that a test takes on, and no rotation of inspects with it."""
+    """Return a clock that a test moves forward; inspects do not rotate."""
     monkeypatch.setattr("docker_prom_exporter.collect.list_mode._MAX_AGE", math.inf)
     return Clock(monkeypatch)
 
 
 def test_the_age_alone_costs_no_inspect(simulated: Simulation, clock: Clock) -> None:
-    """Months of polls, each of which finds the containers older: not one inspect, at no change of wording."""
+    """Containers that only grow older cause no inspect, however the wording of their age changes."""
     simulated.stage.add("up", started=time.time() - 2)
     simulated.stage.add("ended", state="exited", finished=time.time() - 3)
     poller = poller_for(simulated.url)
@@ -141,7 +141,7 @@ def test_the_age_alone_costs_no_inspect(simulated: Simulation, clock: Clock) -> 
 def test_no_restart_is_missed(
     simulated: Simulation, clock: Clock, age: float, interval: float, after: float
 ) -> None:
-    """Whatever the age, the interval, and when in it the restart comes, the next polls show it."""
+    """For any age, interval and time of the restart in it, the next polls show the restart."""
     simulated.stage.add("web", started=time.time() - age)
     poller = poller_for(simulated.url)
     poller.poll()
@@ -158,7 +158,7 @@ def test_no_restart_is_missed(
 
 
 def test_an_inspect_of_a_later_state_is_not_kept(before_152: Simulation) -> None:
-    """The container changed between list and inspect: it is asked again even if its row stays the same."""
+    """An inspect that shows another state than the list is repeated in the next poll."""
     web = before_152.stage.add("web")
     before_152.faults = {
         "inspect": answers_json(web.inspect() | {"State": {"Status": "exited", "ExitCode": 0}})
@@ -173,7 +173,7 @@ def test_an_inspect_of_a_later_state_is_not_kept(before_152: Simulation) -> None
 
 
 def test_a_container_gone_between_list_and_inspect(simulated: Simulation) -> None:
-    """It is left out, and that is no error."""
+    """A container that is removed between list and inspect is left out without an error."""
     simulated.stage.add("web")
     ghost = SimulatedContainer("ghost", labels={LABEL: "true"})
     simulated.change_rows = lambda rows: [*rows, ghost.row(time.time())]
@@ -185,7 +185,7 @@ def test_a_container_gone_between_list_and_inspect(simulated: Simulation) -> Non
 
 
 def test_inspects_that_are_denied(before_152: Simulation) -> None:
-    """What the list says stands, one warning names the setting, and no request a container is wasted."""
+    """While inspects are denied, the list gives health, one warning names the setting, and few are sent."""
     for number in range(50):
         before_152.stage.add(f"c{number}", health="healthy")
     before_152.faults = {"inspect": answers("403 Forbidden", "")}
@@ -208,7 +208,7 @@ def test_inspects_that_are_denied(before_152: Simulation) -> None:
 
 
 def test_the_engine_filters(simulated: Simulation) -> None:
-    """With the filter on only containers that have the label are listed; with it off, all."""
+    """With the filter on, the engine lists only containers that have the label; with it off, all."""
     for number in range(20):
         simulated.stage.add(f"c{number}", labels={})
     simulated.stage.add("web")
@@ -219,7 +219,7 @@ def test_the_engine_filters(simulated: Simulation) -> None:
 
 
 def test_more_than_a_page_on_a_cheap_engine(simulated: Simulation) -> None:
-    """The first page shows that listing is cheap; from then on there is one list of all a poll."""
+    """If the first page shows that lists are cheap, each later poll lists all containers at once."""
     for number in range(51):
         simulated.stage.add(f"c{number}")
     poller = poller_for(simulated.url)
@@ -233,8 +233,8 @@ def test_more_than_a_page_on_a_cheap_engine(simulated: Simulation) -> None:
     assert "limit" not in simulated.lists()[-1]
 
 
-def test_unwatched_containers_are_counted_where_all_are_listed(simulated: Simulation) -> None:
-    """With the filter on, nobody knows how many there are."""
+def test_unwatched_containers(simulated: Simulation) -> None:
+    """Unwatched containers are counted only with the filter off, because only then all are listed."""
     simulated.stage.add("web")
     simulated.stage.add("no", labels={LABEL: "false"})
 
@@ -243,7 +243,7 @@ def test_unwatched_containers_are_counted_where_all_are_listed(simulated: Simula
 
 
 def test_no_detail_is_older_than_ten_minutes(simulated: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inspects rotate, spread evenly over the polls: moby notes some changes without a trace in the row."""
+    """All inspects rotate evenly in ten minutes, because some changes leave no trace in moby's rows."""
     clock = Clock(monkeypatch)
     for number in range(30):
         simulated.stage.add(f"c{number}", health="healthy", started=time.time() - 86400)
@@ -264,7 +264,7 @@ def test_no_detail_is_older_than_ten_minutes(simulated: Simulation, monkeypatch:
 def test_with_a_long_interval_each_poll_inspects_each(
     simulated: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No detail is older than one poll then, and none is asked for twice."""
+    """With an interval above ten minutes, each poll inspects each container once."""
     clock = Clock(monkeypatch)
     simulated.stage.add("a")
     simulated.stage.add("b")
@@ -276,7 +276,7 @@ def test_with_a_long_interval_each_poll_inspects_each(
 
 
 def test_a_clock_set_back_costs_no_inspects(simulated: Simulation, clock: Clock) -> None:
-    """Every age reads `Less than a second` then, which shows no restart."""
+    """After the engine's clock was set back, no age shows a restart, and no inspect is sent."""
     for number in range(5):
         simulated.stage.add(f"c{number}", health="healthy")
         simulated.stage.add(f"done{number}", state="exited", finished=time.time() - 30)
@@ -289,7 +289,7 @@ def test_a_clock_set_back_costs_no_inspects(simulated: Simulation, clock: Clock)
 
 
 def test_a_restart_after_the_clock_was_set_back(simulated: Simulation, clock: Clock) -> None:
-    """The rotation shows it at the latest; an age that is true again shows it at once."""
+    """A restart after the engine's clock was set back is noticed once ages are right again."""
     simulated.stage.add("web", health="healthy")
     poller = poller_for(simulated.url)
     poller.poll()
@@ -304,7 +304,7 @@ def test_a_restart_after_the_clock_was_set_back(simulated: Simulation, clock: Cl
 def test_a_restart_hidden_by_a_clock_that_jumps(
     simulated: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Set forward by hours within one interval, it makes the restart look old; the rotation shows it."""
+    """If the engine's clock jumps forward so that a restart looks old, the rotation shows the restart."""
     clock = Clock(monkeypatch)
     simulated.stage.add("web", started=time.time() - 7 * 3600)
     poller = poller_for(simulated.url)
@@ -322,7 +322,10 @@ def test_a_restart_hidden_by_a_clock_that_jumps(
 
 
 def test_one_stuck_container_costs_only_its_details(simulated: Simulation, clock: Clock) -> None:
-    """An inspect that hangs (moby#46782) takes a worker, not the poll; it is tried again ever more rarely."""
+    """An inspect that hangs costs one container's details, and is repeated at growing intervals.
+
+    moby#46782 describes such a hang.
+    """
     for number in range(8):
         simulated.stage.add(f"c{number}", health="healthy")
     stuck = simulated.stage.add("stuck", health="unhealthy")
@@ -345,10 +348,8 @@ def test_one_stuck_container_costs_only_its_details(simulated: Simulation, clock
 
 
 @pytest.mark.parametrize("change", [{"Id": "another"}, {"State": {"Status": "melting"}}, {"State": None}])
-def test_an_inspect_of_nonsense_leaves_what_the_list_says(
-    simulated: Simulation, change: dict[str, Any]
-) -> None:
-    """It is counted, and no health is made of it."""
+def test_a_malformed_inspect(simulated: Simulation, change: dict[str, Any]) -> None:
+    """A malformed inspect is counted as an error, and the health remains that of the list."""
     web = simulated.stage.add("web", health="healthy")
     simulated.faults = {"inspect": answers_json(web.inspect() | change)}
     snapshot = poller_for(simulated.url).poll()
@@ -359,7 +360,7 @@ def test_an_inspect_of_nonsense_leaves_what_the_list_says(
 
 
 def test_expensive_without_details() -> None:
-    """The list is asked in pages, inspects never; one line says what it costs and what would help."""
+    """Without details, an expensive list is read in pages, and one line in the log has the advice."""
     with simulation(containerd=True) as expensive, capture_logs() as logs:
         for number in range(120):
             expensive.stage.add(f"c{number}", health="healthy", created=time.time() - number)

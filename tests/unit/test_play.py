@@ -1,4 +1,4 @@
-"""The play on the simulated engine: the same for the same seed, and complete within two minutes."""
+"""The play of `demo`: a seed always gives the same play, and each case occurs within two minutes."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -23,7 +23,7 @@ SEEDS = [0, 12345]
 def played(
     seed: int, seconds: Sequence[int] = range(2 * PERIOD)
 ) -> list[tuple[float, list[SimulatedContainer]]]:
-    """Return what the play shows at each of these seconds after its begin, with the time then."""
+    """Return the time and the containers of the play at each of these seconds after its beginning."""
     now = [BEGIN]
     play = Play(seed, lambda: now[0])
     scenes = []
@@ -42,7 +42,7 @@ def listed(each: SimulatedContainer, now: float) -> Container:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("start", [0, 7 * PERIOD])
 def test_everything_happens_within_two_minutes(seed: int, start: int) -> None:
-    """Each state, verdict and value of container_health, a kill for want of memory, one not watched."""
+    """Within two minutes each state and health, an out-of-memory kill and an unwatched container occur."""
     scenes = played(seed, range(start, start + PERIOD))
     simulated = [each for _, containers in scenes for each in containers]
     seen = [listed(each, now) for now, containers in scenes for each in containers]
@@ -58,7 +58,7 @@ def test_everything_happens_within_two_minutes(seed: int, start: int) -> None:
 
 
 def test_a_seed_repeats_the_play() -> None:
-    """The same seed gives the same play, another gives another."""
+    """The same seed gives the same play; another seed gives another play."""
     seconds = range(0, 2 * PERIOD, 7)
 
     assert played(1, seconds) == played.__wrapped__(1, seconds)
@@ -67,7 +67,7 @@ def test_a_seed_repeats_the_play() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_ids_are_unique(seed: int) -> None:
-    """At no time two containers share an id or a name, and one created anew has another id."""
+    """Ids and names are unique at any time, and a container that is created again has another id."""
     scenes = played(seed)
 
     assert all(len({each.id for each in found}) == len(found) for _, found in scenes)
@@ -76,8 +76,8 @@ def test_ids_are_unique(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_times_and_counts_make_sense(seed: int) -> None:
-    """No time lies ahead, none ends before it started, and restarts never fall."""
+def test_times_and_restarts(seed: int) -> None:
+    """No time is in the future, no container ends before it starts, and restarts never decrease."""
     restarts: dict[str, int] = {}
     for now, containers in played(seed):
         for each in containers:

@@ -1,4 +1,4 @@
-"""What one poll finds, what it costs, and what it says of an engine in trouble."""
+"""Polls: what they find, the requests that they send, and what they report during failures."""
 
 import time
 from dataclasses import replace
@@ -19,7 +19,7 @@ from support.waiting import wait_for
     [("true", {"yes", "odd-yes"}), ("false", {"yes", "odd-yes", "none", "spoilt", "blank"})],
 )
 def test_the_label_filters(simulated: Simulation, only_labelled: str, watched: set[str]) -> None:
-    """A label that is no boolean counts as none; one warning names the container, not the value."""
+    """An invalid label counts as absent, and one warning has the container's name but not the value."""
     for name, value in {"yes": "true", "odd-yes": " ON", "no": "0", "spoilt": "maybe", "blank": ""}.items():
         simulated.stage.add(name, labels={LABEL: value})
     simulated.stage.add("none", labels={})
@@ -35,8 +35,8 @@ def test_the_label_filters(simulated: Simulation, only_labelled: str, watched: s
     assert "maybe" not in str(warnings)
 
 
-def test_says_once_that_nothing_is_watched(simulated: Simulation) -> None:
-    """And names both ways out; again only after something was."""
+def test_nothing_is_watched(simulated: Simulation) -> None:
+    """The log says once that nothing is watched, with both remedies; it repeats that only after a change."""
     poller = poller_for(simulated.url)
     with capture_logs() as logs:
         poller.poll()
@@ -61,8 +61,8 @@ FAULTS = {
 
 @pytest.mark.parametrize("endpoint", ["version", "ping", "list"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_engine_in_trouble(simulated: Simulation, endpoint: str, fault: str) -> None:
-    """The containers stay, their health unknown; it is counted, logged once, and over one poll later."""
+def test_a_failing_engine(simulated: Simulation, endpoint: str, fault: str) -> None:
+    """A failure keeps the containers, is counted and logged once, and is over with the next good poll."""
     simulated.stage.add("web", health="healthy")
     poller = poller_for(simulated.url)
     poller.poll()
@@ -94,7 +94,7 @@ def test_an_engine_in_trouble(simulated: Simulation, endpoint: str, fault: str) 
 
 
 def test_docker_absent_at_start(simulated: Simulation) -> None:
-    """No crash and no container; found as soon as it is there."""
+    """If Docker is absent at the start, a later poll finds it."""
     simulated.stage.add("web")
     simulated.__exit__()
     poller = poller_for(simulated.url)
@@ -107,8 +107,8 @@ def test_docker_absent_at_start(simulated: Simulation) -> None:
     assert (True, {"web": 2}) == (found.up, healths(found))
 
 
-def test_a_restart_of_the_engine_fits_into_one_poll(simulated: Simulation) -> None:
-    """The connection is gone, the engine is back with another version: no poll fails."""
+def test_a_restart_of_the_engine_between_polls(simulated: Simulation) -> None:
+    """A restart of the engine with another version between two polls fails no poll."""
     simulated.stage.add("web")
     poller = poller_for(simulated.url)
     poller.poll()
@@ -125,7 +125,7 @@ def test_a_restart_of_the_engine_fits_into_one_poll(simulated: Simulation) -> No
 
 
 def test_an_upgrade_behind_a_proxy(simulated: Simulation) -> None:
-    """No connection breaks, but the ping tells of another engine: its version is asked anew."""
+    """If the ping shows another engine, the same poll asks for its version."""
     poller = poller_for(simulated.url)
     poller.poll()
 
@@ -137,7 +137,7 @@ def test_an_upgrade_behind_a_proxy(simulated: Simulation) -> None:
 
 
 def test_an_api_version_that_is_refused(simulated: Simulation) -> None:
-    """An engine that says "client version is too new" is asked for its version in the same poll."""
+    """If the engine refuses the API version, the same poll asks for the version again."""
     poller = poller_for(simulated.url)
     poller.poll()
     refusal = answers("400 Bad Request", '{"message": "client version 1.52 is too new"}')
@@ -155,8 +155,8 @@ def test_an_api_version_that_is_refused(simulated: Simulation) -> None:
     assert "1.41" == found.engine.api_version
 
 
-def test_rows_that_are_none(simulated: Simulation) -> None:
-    """A row without an id, one that is no object, an id twice: the rest is reported, with one warning."""
+def test_malformed_rows(simulated: Simulation) -> None:
+    """Malformed rows and repeated ids are ignored with one warning, and the others are reported."""
     web = simulated.stage.add("web")
     twin = replace(web, name="web").row(time.time())
     simulated.change_rows = lambda rows: [
@@ -179,7 +179,7 @@ def test_rows_that_are_none(simulated: Simulation) -> None:
 
 
 def test_a_poll_has_a_deadline(simulated: Simulation) -> None:
-    """However slowly each of many answers drips, the poll ends before its snapshot stops being trusted."""
+    """Even if all inspects hang, a poll ends before its snapshot stops being trusted."""
     for number in range(40):
         simulated.stage.add(f"c{number}")
     simulated.faults = {"inspect": hangs()}
@@ -192,8 +192,8 @@ def test_a_poll_has_a_deadline(simulated: Simulation) -> None:
     assert 40 == len(snapshot.containers)
 
 
-def test_nothing_published_is_ever_changed(simulated: Simulation) -> None:
-    """A snapshot a scrape holds stays what it was while polls go on."""
+def test_a_snapshot_does_not_change(simulated: Simulation) -> None:
+    """A published snapshot does not change during later polls."""
     simulated.stage.add("web")
     poller = poller_for(simulated.url)
     first = poller.poll()
@@ -207,7 +207,10 @@ def test_nothing_published_is_ever_changed(simulated: Simulation) -> None:
 
 
 def test_the_loop_polls_until_it_is_stopped(simulated: Simulation) -> None:
-    """And publishes nothing once it is told to stop, so that the end of the exporter is no end of Docker."""
+    """The loop polls until it is stopped, and then publishes nothing more.
+
+    Otherwise the exporter's end would look like an outage of Docker.
+    """
     stop = Event()
     poller = poller_for(simulated.url, stop, poll_interval=0.5)
     loop = Thread(target=poller.run)
@@ -222,8 +225,8 @@ def test_the_loop_polls_until_it_is_stopped(simulated: Simulation) -> None:
     assert last is poller.poll()
 
 
-def test_an_error_of_our_own_ends_no_loop(simulated: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is logged with its traceback, the poll has failed, and the next one is tried."""
+def test_an_internal_error(simulated: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An internal error fails the poll and is logged, and the next poll is made."""
     poller = poller_for(simulated.url)
     monkeypatch.setattr(poller, "_found", lambda *_: 1 / 0)
 
@@ -236,8 +239,8 @@ def test_an_error_of_our_own_ends_no_loop(simulated: Simulation, monkeypatch: py
     assert poller.poll().up
 
 
-def test_the_log_names_what_was_found(simulated: Simulation) -> None:
-    """The first line a user looks for: engine, version, mode, how many are watched."""
+def test_docker_found(simulated: Simulation) -> None:
+    """The line on a found engine has its name, API version, mode and number of watched containers."""
     simulated.stage.add("web")
     simulated.stage.add("other", labels={})
 
@@ -250,8 +253,8 @@ def test_the_log_names_what_was_found(simulated: Simulation) -> None:
     )
 
 
-def test_since_when_it_is_up_or_down(simulated: Simulation) -> None:
-    """The time of a change stays until the next one, and what failed is known until it no longer does."""
+def test_since_and_failure(simulated: Simulation) -> None:
+    """`since` is the time of the last change between up and down; `failure` lasts until Docker is up."""
     poller = poller_for(simulated.url)
     up = [poller.poll() for _ in range(2)]
     simulated.faults = {"ping": answers("503 Service Unavailable", "")}
