@@ -1,4 +1,4 @@
-"""TLS files and the token: which files do, what a change of them does, and what a client must show."""
+"""TLS files and bearer tokens: accepted and refused files, reloading, and the check of clients."""
 
 import base64
 import os
@@ -28,14 +28,14 @@ def tls_of(server: Certificate, ca: Certificate | None = None) -> ServerTls:
 
 
 def context_of(tls: ServerTls, *, same_host: bool = False) -> ssl.SSLContext:
-    """Return the context that a connection gets."""
+    """Return the TLS context of a new connection."""
     ends = socket.socketpair()
     with ends[1], tls.wrap(ends[0], same_host=same_host) as connection:
         return connection.context
 
 
-def test_takes_tls_1_2_and_newer(server: Certificate) -> None:
-    """Older ones are broken."""
+def test_minimum_tls_version(server: Certificate) -> None:
+    """The minimum version is TLS 1.2, because older versions are insecure."""
     assert ssl.TLSVersion.TLSv1_2 == context_of(tls_of(server)).minimum_version
 
 
@@ -45,20 +45,23 @@ def test_takes_tls_1_2_and_newer(server: Certificate) -> None:
 def test_a_client_ca_asks_for_certificates(
     server: Certificate, ca: Certificate, *, same_host: bool, mode: ssl.VerifyMode
 ) -> None:
-    """From other hosts in the handshake; who comes from this one may get to the health paths without."""
+    """With a client CA, a certificate is required from other hosts and optional from the same host.
+
+    Local clients may use the health paths without a certificate.
+    """
     context = context_of(tls_of(server, ca), same_host=same_host)
 
     assert mode == context.verify_mode
 
 
-def test_without_a_client_ca_nobody_is_asked(server: Certificate) -> None:
-    """Nor on the own host."""
+def test_without_a_client_ca(server: Certificate) -> None:
+    """Without a client CA, no client is asked for a certificate."""
     contexts = [context_of(tls_of(server), same_host=same_host) for same_host in (False, True)]
 
     assert [ssl.CERT_NONE] * 2 == [context.verify_mode for context in contexts]
 
 
-@pytest.mark.parametrize("spoilt", ["cert", "key", "ca"])
+@pytest.mark.parametrize("unusable", ["cert", "key", "ca"])
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -69,13 +72,13 @@ def test_without_a_client_ca_nobody_is_asked(server: Certificate) -> None:
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no (certificate|private key)"),
         (b"x" * 2_000_000, "larger than"),
     ],
-    ids=lambda value: str(value[:12]) if isinstance(value, bytes) else None,
+    ids=["missing", "blank", "text", "bytes", "malformed PEM", "large"],
 )
-def test_a_spoilt_file_is_named(
-    server: Certificate, ca: Certificate, spoilt: str, content: bytes | None, complaint: str
+def test_an_unusable_file(
+    server: Certificate, ca: Certificate, unusable: str, content: bytes | None, complaint: str
 ) -> None:
-    """With one line that holds nothing of its content."""
-    path = {"cert": server.cert, "key": server.key, "ca": ca.cert}[spoilt]
+    """An unusable file is reported in one line that has its name and nothing of its content."""
+    path = {"cert": server.cert, "key": server.key, "ca": ca.cert}[unusable]
     path.unlink()
     if content is not None:
         path.write_bytes(content)
@@ -86,27 +89,27 @@ def test_a_spoilt_file_is_named(
     assert 1 == len(str(raised.value).splitlines())
 
 
-def test_a_folder_is_no_file(server: Certificate, tmp_path: Path) -> None:
-    """What the system says of it is passed on."""
+def test_a_folder_in_place_of_a_file(server: Certificate, tmp_path: Path) -> None:
+    """A folder in place of a file is reported with the system's message."""
     with pytest.raises(CredentialsError, match=f"{tmp_path.name}: Is a directory"):
         tls_of(Certificate(tmp_path, server.key))
 
 
 def test_the_key_of_another_certificate(server: Certificate, ca: Certificate) -> None:
-    """Both files are named."""
+    """A key that does not fit the certificate is reported with the names of both files."""
     with pytest.raises(CredentialsError, match=r"ca\.key: this is not the key of .*server\.pem"):
         tls_of(Certificate(server.cert, ca.key))
 
 
-def test_text_around_a_certificate_is_none_of_it(server: Certificate, ca: Certificate) -> None:
-    """Many tools write the subject above it, in any language."""
+def test_text_above_a_certificate(server: Certificate, ca: Certificate) -> None:
+    """Text above a certificate is ignored; many tools write the subject there, in any language."""
     ca.cert.write_text("subject=CN = Prüfstelle\n" + ca.cert.read_text())
 
     assert 1 == len(context_of(tls_of(server, ca)).get_ca_certs())
 
 
-def test_a_renewed_certificate_is_taken(server: Certificate, ca: Certificate, tmp_path: Path) -> None:
-    """Once its key is there, too; until then, and while it is spoilt, the old one stays."""
+def test_a_renewed_certificate(server: Certificate, ca: Certificate, tmp_path: Path) -> None:
+    """A renewed certificate is used once its key fits; until then the old one stays in use."""
     tls = tls_of(server, ca)
     old = context_of(tls)
     renewed = issue(tmp_path, "renewed", ca)
@@ -153,8 +156,8 @@ def basic(credentials: str) -> str:
         ("Basic \u20ac", False),
     ],
 )
-def test_knows_its_token(tmp_path: Path, header: str, *, known: bool) -> None:
-    """The whole of it, after `Bearer` or as a password, in any case of the scheme."""
+def test_matches(tmp_path: Path, header: str, *, known: bool) -> None:
+    """Only the whole token matches, after `Bearer` or as the password, with any case of the scheme."""
     path = tmp_path / "token"
     path.write_text("s3cret\n")
 
@@ -162,8 +165,8 @@ def test_knows_its_token(tmp_path: Path, header: str, *, known: bool) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "\n", "two words", "two\nlines", "s\u00e9cret", "s3cret\x00"])
-def test_a_spoilt_token_file(tmp_path: Path, content: str | None) -> None:
-    """The line names it and keeps its content to itself."""
+def test_an_unusable_token_file(tmp_path: Path, content: str | None) -> None:
+    """An unusable token file is reported with its name and without its content."""
     path = tmp_path / "token"
     if content is not None:
         path.write_text(content)
@@ -173,8 +176,8 @@ def test_a_spoilt_token_file(tmp_path: Path, content: str | None) -> None:
     assert "s3cret" not in str(raised.value)
 
 
-def test_a_new_token_is_taken(tmp_path: Path) -> None:
-    """Written in place or put there by a rename; a file that is gone or spoilt leaves the old in force."""
+def test_a_new_token(tmp_path: Path) -> None:
+    """A token file is read again after a change; while it is missing or unusable, the old token is valid."""
     path = tmp_path / "token"
     path.write_text("one")
     token = BearerToken(str(path))

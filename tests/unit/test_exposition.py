@@ -1,4 +1,4 @@
-"""Families become the bytes prometheus-client would render, and none is encoded twice."""
+"""Families are encoded to the bytes that prometheus-client would write, and no family is encoded twice."""
 
 import gzip
 import re
@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
 
-from docker_prom_exporter import exposition as rooms
+from docker_prom_exporter import exposition as module
 from docker_prom_exporter.containers import HEALTH_STATUSES, RESTART_POLICIES, STATES, Container, Details
 from docker_prom_exporter.exposition import Answer, Exposition, Families, Publication
 from docker_prom_exporter.metrics import Publications
@@ -41,7 +41,7 @@ def family(name: str, value: float = 1) -> Metric:
 def publication(
     generation: int, *, crowd: tuple[str, ...] = ("web", "db"), until: float = 120
 ) -> Publication:
-    """Return one whose every sample says the generation."""
+    """Return a publication whose samples all have the generation as value."""
     return Publication(
         families=[family(name, generation) for name in crowd],
         fallback=[family("lost", generation)],
@@ -51,7 +51,7 @@ def publication(
 
 
 def published(now: Publication) -> Exposition:
-    """Return an exposition at a time when the builders' snapshots are fresh."""
+    """Return an exposition at a time at which the builders' snapshots are trusted."""
     exposition = Exposition(clock=lambda: 101)
     exposition.publish(now)
     return exposition
@@ -63,7 +63,7 @@ def body(answer: Answer) -> bytes:
 
 
 def text(exposition: Exposition, accept: str = "", *names: str) -> str:
-    """Return what is served, but for what prometheus-client says of the process."""
+    """Return what is served, without prometheus-client's metrics of the process."""
     return without_process(body(exposition.render(accept, "", names)).decode())
 
 
@@ -72,7 +72,7 @@ def samples(served: str) -> list[str]:
 
 
 def first_difference(expected: str, actual: str) -> tuple[str | None, str | None] | None:
-    """Return the first line in which they differ: pytest's own comparison of them takes long."""
+    """Return the first pair of lines that differ; pytest's own comparison takes long."""
     lines = zip_longest(expected.split("\n"), actual.split("\n"))
     return next((pair for pair in lines if pair[0] != pair[1]), None)
 
@@ -111,7 +111,7 @@ ENGINES = st.builds(EngineInfo, AWKWARD, AWKWARD, AWKWARD, AWKWARD, AWKWARD)
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Snapshot]:
-    """Draw snapshots in a row, of containers that come, go, stay, change and change their order."""
+    """Draw consecutive snapshots of containers that come, go, stay, change and change their order."""
     cast = draw(st.lists(CONTAINERS, min_size=1, max_size=6))
     appearances = st.lists(st.sampled_from(cast), max_size=4, unique_by=lambda each: each.id)
     return [
@@ -128,7 +128,7 @@ def histories(draw: st.DrawFn) -> list[Snapshot]:
 
 @given(history=histories())
 def test_equals_what_prometheus_client_renders(history: list[Snapshot]) -> None:
-    """Whatever was published before, each byte is as if prometheus-client had rendered all of it at once."""
+    """Whatever was published before, the bytes are those that prometheus-client writes for all families."""
     exposition, publications = Exposition(clock=lambda: 101), Publications(("team",))
     for now in history:
         exposition.publish(publications.of(now))
@@ -142,7 +142,7 @@ def test_equals_what_prometheus_client_renders(history: list[Snapshot]) -> None:
 
 @given(history=histories())
 def test_parses(history: list[Snapshot]) -> None:
-    """prometheus-client's strict parsers read back each container, with each character of its name."""
+    """prometheus-client's strict parsers read each container, with each character of its name."""
     now = history[0]
     exposition = published(Publications().of(now))
     believed = now.listed and exposition.is_trusted()
@@ -180,7 +180,7 @@ def test_parses(history: list[Snapshot]) -> None:
     ],
 )
 def test_format(accept: str, expected: str) -> None:
-    """OpenMetrics goes out where its written version is accepted, and is labelled as what is written."""
+    """OpenMetrics 1.0.0 is served if it is accepted, else the text format; the content type matches."""
     answer = published(publication(1)).render(accept)
 
     assert expected == answer.content_type
@@ -191,8 +191,8 @@ def test_format(accept: str, expected: str) -> None:
     ("header", "expected"),
     [("gzip", "gzip"), ("br, GZIP;q=0.5", "gzip"), ("", ""), ("deflate", ""), ("gzipped", "")],
 )
-def test_zipped_only_where_accepted(header: str, expected: str) -> None:
-    """The encoding told is the encoding sent."""
+def test_encoding(header: str, expected: str) -> None:
+    """The body is gzipped only if gzip is accepted, and the content encoding matches."""
     answer = published(publication(1)).render("", header)
 
     assert expected == answer.content_encoding
@@ -201,7 +201,7 @@ def test_zipped_only_where_accepted(header: str, expected: str) -> None:
 
 @pytest.mark.parametrize("accept", FORMATS)
 def test_one_gzip_member(accept: str) -> None:
-    """A client that reads one member and stops gets all."""
+    """A gzipped body is one member, because some clients stop after the first."""
     exposition = published(publication(1))
     unzip = zlib.decompressobj(wbits=31)
     unzipped = unzip.decompress(b"".join(exposition.render(accept, "gzip").body))
@@ -212,13 +212,13 @@ def test_one_gzip_member(accept: str) -> None:
 
 
 class Encoder:
-    """prometheus-client's encoders under watch: `encoded` has the names of the families of each call."""
+    """Records the calls of prometheus-client's encoders: `encoded` has the family names of each call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.encoded: list[list[str]] = []
         for name in ("_TEXT", "_OPENMETRICS"):
-            form = getattr(rooms, name)
-            monkeypatch.setattr(rooms, name, form._replace(encode=self._watched(form.encode)))
+            form = getattr(module, name)
+            monkeypatch.setattr(module, name, form._replace(encode=self._watched(form.encode)))
 
     def _watched(self, encode: Callable[[Collector], bytes]) -> Callable[[Collector], bytes]:
         def watched(collector: Collector) -> bytes:
@@ -229,7 +229,7 @@ class Encoder:
         return watched
 
     def kept(self) -> list[str]:
-        """Return which of the families that are to be kept were encoded, and forget all so far."""
+        """Return which of the families `web`, `db` and `lost` were encoded, and clear the record."""
         kept = [name for names in self.encoded for name in names if name in ("web", "db", "lost")]
         self.encoded.clear()
         return kept
@@ -240,8 +240,8 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     return Encoder(monkeypatch)
 
 
-def test_nothing_is_encoded_that_nobody_asks_for(encoder: Encoder) -> None:
-    """In each format families are encoded from its first scrape on, then at each publication."""
+def test_nothing_is_encoded_before_a_scrape(encoder: Encoder) -> None:
+    """In each format, families are encoded from its first scrape on, and then at each publication."""
     exposition = published(publication(1))
     assert [] == encoder.encoded
 
@@ -256,7 +256,7 @@ def test_nothing_is_encoded_that_nobody_asks_for(encoder: Encoder) -> None:
 
 
 def test_the_fallback_is_encoded_once_it_is_needed(encoder: Encoder) -> None:
-    """In each format that was asked for, and again only where there is another one to fall back to."""
+    """In each requested format, the fallback is encoded once, when it is first served."""
     now = 101.0
     exposition = Exposition(clock=lambda: now)
     exposition.publish(publication(1))
@@ -279,7 +279,7 @@ def test_the_fallback_is_encoded_once_it_is_needed(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize("accept", FORMATS)
 def test_a_scrape_encodes_only_what_is_collected_for_it(encoder: Encoder, accept: str) -> None:
-    """Plain, zipped or picked by name, what is kept is not encoded again."""
+    """A scrape, plain, gzipped or by name, encodes only the families that are collected for it."""
     exposition = published(publication(1))
     exposition.render(accept)
     encoder.encoded.clear()
@@ -293,7 +293,7 @@ def test_a_scrape_encodes_only_what_is_collected_for_it(encoder: Encoder, accept
 
 
 def test_only_what_changed_is_encoded(encoder: Encoder) -> None:
-    """The same object has the same bytes, wherever it stands now."""
+    """A publication encodes only new families; the same object keeps its bytes, at any position."""
     first = publication(1)
     exposition = published(first)
     exposition.render()
@@ -304,8 +304,8 @@ def test_only_what_changed_is_encoded(encoder: Encoder) -> None:
     assert ["db 1.0", "web 2.0", "own 2.0"] == samples(text(exposition))
 
 
-def test_foreign_formats_cost_nothing(encoder: Encoder) -> None:
-    """Whatever clients claim to accept, there are two formats, and each is encoded once."""
+def test_unknown_formats_cost_nothing(encoder: Encoder) -> None:
+    """Whatever clients accept, each family is encoded once in each of the two formats."""
     exposition = published(publication(1))
     for number in range(50):
         exposition.render(f"application/openmetrics-text; version=1.0.{number}")
@@ -316,7 +316,7 @@ def test_foreign_formats_cost_nothing(encoder: Encoder) -> None:
 
 
 def test_kept_bytes_are_zipped_once() -> None:
-    """Between two publications the same zipped bytes go out, but for what is collected for a scrape."""
+    """Two scrapes between two publications share the gzipped bytes of the published families."""
     exposition = published(publication(1))
     before, after = (exposition.render("", "gzip").body for _ in range(2))
 
@@ -324,14 +324,14 @@ def test_kept_bytes_are_zipped_once() -> None:
 
 
 def lines_of(whole: str, name: str) -> list[str]:
-    of_it = re.compile(rf"# (HELP|TYPE) {name} |{name}[ {{]|# EOF")
-    return [line for line in whole.splitlines() if of_it.match(line)]
+    pattern = re.compile(rf"# (HELP|TYPE) {name} |{name}[ {{]|# EOF")
+    return [line for line in whole.splitlines() if pattern.match(line)]
 
 
 @pytest.mark.parametrize("accept", FORMATS)
 @pytest.mark.parametrize("name", ["web", "db", "own", "other", "python_info", "lost", "no_such_thing"])
 def test_names_are_picked(accept: str, name: str) -> None:
-    """`name[]` gets what a whole scrape says of that name, never zipped, and nothing else."""
+    """`name[]` returns the lines of a whole scrape on that name, never gzipped."""
     exposition = Exposition(others=lambda: [family("other")], clock=lambda: 101)
     exposition.publish(publication(1))
     answer = exposition.render(accept, "gzip", (name,))
@@ -341,7 +341,7 @@ def test_names_are_picked(accept: str, name: str) -> None:
 
 
 def test_names_are_picked_together() -> None:
-    """Several `name[]` add up; a counter is found by its sample's name."""
+    """Several `name[]` add up, and a counter is found by its sample's name."""
     exposition = published(Publications().of(snapshot()))
     names = ("docker_exporter_polls_total", "docker_up", "docker_up")
     picked = text(exposition, "", *names)
@@ -352,8 +352,8 @@ def test_names_are_picked_together() -> None:
 
 @pytest.mark.parametrize("names", [(), ("web", "db", "own", "other")])
 @pytest.mark.parametrize("accept", FORMATS)
-def test_a_scrape_under_way_is_all_of_the_old(accept: str, names: tuple[str, ...]) -> None:
-    """What is published while a scrape looks at the clock or collects is for the next scrape, all of it."""
+def test_publications_during_a_scrape(accept: str, names: tuple[str, ...]) -> None:
+    """A scrape never mixes publications: one that is published during a scrape is for the next scrape."""
     generations = iter(range(1, 99))
 
     def publish() -> int:
@@ -377,8 +377,8 @@ def test_a_scrape_under_way_is_all_of_the_old(accept: str, names: tuple[str, ...
 
 
 @pytest.mark.parametrize(("time", "expected"), [(100, True), (120, True), (120.001, False), (1e9, False)])
-def test_trust_ends(time: float, expected: bool) -> None:  # noqa: FBT001  it's the table's column
-    """What was published is served until its time is up, and not a moment longer; then the fallback."""
+def test_trust_ends(time: float, expected: bool) -> None:  # noqa: FBT001  a column of the table
+    """A publication is served until its time is up, and then its fallback."""
     exposition = Exposition(clock=lambda: time)
     exposition.publish(publication(1))
     kept = ["web", "db"] if expected else ["lost"]
@@ -390,7 +390,7 @@ def test_trust_ends(time: float, expected: bool) -> None:  # noqa: FBT001  it's 
 
 
 def test_before_anything_is_published() -> None:
-    """The process is told of, and it's a whole exposition."""
+    """Before the first publication, the exposition is complete and has the metrics of the process."""
     exposition = Exposition()
 
     assert exposition.is_trusted()

@@ -1,4 +1,4 @@
-"""A snapshot becomes families, and a family that says what it said before is the same object."""
+"""A snapshot becomes families, and an unchanged family stays the same object."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ LABEL_KEYS = ("com.example.team",)
     ],
 )
 def test_golden(golden: str, accept: str, changes: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is served of one container in each state worth a look is what it was when people agreed to it."""
+    """The exposition of one container for each case equals the golden file."""
     monkeypatch.setattr("docker_prom_exporter.metrics.__version__", "1.2.3")
     monkeypatch.setattr("platform.python_version", lambda: "3.11.2")
     exposition = Exposition(clock=lambda: 101)
@@ -52,7 +52,7 @@ def values(family: Metric) -> dict[tuple[str, ...], float]:
 
 
 def label_of(family: Metric, label: str) -> dict[str, float]:
-    """Return the values of a family of one container by one of its labels."""
+    """Return a family's values by one of its labels; the family has one container."""
     return {sample.labels[label]: sample.value for sample in family.samples}
 
 
@@ -92,8 +92,8 @@ CROWD = tuple(container(f"web-{number}", details=details()) for number in range(
         (CROWD[::-1], ALL_FAMILIES),
     ],
 )
-def test_only_what_changed_is_made_anew(containers: tuple[Container, ...], expected: set[str]) -> None:
-    """A change costs the families it shows in; other containers, or another order, cost all of them."""
+def test_only_changed_families_are_renewed(containers: tuple[Container, ...], expected: set[str]) -> None:
+    """A change renews only the families that show it; other containers or another order renew all."""
     publications = Publications()
     before = by_name(publications.of(snapshot(*CROWD)).families)
     after = by_name(publications.of(snapshot(*containers)).families)
@@ -102,8 +102,8 @@ def test_only_what_changed_is_made_anew(containers: tuple[Container, ...], expec
     assert expected == {name for name, family in after.items() if family is not before[name]}
 
 
-def test_containers_are_not_made_anew_once_docker_is_back() -> None:
-    """A lost engine whose containers are found as they were costs nothing."""
+def test_families_after_an_outage() -> None:
+    """After an outage that changed no containers, the families are the same objects as before."""
     publications = Publications()
     before = publications.of(snapshot(*CROWD))
     lost = publications.of(snapshot(*CROWD, up=False, listed=False))
@@ -113,8 +113,8 @@ def test_containers_are_not_made_anew_once_docker_is_back() -> None:
     assert [*map(id, before.families)] == [*map(id, after.families)]
 
 
-def test_another_engine_is_told() -> None:
-    """An upgrade changes nothing but the engine's own family."""
+def test_an_upgrade_of_the_engine() -> None:
+    """An upgrade of the engine changes only `docker_engine_info`."""
     publications = Publications()
     before = by_name(publications.of(snapshot(*CROWD)).families)
     engine = snapshot().engine
@@ -126,13 +126,13 @@ def test_another_engine_is_told() -> None:
 
 
 def test_trust() -> None:
-    """A publication is trusted for as long as its snapshot."""
+    """A publication is trusted as long as its snapshot."""
     assert 120 == published(snapshot()).trusted_until
 
 
 @pytest.mark.parametrize("changes", [{}, {"up": False, "listed": False}])
-def test_nothing_is_known_of_containers_without_an_engine(changes: dict[str, bool]) -> None:
-    """Too old or lost: no engine, no details, and each container last seen at 0."""
+def test_without_an_engine(changes: dict[str, bool]) -> None:
+    """Without a recent poll of an engine, only `docker_up` and `container_health` are exported, as 0."""
     publication = published(snapshot(*gallery(), **changes))
     families = by_name(publication.families if changes else publication.fallback)
 
@@ -142,7 +142,7 @@ def test_nothing_is_known_of_containers_without_an_engine(changes: dict[str, boo
 
 
 def test_a_list_that_failed_leaves_docker_up() -> None:
-    """Docker answers the ping, but of containers nothing is known."""
+    """If only the list failed, `docker_up` is 1 and `container_health` is 0."""
     families = by_name(published(snapshot(container(), listed=False)).families)
 
     assert ["docker_up", "docker_engine_info", "container_health"] == [*families]
@@ -151,14 +151,14 @@ def test_a_list_that_failed_leaves_docker_up() -> None:
 
 
 def test_families_without_a_sample_are_left_out() -> None:
-    """Of a container that was not inspected there are the families of the list."""
+    """A container that was not inspected has only the families of the list."""
     families = by_name(published(snapshot(container())).families)
 
     assert LISTED_FAMILIES == families.keys() - {"docker_up", "docker_engine_info"}
 
 
-def test_no_containers_no_families() -> None:
-    """Where none is watched, no family of theirs is there, and the exporter's own are."""
+def test_without_containers() -> None:
+    """Without containers there are only the families of the engine and the exporter."""
     publication = published(snapshot())
 
     assert ["docker_up", "docker_engine_info"] == [*by_name(publication.families)]
@@ -167,7 +167,7 @@ def test_no_containers_no_families() -> None:
 
 
 def test_known_series_start_at_0() -> None:
-    """Before the first poll each counter is there, at 0, for all that can be counted."""
+    """Before the first poll, each counter has all its series, with the value 0."""
     own = by_name(published(Snapshot(ended=100, trusted_for=20, polled=False)).own)
     errors = {(endpoint, reason) for endpoint in ENDPOINTS for reason in REASONS} - {("inspect", "not_found")}
 
@@ -179,7 +179,7 @@ def test_known_series_start_at_0() -> None:
 
 
 def test_counts_and_times_are_shown() -> None:
-    """Each count and each time is where it belongs."""
+    """The counts and times of a snapshot are exported."""
     now = snapshot(container(), duration=1.5, last_success=7.0)
     now.counts.polls["failure"] = 2
     now.counts.requests["list"] = 3
@@ -196,7 +196,7 @@ def test_counts_and_times_are_shown() -> None:
 
 @pytest.mark.parametrize("each", gallery(), ids=lambda each: ascii(each.name))
 def test_one_state_and_one_verdict(each: Container) -> None:
-    """Of states one is 1; of verdicts one is while it runs, and none when it doesn't, for it's stale."""
+    """Only the current state is 1, and only while the container runs the current health status is 1."""
     families = by_name(published(snapshot(each)).families)
     verdict = each.health_status if each.state == "running" else None
 
@@ -210,7 +210,7 @@ def test_one_state_and_one_verdict(each: Container) -> None:
 
 @pytest.mark.parametrize(("policy", "expected"), [("no", {"no": 1.0}), (None, None)])
 def test_restart_policy(policy: str | None, expected: dict[str, float] | None) -> None:
-    """The policy it has is one series; of one that nobody knows there is none."""
+    """A known restart policy is one series; an unknown one is not exported."""
     families = by_name(published(snapshot(container(details=details(restart_policy=policy)))).families)
     family = families.get("docker_container_restart_policy")
 
@@ -218,7 +218,7 @@ def test_restart_policy(policy: str | None, expected: dict[str, float] | None) -
 
 
 def test_chosen_labels() -> None:
-    """The labels that the user named are those of one family; without any, it isn't there."""
+    """The chosen labels are in a family of their own; without chosen labels it does not exist."""
     now = snapshot(container(labels=("payments", "")))
     family = by_name(Publications(("com.example.team", "tier")).of(now).families)["docker_container_labels"]
 
@@ -230,7 +230,7 @@ def test_chosen_labels() -> None:
 
 
 def test_image_and_creation() -> None:
-    """The image is told with its id, the creation in whole seconds."""
+    """The image's id is exported, and the time of creation in whole seconds."""
     families = by_name(published(snapshot(container(created_ns=CREATED * 10**9 + 999_999_999))).families)
     created = values(families["docker_container_created_timestamp_seconds"])
 

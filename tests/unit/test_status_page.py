@@ -1,4 +1,4 @@
-"""The status page says what a snapshot holds, in HTML that means what it should, and who gets it."""
+"""The status page: its content, its HTML and headers, and the clients that get it."""
 
 import gzip
 import re
@@ -26,7 +26,7 @@ VOID = {"meta", "link"}
 
 
 class Reader(HTMLParser):
-    """Reads a page into its text, its table's rows and its elements, and notes what isn't well formed."""
+    """Parses a page into text, rows and elements; `wrong` has the tags that are not well formed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Reader(HTMLParser):
 
 
 def page_of(snapshot: Snapshot, page: StatusPage = PAGE, *, age: float = 1) -> StatusPage:
-    """Return a page that shows the snapshot once it is this old."""
+    """Return a page on this snapshot at this age."""
     return replace(page, take=lambda: snapshot, clock=lambda: snapshot.ended + age)
 
 
@@ -89,8 +89,8 @@ DOWN = Failure("ping", "unreachable", "Connection refused", "start the engine")
         (snapshot(up=False, listed=False), 21, "Docker is not being watched"),
     ],
 )
-def test_the_engine_comes_first(state: Snapshot, age: float, sentence: str) -> None:
-    """The heading says in words how the engine is, and so does the title."""
+def test_the_page_begins_with_the_engine(state: Snapshot, age: float, sentence: str) -> None:
+    """A page begins with a sentence on the state of the engine, and its HTML is well formed."""
     page = read(state, age=age)
 
     assert sentence in page.text
@@ -99,14 +99,14 @@ def test_the_engine_comes_first(state: Snapshot, age: float, sentence: str) -> N
 
 
 def test_an_engine_that_is_up_is_described() -> None:
-    """Since when, which version, and which API."""
+    """For an engine that is up, the page shows since when, its version and its API version."""
     text = read(snapshot()).text
 
     assert "since 1 h ago · Docker 26.1.5 · API 1.45 · linux/amd64" in text
 
 
-def test_an_engine_that_is_down_says_why() -> None:
-    """The question that failed, the reason and what to do about it; the containers last seen are unknown."""
+def test_an_engine_that_is_down() -> None:
+    """For an engine that is down, the page shows the failure, the remedy and containers as unknown."""
     page = read(snapshot(container("web", health="healthy"), up=False, listed=False, failure=DOWN))
 
     assert "ping unreachable: Connection refused What to do: start the engine" in page.text
@@ -114,15 +114,15 @@ def test_an_engine_that_is_down_says_why() -> None:
     assert "Last seen: 1. Nobody knows how they are now." in page.text
 
 
-def test_what_is_old_says_so() -> None:
-    """A poll too old to trust is named as such, with its age."""
+def test_an_old_poll() -> None:
+    """If the last poll is too old, the page says so and shows its age."""
     text = read(snapshot(up=False, listed=False), age=95).text
 
     assert "What is shown here is old. The last poll ended 1 min 35 s ago" in text
 
 
 def test_the_worst_come_first() -> None:
-    """By verdict, then by name; who stopped by itself comes before who was done."""
+    """Rows are sorted by health, the worst first, then by name; a failed exit precedes a successful one."""
     everything = (
         container("healthy", health="healthy"),
         container("alive"),
@@ -141,8 +141,8 @@ def test_the_worst_come_first() -> None:
     assert order.split(",") == named(*reversed(everything))
 
 
-def test_a_row_tells_all() -> None:
-    """Each column has its value, in words."""
+def test_columns() -> None:
+    """Each column of a row has its value."""
     killed = container(
         "shop-web-1",
         "exited",
@@ -184,8 +184,8 @@ def test_a_row_tells_all() -> None:
     ] == rows
 
 
-def test_the_table_is_a_table() -> None:
-    """A caption, a header for each column, and one for each row."""
+def test_caption_and_headers() -> None:
+    """The table has a caption, and a header for each column and each row."""
     page = read(snapshot(container("web")))
     scopes = [attributes.get("scope") for tag, attributes in page.elements if tag == "th"]
 
@@ -194,8 +194,8 @@ def test_the_table_is_a_table() -> None:
     assert "caption" in [tag for tag, _ in page.elements]
 
 
-def test_without_details_their_absence_is_explained() -> None:
-    """It was asked for, or inspecting failed."""
+def test_missing_details() -> None:
+    """The page says whether details are disabled or inspects fail."""
     bare = snapshot(container("web", details=None))
 
     assert "CONTAINER_DETAILS=false" in read(bare, replace(PAGE, details=False)).text
@@ -206,8 +206,8 @@ def test_without_details_their_absence_is_explained() -> None:
     ("only_labelled", "fix"),
     [(True, f'{LABEL}: "true"'), (True, "CONTAINER_HEALTH_FILTER_LABEL=false"), (False, f'{LABEL}: "false"')],
 )
-def test_who_is_left_out_can_be_let_in(*, only_labelled: bool, fix: str) -> None:
-    """The fix for the filter in use is there to copy."""
+def test_the_remedy_for_unwatched_containers(*, only_labelled: bool, fix: str) -> None:
+    """If containers may be unwatched, the page has the remedy for the filter in use."""
     page = replace(PAGE, only_labelled=only_labelled)
 
     for unwatched in (2, None):
@@ -222,27 +222,27 @@ def test_who_is_left_out_can_be_let_in(*, only_labelled: bool, fix: str) -> None
     ("unwatched", "says"),
     [(1, "1 container is"), (2, "2 containers are"), (None, "Some containers may be")],
 )
-def test_unwatched_containers_are_counted_where_they_are_known(unwatched: int | None, says: str) -> None:
-    """With the filter off, in list mode, all containers are listed."""
+def test_the_number_of_unwatched_containers(unwatched: int | None, says: str) -> None:
+    """The number of unwatched containers is shown if it is known."""
     read_page = read(snapshot(container("web"), unwatched=unwatched), replace(PAGE, only_labelled=False))
 
     assert f"{says} labelled not to be watched" in read_page.text
 
 
-def test_the_caption_counts_all_where_they_are_known() -> None:
-    """Else it counts those that are watched."""
+def test_the_numbers_in_the_caption() -> None:
+    """The caption has the number of all containers if it is known, and that of watched ones."""
     assert "Watched: 1 of 3." in read(snapshot(container("web"), unwatched=2)).text
     assert "Watched: 1. The worst" in read(snapshot(container("web"), unwatched=None)).text
 
 
 @pytest.mark.parametrize("mode", ["list", "inspect"])
 def test_the_mode_is_named(mode: str) -> None:
-    """It decides what a poll costs, and how old a detail may be."""
+    """The page names the mode, which determines the cost of a poll and the age of details."""
     assert f"Mode {mode}:" in read(snapshot(mode=mode)).text
 
 
-def test_the_exporter_accounts_for_itself() -> None:
-    """Its last poll, the interval, and what went wrong so far."""
+def test_polls_and_errors() -> None:
+    """The page shows the last poll, the interval, and the numbers of polls, errors and requests."""
     counts = Counts()
     counts.polls.update(success=7, failure=1)
     counts.requests.update(version=2, ping=8, list=7)
@@ -254,8 +254,8 @@ def test_the_exporter_accounts_for_itself() -> None:
     assert "Polls 7 succeeded, 1 failed Errors ping timeout: 1, in 17 requests" in text
 
 
-def test_a_simulation_says_so() -> None:
-    """What demo serves can't be taken for real."""
+def test_a_simulation() -> None:
+    """The page of `demo` says that it shows a simulation, so that nobody takes it for real."""
     simulated = read(snapshot(engine=ENGINE._replace(version=VERSION))).text
 
     assert "This is a simulation." in simulated
@@ -263,7 +263,7 @@ def test_a_simulation_says_so() -> None:
 
 
 def test_names_are_text() -> None:
-    """Whatever a name holds, it adds no element and no attribute."""
+    """HTML in names is shown as text and adds no element."""
     evil = "<script>alert(1)</script>'\"&"
     plain = read(snapshot(container("web", project="p", service="s")))
     page = read(snapshot(container(evil, project=evil, service=evil), engine=ENGINE._replace(version=evil)))
@@ -274,7 +274,7 @@ def test_names_are_text() -> None:
 
 
 def test_nothing_is_fetched_or_run() -> None:
-    """No element asks for anything, and every link but the documentation's stays here."""
+    """The page loads and runs nothing, and only the link to the documentation leads elsewhere."""
     page = read(snapshot(container("web")), replace(PAGE, docs="https://example.org/?a&b"))
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
 
@@ -284,22 +284,24 @@ def test_nothing_is_fetched_or_run() -> None:
 
 
 @pytest.mark.parametrize(("interval", "seconds"), [(0.5, "5"), (7.2, "8"), (3600, "60")])
-def test_it_renews_itself(interval: float, seconds: str) -> None:
-    """About once a poll, neither too often nor too rarely; not at all where somebody wants it still."""
+def test_refresh(interval: float, seconds: str) -> None:
+    """The page refreshes once per poll, within 5 to 60 seconds, unless the client turns that off."""
     page = replace(PAGE, poll_interval=interval)
-    told = [a.get("content") for _, a in read(snapshot(), page).elements if a.get("http-equiv") == "refresh"]
-    still = read(snapshot(), page, refreshing=False).elements
+    refreshes = [
+        a.get("content") for _, a in read(snapshot(), page).elements if a.get("http-equiv") == "refresh"
+    ]
+    without = read(snapshot(), page, refreshing=False).elements
 
-    assert [seconds] == told
-    assert not any(attributes.get("http-equiv") for _, attributes in still)
+    assert [seconds] == refreshes
+    assert not any(attributes.get("http-equiv") for _, attributes in without)
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(-3, "0 s"), (0, "0 s"), (59, "59 s"), (60, "1 min"), (3725, "1 h 2 min"), (86400 * 3, "3 d")],
 )
-def test_ages_are_worded(seconds: float, words: str) -> None:
-    """By their two largest units; a clock that is behind makes no negative age."""
+def test_wording_of_ages(seconds: float, words: str) -> None:
+    """An age is shown in its two largest units; a negative age, from a clock that is behind, is 0 s."""
     assert f"since {words} ago" in read(snapshot(since=time.time() - seconds)).text
 
 
@@ -319,7 +321,7 @@ def test_ages_are_worded(seconds: float, words: str) -> None:
     ],
 )
 def test_who_gets_the_page(accept: str, *, html: bool) -> None:
-    """Who names HTML and prefers nothing else that there is."""
+    """A client gets HTML if it names HTML and prefers no other available format."""
     assert html == prefers_html(accept)
 
 
@@ -332,8 +334,8 @@ def test_who_gets_the_page(accept: str, *, html: bool) -> None:
         ("/metrics", CHROME, "text/plain"),
     ],
 )
-def test_one_address_for_people_and_prometheus(path: str, accept: str, content_type: str) -> None:
-    """A browser gets the page at `/`, everybody else the exposition, and caches are told of it."""
+def test_one_address_for_browsers_and_prometheus(path: str, accept: str, content_type: str) -> None:
+    """At `/` browsers get the page and other clients the exposition; `Vary` has `Accept` for caches."""
     with serving(lambda: snapshot(container("web"))) as url:
         request = urllib.request.Request(url + path, headers={"Accept": accept})
         with urllib.request.urlopen(request, timeout=5) as response:
@@ -343,8 +345,8 @@ def test_one_address_for_people_and_prometheus(path: str, accept: str, content_t
     assert "Accept" in headers["Vary"].split(", ")
 
 
-def test_a_browser_is_told_to_be_strict() -> None:
-    """The policy allows the page's own style, by its hash, and the picture in its tab."""
+def test_security_headers() -> None:
+    """The security headers allow only the page's own style, by its hash, and data URLs for the icon."""
     with serving(snapshot) as url:
         request = urllib.request.Request(url, headers={"Accept": CHROME})
         with urllib.request.urlopen(request, timeout=5) as response:
@@ -362,8 +364,11 @@ def test_a_browser_is_told_to_be_strict() -> None:
     )
 
 
-def test_a_thousand_containers_are_little_to_send() -> None:
-    """A phone that renews the page every five seconds gets it compressed."""
+def test_a_page_is_gzipped() -> None:
+    """A page with a thousand containers is gzipped to less than 20 kB.
+
+    A phone may load it every five seconds.
+    """
     many = snapshot(*[container(f"c{number}") for number in range(1000)])
     with serving(lambda: many) as url:
         request = urllib.request.Request(url, headers={"Accept": CHROME, "Accept-Encoding": "gzip, br"})
@@ -375,8 +380,8 @@ def test_a_thousand_containers_are_little_to_send() -> None:
     assert 1001 == gzip.decompress(body).count(b"<tr>")
 
 
-class Counted:
-    """A clock, and how often something asked what Docker's state is in a page that was rendered."""
+class CountedPage:
+    """A page whose clock and snapshot a test can change; `rendered` counts how often it is rendered."""
 
     def __init__(self) -> None:
         self.now = 1000.25
@@ -389,24 +394,24 @@ class Counted:
         return time.time()
 
 
-def newer(counted: Counted) -> None:
+def newer(counted: CountedPage) -> None:
     counted.snapshot = replace(counted.snapshot, unwatched=7)
 
 
-def later(counted: Counted) -> None:
+def later(counted: CountedPage) -> None:
     counted.now += 1
 
 
-def at_once(counted: Counted) -> None:
+def at_once(counted: CountedPage) -> None:
     counted.now += 0.5
 
 
 @pytest.mark.parametrize(
     ("change", "rendered"), [(at_once, 1), (later, 2), (newer, 2)], ids=["at once", "later", "newer"]
 )
-def test_it_is_rendered_once_a_snapshot_and_second(change: Callable[[Counted], None], rendered: int) -> None:
-    """However many clients ask, plain or gzipped."""
-    counted = Counted()
+def test_renders_once_per_snapshot_and_second(change: Callable[[CountedPage], None], rendered: int) -> None:
+    """The page is rendered once for each snapshot and second, for all plain and gzipped answers."""
+    counted = CountedPage()
     first = [counted.page.render() for _ in range(5)]
     zipped = counted.page.render(gzipped=True)
     change(counted)
@@ -418,7 +423,7 @@ def test_it_is_rendered_once_a_snapshot_and_second(change: Callable[[Counted], N
 
 @pytest.mark.parametrize("when", [253402300800.0, 1e18, 1e308, -1e18])
 def test_a_time_beyond_the_calendar_is_an_empty_cell(when: float) -> None:
-    """Docker takes years past 9999; the rest of the page stands."""
+    """A time that Python's calendar lacks gives an empty cell; Docker allows years after 9999."""
     odd = container("odd", "created")._replace(created_ns=int(when) * 10**9)
     running = container("running", details=details(started=when))
     rows = {row[0]: row for row in read(snapshot(odd, running, container("web"))).rows[1:]}

@@ -1,4 +1,4 @@
-"""What the web side answers, and to whom."""
+"""The routes of the web server: answers, status codes and access."""
 
 import base64
 import gzip
@@ -23,7 +23,7 @@ HTML = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
 class Served:
-    """A running web side, what it serves, and a decent client of it."""
+    """A running web server, its exposition and a client for it."""
 
     def __init__(self, token: BearerToken | None = None) -> None:
         self.exposition = Exposition()
@@ -63,7 +63,7 @@ def served() -> Iterator[Served]:
 
 @pytest.mark.parametrize("path", ["/metrics", "/"])
 def test_serves_the_exposition(served: Served, path: str) -> None:
-    """In the text format, if nothing else is asked for."""
+    """The exposition is served in the text format by default."""
     status, headers, body = served.ask(path)
 
     assert 200 == status
@@ -73,7 +73,7 @@ def test_serves_the_exposition(served: Served, path: str) -> None:
 
 
 def test_negotiates_format_and_encoding(served: Served) -> None:
-    """OpenMetrics by Accept, gzip by Accept-Encoding; caches are told."""
+    """`Accept` selects OpenMetrics and `Accept-Encoding` gzip; `Vary` has both for caches."""
     _, headers, body = served.ask(
         "/metrics", Accept="application/openmetrics-text; version=1.0.0", Accept_Encoding="gzip"
     )
@@ -84,8 +84,8 @@ def test_negotiates_format_and_encoding(served: Served) -> None:
     assert gzip.decompress(body).endswith(b"# EOF\n")
 
 
-def test_serves_names_only(served: Served) -> None:
-    """`name[]` picks samples, as prometheus-client's own server does."""
+def test_names(served: Served) -> None:
+    """`name[]` selects samples, as in prometheus-client's own server."""
     _, _, body = served.ask("/metrics?name[]=container_health&name[]=python_info")
 
     lines = [line for line in body.decode().splitlines() if not line.startswith("#")]
@@ -94,7 +94,7 @@ def test_serves_names_only(served: Served) -> None:
 
 @pytest.mark.parametrize(("fields", "status"), [(1000, 200), (1001, 400)])
 def test_a_query_has_a_thousand_fields_at_most(served: Served, fields: int, status: int) -> None:
-    """More are refused in one line, and are no error of ours."""
+    """A query with more than 1000 fields is a 400 with one line, and no line is logged above level debug."""
     with capture_logs() as logs:
         got, _, body = served.ask(f"/metrics?{'&' * (fields - 1)}")
 
@@ -114,8 +114,8 @@ def test_a_query_has_a_thousand_fields_at_most(served: Served, fields: int, stat
         "\xff",
     ],
 )
-def test_an_odd_accept_gets_the_text_format(served: Served, accept: str) -> None:
-    """A version that nobody writes is no reason to fail a scrape."""
+def test_an_unusual_accept(served: Served, accept: str) -> None:
+    """An `Accept` with unknown versions or malformed values gets the text format."""
     status, headers, _ = served.ask("/metrics", Accept=accept)
 
     assert 200 == status
@@ -123,7 +123,7 @@ def test_an_odd_accept_gets_the_text_format(served: Served, accept: str) -> None
 
 
 def test_ping(served: Served) -> None:
-    """It says that something listens."""
+    """`/ping` answers `pong`."""
     assert (200, b"pong") == served.ask("/ping")[::2]
 
 
@@ -131,16 +131,18 @@ def test_ping(served: Served) -> None:
     ("healthy", "ready", "statuses"),
     [(True, True, (200, 200)), (False, True, (503, 200)), (True, False, (200, 503))],
 )
-def test_says_how_it_is(served: Served, *, healthy: bool, ready: bool, statuses: tuple[int, int]) -> None:
-    """As the site says."""
+def test_health_and_readiness(
+    served: Served, *, healthy: bool, ready: bool, statuses: tuple[int, int]
+) -> None:
+    """`/-/healthy` and `/-/ready` answer 200 or 503, as the site reports."""
     served.healthy, served.ready = healthy, ready
 
     assert statuses == (served.ask("/-/healthy")[0], served.ask("/-/ready")[0])
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"])
-def test_refuses_other_methods(served: Served, method: str) -> None:
-    """With a body that says what would do."""
+def test_other_methods(served: Served, method: str) -> None:
+    """Other methods are a 405 that names the allowed ones."""
     status, headers, body = served.ask("/metrics", method)
 
     assert (405, "GET, HEAD") == (status, headers["Allow"])
@@ -148,16 +150,16 @@ def test_refuses_other_methods(served: Served, method: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nope", "/metrics/", "//metrics", "/%6detrics", "/..", "/metrics%00"])
-def test_refuses_other_paths(served: Served, path: str) -> None:
-    """With a body that names the paths there are."""
+def test_other_paths(served: Served, path: str) -> None:
+    """Other paths are a 404 that names the existing ones."""
     status, _, body = served.ask(path)
 
     assert 404 == status
     assert b"/metrics" in body
 
 
-def test_an_error_of_our_own_is_a_500(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is logged with its traceback, says nothing to the client, and the next request is answered."""
+def test_an_internal_error_is_a_500(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An internal error is logged and is a 500 without details; the next request is answered."""
     monkeypatch.setattr(Exposition, "render", lambda *_: 1 / 0)
 
     with capture_logs() as logs:
@@ -170,7 +172,7 @@ def test_an_error_of_our_own_is_a_500(served: Served, monkeypatch: pytest.Monkey
 
 
 def test_logs_each_request(served: Served) -> None:
-    """One line at debug with the client's address, as the proxy in front names it."""
+    """Each request is logged at level debug, with the client's address from the proxy's header."""
     with capture_logs() as logs:
         served.ask("/nope?x=1", X_Real_Ip="192.0.2.1")
 
@@ -188,8 +190,8 @@ def basic(password: str) -> str:
     ("authorization", "status"),
     [("Bearer s3cret", 200), (basic("s3cret"), 200), (basic("secret"), 401), ("", 401)],
 )
-def test_a_token_guards_what_is_told_of_containers(tmp_path: Path, authorization: str, status: int) -> None:
-    """The metrics and the page; a browser can show it as a password."""
+def test_a_token_protects_metrics_and_page(tmp_path: Path, authorization: str, status: int) -> None:
+    """The token is required for the metrics and the page, as bearer token or as password."""
     (tmp_path / "token").write_text("s3cret")
     with serving(BearerToken(str(tmp_path / "token"))) as served:
         statuses = [
@@ -200,8 +202,8 @@ def test_a_token_guards_what_is_told_of_containers(tmp_path: Path, authorization
     assert [status, status, 200, 200, 404] == statuses
 
 
-def test_the_challenge_names_both_ways_in(tmp_path: Path) -> None:
-    """Each in a header of its own, as Chromium looks no further than the first in one."""
+def test_the_challenges(tmp_path: Path) -> None:
+    """A 401 has a header for each scheme, because Chromium reads only the first challenge of a header."""
     (tmp_path / "token").write_text("s3cret")
     with serving(BearerToken(str(tmp_path / "token"))) as served:
         _, headers, body = served.ask("/metrics")
@@ -212,7 +214,7 @@ def test_the_challenge_names_both_ways_in(tmp_path: Path) -> None:
 
 
 def test_without_a_page_the_root_is_the_exposition(served: Served) -> None:
-    """For browsers, too."""
+    """Without a status page, `/` is the exposition for browsers too."""
     site = Site(served.exposition, lambda: True, lambda: True)
     with listen("127.0.0.1", 0) as listener:
         server = BoundedServer(listener, App(site, "ConnectInfo"))
@@ -225,7 +227,7 @@ def test_without_a_page_the_root_is_the_exposition(served: Served) -> None:
 
 
 def test_no_scrape_sees_two_publications(served: Served) -> None:
-    """However fast they are swapped: all that a scrape says comes from one."""
+    """However fast publications are replaced, all values of a scrape come from one of them."""
     generations = [
         Publication(
             [GaugeMetricFamily("families", "Of a generation.", n)],

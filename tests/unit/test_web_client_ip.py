@@ -1,4 +1,4 @@
-"""Where the access log takes a client's address from."""
+"""The source of the client's address in the access log."""
 
 from email import message_from_string
 from http.client import HTTPMessage
@@ -49,15 +49,15 @@ def headers_of(**headers: str | list[str]) -> HTTPMessage:
     ],
 )
 def test_finds_the_client_behind_a_proxy(source: str, headers: dict[str, Any], address: str) -> None:
-    """The address the nearest proxy added, from the header named."""
+    """The client's address is the one that the nearest proxy added to the configured header."""
     assert address == client_address(headers_of(**headers), PEER, source)
 
 
 @pytest.mark.parametrize(
     "value", [None, "", ",", "nonsense", "999.1.1.1", "for=", 'for="', ":", "[", "x" * 5000]
 )
-def test_a_missing_or_broken_header_gives_the_connection(value: str | None) -> None:
-    """No header a client can send fails its request, whatever the source."""
+def test_a_missing_or_malformed_header(value: str | None) -> None:
+    """If the header is missing or malformed, the client's address is that of the connection."""
     names = [name.replace("-", "_") for name in HEADERS.values()]
     headers: dict[str, Any] = {} if value is None else dict.fromkeys(names, value)
 

@@ -1,4 +1,4 @@
-"""The bounded server: what it takes for a request, and how little a bad client costs the others."""
+"""The bounded server: requests, timeouts, and limits that protect other clients."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ LARGE = Response(HTTPStatus.OK, (b"x" * 1_000_000,) * 50)
 
 
 class Served:
-    """A running server, and clients of it. `answer` is what each gets; the requests are kept."""
+    """A running server and clients of it. `answer` answers each request; `requests` has all requests."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.answer: Callable[[Request], Response] = lambda _: Response(HTTPStatus.OK, (b"pong",))
@@ -36,11 +36,11 @@ class Served:
         return self.answer(request)
 
     def connect(self, host: str = "127.0.0.1") -> socket.socket:
-        """Connect from this address and say nothing yet."""
+        """Connect from this address, and send nothing."""
         return socket.create_connection(self.address, timeout=10, source_address=(host, 0))
 
-    def say(self, raw: bytes) -> bytes:
-        """Send these bytes and read until the other side closes, or has answered and waits."""
+    def exchange(self, raw: bytes) -> bytes:
+        """Send these bytes and end of input, and return all bytes that the server sends."""
         with self.connect() as connection:
             with suppress(OSError):
                 connection.sendall(raw)
@@ -49,17 +49,17 @@ class Served:
 
 
 @contextmanager
-def stopped() -> Iterator[Served]:
-    """Yield a server that does not accept yet."""
+def not_started() -> Iterator[Served]:
+    """Yield a server that does not accept connections yet."""
     threads = threading.active_count()
     with listen("127.0.0.1", 0) as listener:
         yield Served(listener)
-    wait_for(lambda: threading.active_count() <= threads, what="its threads to end")
+    wait_for(lambda: threading.active_count() <= threads, what="the server's threads to end")
 
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    with stopped() as served:
+    with not_started() as served:
         served.server.start()
         try:
             yield served
@@ -91,18 +91,18 @@ def served() -> Iterator[Served]:
     ],
     ids=lambda value: str(value[:40]) if isinstance(value, bytes) else None,
 )
-def test_survives_odd_requests(served: Served, raw: bytes, status: int) -> None:
-    """Each gets one answer, with a body that says what is wrong; the next client gets its own."""
-    head, _, body = served.say(raw).partition(b"\r\n\r\n")
+def test_unusual_requests(served: Served, raw: bytes, status: int) -> None:
+    """An unusual request gets one answer, whose body says what is wrong; the next client is served."""
+    head, _, body = served.exchange(raw).partition(b"\r\n\r\n")
 
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert body.startswith(b"pong" if status == 200 else b"%d " % status)
     assert b"HTTP/1.1 " not in body.replace(b"of HTTP/1.0 or HTTP/1.1", b"")
-    assert served.say(GET).endswith(b"pong")
+    assert served.exchange(GET).endswith(b"pong")
 
 
-def test_a_refusal_is_not_reset_away(served: Served) -> None:
-    """What its client still sends is read before the connection is closed, for a second."""
+def test_a_refusal_arrives(served: Served) -> None:
+    """After a refusal, the server reads what the client still sends, so that no reset drops the answer."""
     with served.connect() as connection:
         connection.sendall(b"GET /ping HTTP/1.1\r\n" + b"X: y\r\n" * 100_000)
         connection.shutdown(socket.SHUT_WR)
@@ -115,15 +115,15 @@ def test_a_refusal_is_not_reset_away(served: Served) -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"GET /ping", GET[:-2], b"GET /ping HTTP/1.1\r\nHost: a"])
 def test_half_a_request_gets_no_answer(served: Served, raw: bytes) -> None:
-    """Its client has gone."""
-    assert b"" == served.say(raw)
+    """An incomplete request gets no answer, because its client has disconnected."""
+    assert b"" == served.exchange(raw)
     assert [] == served.requests
 
 
 def test_keeps_a_connection_and_answers_in_order(served: Served) -> None:
-    """Pipelined requests are answered one after the other; `close` ends it."""
+    """Pipelined requests are answered in their order, up to the one with `Connection: close`."""
     served.answer = lambda request: Response(HTTPStatus.OK, (request.path.encode(),))
-    answer = served.say(
+    answer = served.exchange(
         b"GET /1 HTTP/1.1\r\n\r\nHEAD /2 HTTP/1.1\r\n\r\n"
         b"GET /3 HTTP/1.1\r\nConnection: close\r\n\r\nGET /4 HTTP/1.1\r\n\r\n"
     )
@@ -134,14 +134,14 @@ def test_keeps_a_connection_and_answers_in_order(served: Served) -> None:
 
 
 def test_http_1_0_closes_unless_asked(served: Served) -> None:
-    """A client of HTTP/1.0 that asks to keep the connection is told that it's kept."""
-    assert 1 == served.say(b"GET /ping HTTP/1.0\r\n\r\n" * 2).count(b"Connection: close")
-    kept = served.say(b"GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2)
+    """An HTTP/1.0 connection is closed unless the client asks to keep it; the answer says which."""
+    assert 1 == served.exchange(b"GET /ping HTTP/1.0\r\n\r\n" * 2).count(b"Connection: close")
+    kept = served.exchange(b"GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2)
     assert 2 == kept.count(b"Connection: keep-alive")
 
 
 def test_an_answer_waits_for_no_acknowledgement(served: Served) -> None:
-    """Its end is sent at once, though the client hasn't acknowledged the beginning."""
+    """A connection has TCP_NODELAY, so that the end of an answer waits for no acknowledgement."""
     with served.connect() as connection:
         connection.sendall(GET)
         connection.recv(1)
@@ -151,16 +151,16 @@ def test_an_answer_waits_for_no_acknowledgement(served: Served) -> None:
 
 
 def test_a_large_answer_arrives_whole(served: Served) -> None:
-    """In parts, over a connection that is then closed or kept."""
+    """A large answer in parts arrives whole, whether its connection is then closed or kept."""
     parts = (b"a" * 1_000_000, b"b" * 1_000_001)
     served.answer = lambda _: Response(HTTPStatus.OK, parts)
-    answer = served.say(GET + b"GET /ping HTTP/1.0\r\n\r\n")
+    answer = served.exchange(GET + b"GET /ping HTTP/1.0\r\n\r\n")
 
     assert 2 == answer.count(b"".join(parts))
 
 
-def test_many_silent_clients_cost_nobody_an_answer(served: Served) -> None:
-    """Those quiet for longest are dropped; there are no more threads than slots."""
+def test_many_silent_clients(served: Served) -> None:
+    """Silent clients do not keep others from an answer, and there are no more threads than slots."""
     others = threading.active_count()
     with ExitStack() as stack:
         for _ in range(100):
@@ -168,13 +168,13 @@ def test_many_silent_clients_cost_nobody_an_answer(served: Served) -> None:
             with suppress(OSError):
                 stack.enter_context(served.connect()).send(b"G")
 
-        assert served.say(GET).endswith(b"pong")
+        assert served.exchange(GET).endswith(b"pong")
         assert len(served.server._slots) <= 48
         assert threading.active_count() - others <= 48
 
 
 def test_threads_that_do_not_end_are_not_replaced(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dropping a connection makes room only once its thread has ended."""
+    """A dropped connection makes room only once its thread has ended."""
     monkeypatch.setattr(module, "_DROP_TIMEOUT", 0.01)
     others, done = threading.active_count(), threading.Event()
     served.answer = lambda _: Response(HTTPStatus.OK, (b"late" if done.wait(30) else b"never",))
@@ -189,21 +189,21 @@ def test_threads_that_do_not_end_are_not_replaced(served: Served, monkeypatch: p
 
 
 def test_the_host_with_most_connections_loses_one(served: Served) -> None:
-    """A scraper that is quiet between two scrapes keeps its connection, whatever another host does."""
+    """The host with the most connections loses one, so that a quiet scraper keeps its own."""
     with served.connect("127.0.0.2") as scraper, ExitStack() as stack:
         scraper.sendall(GET)
         scraper.recv(65536)
         for _ in range(100):
             stack.enter_context(served.connect())
-        assert served.say(GET).endswith(b"pong")
+        assert served.exchange(GET).endswith(b"pong")
         scraper.sendall(GET)
 
         assert scraper.recv(65536).endswith(b"pong")
 
 
-def test_clients_that_have_hung_up_cost_nothing_while_others_wait() -> None:
-    """Nothing is done for them; a client that waits for its answer gets it."""
-    with stopped() as served:
+def test_clients_that_have_disconnected() -> None:
+    """A request whose client has disconnected is not processed; a client that waits gets its answer."""
+    with not_started() as served:
         for _ in range(100):
             with served.connect() as gone:
                 gone.sendall(GET)
@@ -227,10 +227,8 @@ def test_clients_that_have_hung_up_cost_nothing_while_others_wait() -> None:
     ],
     ids=["silent", "asks slowly", "idle", "reads slowly", "sends on"],
 )
-def test_each_step_has_its_time(
-    served: Served, monkeypatch: pytest.MonkeyPatch, timeout: str, raw: bytes
-) -> None:
-    """However steadily a client drips; others are served meanwhile."""
+def test_timeouts(served: Served, monkeypatch: pytest.MonkeyPatch, timeout: str, raw: bytes) -> None:
+    """Each step of a connection has a timeout, even for a client that sends steadily; others are served."""
     monkeypatch.setattr(module, timeout, 0.1)
     pong = served.answer
     served.answer = lambda request: LARGE if request.path == "/large" else pong(request)
@@ -238,7 +236,7 @@ def test_each_step_has_its_time(
         slow.sendall(raw)
 
         def dropped() -> bool:
-            assert served.say(GET).endswith(b"pong")
+            assert served.exchange(GET).endswith(b"pong")
             with suppress(OSError):
                 slow.sendall(b"" if raw in (b"", GET) else b"x")
             return not served.server._slots
@@ -248,8 +246,8 @@ def test_each_step_has_its_time(
             assert len(read_all(slow)) < 50_000_000
 
 
-def test_stops_at_once_whatever_clients_do(served: Served) -> None:
-    """Silent, asking, idle, or not reading: all are cut off, and nobody gets in any more."""
+def test_stop(served: Served) -> None:
+    """`stop` closes silent, sending, idle and slow connections at once, and refuses new ones."""
     served.answer = lambda _: LARGE
     with ExitStack() as stack:
         clients = [stack.enter_context(served.connect()) for _ in range(20)]
@@ -268,7 +266,7 @@ def test_stops_at_once_whatever_clients_do(served: Served) -> None:
 
 
 def test_without_descriptors_a_connection_is_dropped(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line says so, however often `accept` fails."""
+    """If `accept` lacks descriptors, a connection is dropped, and the log has one line on that."""
     failure = OSError(errno.EMFILE, "Too many open files")
 
     class Exhausted:
@@ -287,17 +285,20 @@ def test_without_descriptors_a_connection_is_dropped(served: Served, monkeypatch
     assert ["http.no_descriptors"] == [entry["event"] for entry in logs if entry["log_level"] == "warning"]
 
 
-@pytest.mark.parametrize(("limit", "most"), [(1024, 48), (80, 48), (64, 32), (20, 1), (-1, 48)], ids=str)
-def test_descriptors_bound_the_slots(monkeypatch: pytest.MonkeyPatch, limit: int, most: int) -> None:
-    """The rest of the exporter has some to itself; -1 is no limit."""
+@pytest.mark.parametrize(("limit", "expected"), [(1024, 48), (80, 48), (64, 32), (20, 1), (-1, 48)], ids=str)
+def test_descriptors_bound_the_slots(monkeypatch: pytest.MonkeyPatch, limit: int, expected: int) -> None:
+    """The limit of descriptors bounds the slots; -1 is no limit.
+
+    The rest of the exporter needs some descriptors too.
+    """
     monkeypatch.setattr(os, "sysconf", lambda _: limit)
 
-    assert most == module._max_threads()
+    assert expected == module._max_threads()
 
 
 @pytest.mark.parametrize("address", ["::1", "::"])
 def test_listens_on_ipv6(address: str) -> None:
-    """`::` takes IPv4, too."""
+    """A server listens on IPv6, and with `::` also on IPv4."""
     if not socket.has_ipv6:
         give_up("this machine has no IPv6")
     with listen(address, 0) as listener:
@@ -305,8 +306,8 @@ def test_listens_on_ipv6(address: str) -> None:
             socket.create_connection((host, listener.getsockname()[1]), timeout=10).close()
 
 
-def test_listens_where_there_is_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`::` means all addresses there are."""
+def test_listens_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without IPv6, `::` listens on all IPv4 addresses, and `::1` is an error."""
     create = socket.create_server
 
     def create_server(
@@ -324,20 +325,20 @@ def test_listens_where_there_is_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_port_in_use_is_an_oserror(served: Served) -> None:
-    """It is found before anything else starts."""
+    """A port in use is an OSError of `listen`, before anything else starts."""
     with pytest.raises(OSError, match="in use"):
         listen(*served.address)
 
 
 def test_ipv4_clients_of_an_ipv6_listener_have_their_own_address() -> None:
-    """Not the one it is mapped to."""
+    """An IPv4 client of an IPv6 listener has its IPv4 address, not the mapped one."""
     if not socket.has_dualstack_ipv6():
         give_up("this machine has no IPv6")
     served = Served(listen("::", 0))
     served.address = ("127.0.0.1", served.address[1])
     served.server.start()
     try:
-        served.say(GET)
+        served.exchange(GET)
     finally:
         served.server.stop()
 
