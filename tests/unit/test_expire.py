@@ -1,4 +1,4 @@
-"""Which groups of a Pushgateway expire, by which paths they are deleted, and gateways in trouble."""
+"""Groups of a Pushgateway: when they expire, the paths that delete them, and failures of the gateway."""
 
 import base64
 import io
@@ -43,7 +43,7 @@ def group(**labels: str) -> Group:
 
 
 def sample(name: str, labels: Mapping[str, str], value: object) -> str:
-    """Return a line as a gateway writes it."""
+    """Return a sample as a Pushgateway writes it."""
     escaped = {
         name: text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
         for name, text in labels.items()
@@ -53,7 +53,7 @@ def sample(name: str, labels: Mapping[str, str], value: object) -> str:
 
 
 def pushes(pushed: object, failed: object = 0, **labels: str) -> str:
-    """Return what a gateway says of when a group was pushed."""
+    """Return the samples that show when a group was pushed."""
     own = {"job": JOB, **labels}
     return sample("push_failure_time_seconds", own, failed) + sample("push_time_seconds", own, pushed)
 
@@ -62,8 +62,8 @@ def lines(*texts: str) -> list[bytes]:
     return io.BytesIO("".join([GATEWAY, *texts]).encode()).readlines()
 
 
-def says(*texts: str, now: float = NOW) -> Fault:
-    """Return an answer to a look."""
+def metrics(*texts: str, now: float = NOW) -> Fault:
+    """Return the gateway's answer: its metrics and its time."""
     return answers("200 OK", GATEWAY + "".join(texts), f"Date: {formatdate(now, usegmt=True)}")
 
 
@@ -84,17 +84,15 @@ def says(*texts: str, now: float = NOW) -> Fault:
         ("1.7e+09", 0, 1.7e9),
     ],
 )
-def test_a_group_expires_by_its_last_push_that_succeeded(
-    pushed: object, failed: object, last: float | None
-) -> None:
-    """Else, where none did, by the last failure; and never where the gateway knows of no push at all."""
+def test_expiry_of_a_group(pushed: object, failed: object, last: float | None) -> None:
+    """A group expires by its last successful push, else by its last failed one, and never without a push."""
     expected = {} if last is None else {group(instance="host1"): last}
 
     assert expected == last_pushes(lines(pushes(pushed, failed, instance="host1")), JOB, RECENT)
 
 
 def test_groups_of_other_jobs_never_expire() -> None:
-    """Whatever they have in common with those that do."""
+    """Groups of other jobs never expire, whatever labels they have in common with the exporter's."""
     others = [pushes(OLD, job=job, instance=JOB) for job in ("backup", f"{JOB}2", "", JOB.upper())]
     mine = pushes(OLD, instance="host1", exported_job="backup")
 
@@ -103,21 +101,21 @@ def test_groups_of_other_jobs_never_expire() -> None:
     ]
 
 
-NAMES = st.from_regex(r"_?[a-zA-Z][a-zA-Z0-9_]{0,8}", fullmatch=True)  # a gateway takes none with __
+NAMES = st.from_regex(r"_?[a-zA-Z][a-zA-Z0-9_]{0,8}", fullmatch=True)  # names with __ are reserved
 LABELS = st.dictionaries(NAMES, st.text(max_size=12), max_size=4)
 
 
 @given(LABELS, st.text(min_size=1, max_size=12))
-def test_any_labels_are_read_and_found_again(labels: dict[str, str], job: str) -> None:
-    """From a line of the text format to the path that the gateway takes for the same labels."""
-    its = {**labels, "job": job}
-    (found,) = last_pushes(lines(sample("push_time_seconds", its, OLD)), job, RECENT)
+def test_any_labels_have_a_path(labels: dict[str, str], job: str) -> None:
+    """Labels that are read from a sample give a path that the gateway reads as the same labels."""
+    grouping = {**labels, "job": job}
+    (found,) = last_pushes(lines(sample("push_time_seconds", grouping, OLD)), job, RECENT)
     path = next(paths(found))
 
-    assert its == dict(found)
+    assert grouping == dict(found)
     assert re.fullmatch(r"/metrics/job(/[\w@=.-]+)+|/metrics/job@base64(/[\w@=.-]+)+", path, re.ASCII)
     assert not {".", ".."} & {*path.split("/")}
-    assert its == _as_the_gateway_reads(path)
+    assert grouping == _as_the_gateway_reads(path)
 
 
 def _as_the_gateway_reads(path: str) -> dict[str, str]:
@@ -145,7 +143,7 @@ def _as_the_gateway_reads(path: str) -> dict[str, str]:
     ids=str,
 )
 def test_a_group_has_a_path(labels: dict[str, str], expected: list[str]) -> None:
-    """Two where `instance` is empty: a gateway shows one that isn't there in the same way."""
+    """A group has one path, or two if `instance` is empty: a gateway shows a missing `instance` as empty."""
     assert expected == [*paths(group(**labels))]
 
 
@@ -159,11 +157,11 @@ def served(exposition: Exposition) -> Scrape:
     return parse(b"".join(exposition.render().body).decode())
 
 
-def turns(expirer: Expirer, *looks: Fault, gateway: FakeGateway) -> list[EventDict]:
-    """Have it look once at each, and return what it logs."""
+def turns(expirer: Expirer, *replies: Fault, gateway: FakeGateway) -> list[EventDict]:
+    """Let the expirer take a turn for each answer of the gateway; return what it logs."""
     with capture_logs() as logs:
-        for look in looks:
-            gateway.status = look
+        for reply in replies:
+            gateway.status = reply
             expirer.turn()
     return logs
 
@@ -172,12 +170,12 @@ def deleted(gateway: FakeGateway) -> list[str]:
     return [asked.path for asked in gateway.asked if asked.method == "DELETE"]
 
 
-def test_a_group_is_deleted_when_two_looks_find_it_expired(gateway: FakeGateway) -> None:
-    """By the gateway's clock; counted, and said in one line."""
+def test_a_group_is_deleted_when_two_turns_find_it_expired(gateway: FakeGateway) -> None:
+    """A group that two turns find expired, by the gateway's clock, is deleted, counted and logged."""
     exposition = Exposition()
     expiring = expirer(gateway, exposition, expire_after=60)
-    look = says(pushes(NOW - 61, instance="gone"), pushes(NOW - 59, instance="there"))
-    logs = turns(expiring, look, look, gateway=gateway)
+    reply = metrics(pushes(NOW - 61, instance="gone"), pushes(NOW - 59, instance="there"))
+    logs = turns(expiring, reply, reply, gateway=gateway)
 
     assert [f"/metrics/job/{JOB}/instance/gone"] == deleted(gateway)
     assert 1 == served(exposition).value("docker_exporter_groups_expired_total")
@@ -190,25 +188,28 @@ def test_a_group_is_deleted_when_two_looks_find_it_expired(gateway: FakeGateway)
 
 @pytest.mark.parametrize(
     "between",
-    [says(pushes(RECENT + 1, instance="back")), says(), answers("503 Service Unavailable", "")],
+    [metrics(pushes(RECENT + 1, instance="back")), metrics(), answers("503 Service Unavailable", "")],
 )
 def test_a_group_that_is_pushed_again_stays(gateway: FakeGateway, between: Fault) -> None:
-    """A host whose gateway was away has time for a push; so a failed look starts it all over."""
-    expired = says(pushes(OLD, instance="back"))
+    """A new push, a missing group or a failed request between two turns starts the expiry anew.
+
+    After an outage of the gateway, the hosts have time for a push.
+    """
+    expired = metrics(pushes(OLD, instance="back"))
     turns(expirer(gateway), expired, between, expired, gateway=gateway)
 
     assert [] == deleted(gateway)
 
 
 def test_a_deletion_that_fails_is_tried_again(gateway: FakeGateway) -> None:
-    """After two more looks; the gateway counts as down until all went well."""
+    """A failed deletion is repeated two turns later; until then the gateway counts as down."""
     gateway.answers = [answers("500 Internal Server Error", "disk full"), TAKEN]
     exposition = Exposition()
     expiring = expirer(gateway, exposition)
-    look = says(pushes(OLD, instance="gone"))
-    logs = turns(expiring, look, look, gateway=gateway)
+    reply = metrics(pushes(OLD, instance="gone"))
+    logs = turns(expiring, reply, reply, gateway=gateway)
     up = served(exposition).value("docker_exporter_gateway_up")
-    logs += turns(expiring, look, look, gateway=gateway)
+    logs += turns(expiring, reply, reply, gateway=gateway)
 
     assert 0 == up
     assert 2 == len(deleted(gateway))
@@ -217,27 +218,25 @@ def test_a_deletion_that_fails_is_tried_again(gateway: FakeGateway) -> None:
     ]
 
 
-def test_a_group_that_can_not_be_deleted_keeps_no_other(gateway: FakeGateway) -> None:
-    """And is said to be there."""
+def test_a_failed_deletion_stops_no_other(gateway: FakeGateway) -> None:
+    """A failed deletion is logged, and the other groups are deleted."""
     gateway.answers = [answers("403 Forbidden", ""), TAKEN]
     exposition = Exposition()
     expiring = expirer(gateway, exposition)
-    look = says(pushes(OLD, instance="kept"), pushes(OLD, instance="gone"))
-    logs = turns(expiring, look, look, gateway=gateway)
+    reply = metrics(pushes(OLD, instance="kept"), pushes(OLD, instance="gone"))
+    logs = turns(expiring, reply, reply, gateway=gateway)
 
     assert 2 == len(deleted(gateway))
     assert 1 == served(exposition).value("docker_exporter_groups_expired_total")
     assert "403 Forbidden" == logs[-1]["reason"]
 
 
-def test_after_a_second_of_deleting_it_looks_again(
-    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was found before gets old; those that are left are deleted without a pause."""
+def test_a_turn_deletes_for_a_second_at_most(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn deletes for a second at most; the next one follows at once, with a new answer of the gateway."""
     monkeypatch.setattr("docker_prom_exporter.outlets.expire._SECONDS_TO_DELETE", 0)
     expiring = expirer(gateway)
-    look = says(pushes(OLD, instance="gone"))
-    turns(expiring, look, gateway=gateway)
+    reply = metrics(pushes(OLD, instance="gone"))
+    turns(expiring, reply, gateway=gateway)
     more = expiring.turn()
     monkeypatch.undo()
     rest = expiring.turn()
@@ -248,13 +247,13 @@ def test_after_a_second_of_deleting_it_looks_again(
 
 CUT = f'push_time_seconds{{instance="host1",job="{JOB}"}} 17'
 ELSEWHERE = 'push_time_seconds{job="docker_prom_exporter} 1\n'
-BAD_LOOKS = [
+BAD_REPLIES = [
     (answers("200 OK", "<html>", "Date: Fri, 15 Jan 2027 08:00:00 GMT"), "bad_response"),
     (answers("200 OK", GATEWAY), "bad_response"),
     (answers("200 OK", GATEWAY, "Date: today"), "bad_response"),
-    (says(CUT), "bad_response"),
-    (says(ELSEWHERE), "bad_response"),
-    (says("push_time_seconds{} 1\n", 'push_time_seconds{job="\xff'), "bad_response"),
+    (metrics(CUT), "bad_response"),
+    (metrics(ELSEWHERE), "bad_response"),
+    (metrics("push_time_seconds{} 1\n", 'push_time_seconds{job="\xff'), "bad_response"),
     (answers("401 Unauthorized", ""), "401 Unauthorized"),
     (answers("301 Moved Permanently", "", "Location: /login"), "301 Moved Permanently"),
     (answers("500 Internal Server Error", "collected before"), "500 Internal Server Error"),
@@ -267,11 +266,11 @@ BAD_LOOKS = [
 ]
 
 
-@pytest.mark.parametrize(("bad", "reason"), BAD_LOOKS)
+@pytest.mark.parametrize(("bad", "reason"), BAD_REPLIES)
 def test_a_gateway_in_trouble(
     gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, bad: Fault, reason: str
 ) -> None:
-    """Nothing is deleted, one line says why, one that it is over; and no thread stays behind."""
+    """While the gateway fails nothing is deleted; the failure and its end are logged; no thread is left."""
     exposition = Exposition()
     expiring = expirer(gateway, exposition)
     with monkeypatch.context() as patch:
@@ -279,9 +278,9 @@ def test_a_gateway_in_trouble(
             patch.setattr("docker_prom_exporter.outlets.expire._LOOK_TIMEOUT", 0.2)
         logs = turns(expiring, bad, bad, gateway=gateway)
     up, healthy = served(exposition).value("docker_exporter_gateway_up"), exposition.is_trusted()
-    logs += turns(expiring, says(), gateway=gateway)
+    logs += turns(expiring, metrics(), gateway=gateway)
     wait_for(
-        lambda: "deadline" not in {thread.name for thread in threading.enumerate()}, what="the request's end"
+        lambda: "deadline" not in {thread.name for thread in threading.enumerate()}, what="the request to end"
     )
 
     assert (0, True) == (up, healthy)
@@ -293,7 +292,7 @@ def test_a_gateway_in_trouble(
 
 
 def test_what_is_read_is_not_kept(gateway: FakeGateway) -> None:
-    """64 MiB of samples, one of them 3 MiB long with what looks like a push in it, take less than 6 MiB."""
+    """Reading 64 MiB of samples takes less than 6 MiB; a push in the label of a 2 MiB sample is ignored."""
     filler = b'other{name="%s"} 1\n' % (b"x" * 1000) * 64
     beginning = b'other{name="'
     trap = sample("push_time_seconds", {"job": JOB}, OLD).strip().replace('"', r"\"").encode()
@@ -317,19 +316,19 @@ def test_what_is_read_is_not_kept(gateway: FakeGateway) -> None:
     assert peak < 6 * 1024 * 1024
 
 
-def test_there_is_an_end_to_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gateway that never stops to name groups takes no more than memory for so many."""
+def test_a_maximum_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More groups than the maximum are an error, so that the memory for them has a limit."""
     monkeypatch.setattr("docker_prom_exporter.outlets.expire._MAX_GROUPS", 2)
 
     with pytest.raises(OutletError, match="more than 2 groups"):
         last_pushes(lines(*(pushes(OLD, instance=str(n)) for n in range(3))), JOB, RECENT)
 
 
-def test_a_thread_that_ends_is_no_longer_healthy(gateway: FakeGateway) -> None:
-    """And then nothing is known of the gateway: three intervals and the longest turn later."""
+def test_a_thread_without_turns_is_unhealthy(gateway: FakeGateway) -> None:
+    """A thread that has taken no turn for three intervals and the longest turn counts as unhealthy."""
     now = [time.monotonic()]
     exposition = Exposition(clock=lambda: now[0])
-    turns(expirer(gateway, exposition, poll_interval=10), says(), gateway=gateway)
+    turns(expirer(gateway, exposition, poll_interval=10), metrics(), gateway=gateway)
     now[0] += 70
     before = exposition.is_trusted(), served(exposition).value("docker_exporter_gateway_up")
     now[0] += 10

@@ -1,4 +1,4 @@
-"""How outlets live: what is counted and logged of deliveries, and what they leave at the end."""
+"""Outlets: the counts and logs of deliveries, and what happens at their start and end."""
 
 import threading
 import time
@@ -45,7 +45,7 @@ def scrape(held: Exposition, *names: str) -> Scrape:
 
 
 def test_all_get_the_same(gateway: FakeGateway, tmp_path: Path) -> None:
-    """The published families, without those of this process."""
+    """All outlets get the published families, without the metrics of the exporter's process."""
     path = tmp_path / "docker.prom"
     held = exposition(web=4)
     delivered = [outlet.deliver(held) for outlet in outlets(gateway.url, textfile=path)]
@@ -55,8 +55,8 @@ def test_all_get_the_same(gateway: FakeGateway, tmp_path: Path) -> None:
     assert {"container_health", "docker_up"} == {name for name, _ in gateway.asked[0].scrape.samples}
 
 
-def test_one_that_fails_holds_up_no_other(gateway: FakeGateway, tmp_path: Path) -> None:
-    """But that not all went well is known."""
+def test_a_failure_stops_no_other_outlet(gateway: FakeGateway, tmp_path: Path) -> None:
+    """A failed delivery is reported and does not stop the other outlets."""
     gateway.answers = [answers("404 Not Found", "")]
     path = tmp_path / "docker.prom"
     delivered = [outlet.deliver(exposition(web=4)) for outlet in outlets(gateway.url, textfile=path)]
@@ -65,13 +65,13 @@ def test_one_that_fails_holds_up_no_other(gateway: FakeGateway, tmp_path: Path) 
     assert path.exists()
 
 
-def test_without_any_there_is_nothing_to_fail() -> None:
-    """And nothing to count."""
+def test_no_outlets() -> None:
+    """Without options for an outlet, no outlet is opened."""
     assert [] == open_outlets(read_settings({}, {}), threading.Event())
 
 
 def test_a_failure_is_logged_once(gateway: FakeGateway) -> None:
-    """Not each time, but again when the reason is another; and so is its end."""
+    """A failure is logged once, and again if its reason changes; the recovery is logged once."""
     (pushing,) = outlets(gateway.url)
     denied = answers("403 Forbidden", "")
     answering = [denied, denied, answers("404 Not Found", ""), TAKEN, TAKEN]
@@ -89,8 +89,8 @@ def test_a_failure_is_logged_once(gateway: FakeGateway) -> None:
     assert {"failure": 3, "success": 2} == pushes(pushing)
 
 
-def test_an_error_of_our_own_ends_no_delivery(gateway: FakeGateway) -> None:
-    """It counts as a failure, and the next delivery is made."""
+def test_an_internal_error(gateway: FakeGateway) -> None:
+    """An internal error counts as a failure, and the next delivery is made."""
     (pushing,) = outlets(gateway.url)
     broken: Any = None
     with capture_logs() as logs:
@@ -103,7 +103,7 @@ def test_an_error_of_our_own_ends_no_delivery(gateway: FakeGateway) -> None:
 
 
 def test_delivers_until_it_is_stopped(gateway: FakeGateway, tmp_path: Path) -> None:
-    """Once an interval, from its start on; then the group is deleted and the file removed."""
+    """An outlet delivers once per interval until it is stopped, and then deletes the group or the file."""
     stop = threading.Event()
     both = outlets(gateway.url, stop, textfile=tmp_path / "docker.prom")
     for outlet in both:
@@ -122,14 +122,14 @@ def test_delivers_until_it_is_stopped(gateway: FakeGateway, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("fault", [hangs(), UNAVAILABLE])
-def test_a_gateway_in_trouble_does_not_hold_up_the_end(gateway: FakeGateway, fault: Fault) -> None:
-    """The log says that the group stays."""
+def test_a_failing_gateway_does_not_delay_the_end(gateway: FakeGateway, fault: Fault) -> None:
+    """A failing gateway does not delay the end, and the log says that the group stays."""
     gateway.answers = [TAKEN, fault]
     stop = threading.Event()
     (pushing,) = outlets(gateway.url, stop)
     with capture_logs() as logs:
         pushing.start(exposition())
-        wait_for(lambda: len(gateway.asked) >= 2, what="the push, and the question for the status")
+        wait_for(lambda: len(gateway.asked) >= 2, what="the push and the request for the status")
 
         began = time.monotonic()
         stop.set()
@@ -152,10 +152,8 @@ def test_a_gateway_in_trouble_does_not_hold_up_the_end(gateway: FakeGateway, fau
         ({"push_ca_file": "file"}, "--push-ca-file .*: "),
     ],
 )
-def test_what_is_missing_at_the_start_is_one_line(
-    tmp_path: Path, options: dict[str, str], message: str
-) -> None:
-    """It names the option."""
+def test_unusable_files_at_the_start(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    """If a file is missing or unusable at the start, the error names the option."""
     (tmp_path / "file").write_text("no certificate")
     paths: dict[str, Any] = {
         name: text if name == "push_username" else tmp_path / text for name, text in options.items()
@@ -166,7 +164,7 @@ def test_what_is_missing_at_the_start_is_one_line(
 
 
 def test_metrics_count_pushes_and_writes(gateway: FakeGateway, tmp_path: Path) -> None:
-    """From the start, as 0, and they can be asked for by name."""
+    """Pushes and writes are counted from 0, and `name[]` selects their counters."""
     both = outlets(gateway.url, textfile=tmp_path / "docker.prom")
     held = counting(both)
     before = scrape(held)

@@ -1,4 +1,4 @@
-"""What goes to a Pushgateway, when, and how little one that fails costs."""
+"""Pushes to a Pushgateway: requests, intervals, retries and failures."""
 
 import base64
 import socket
@@ -42,7 +42,7 @@ def pusher(url: str, interval: float = 0.5, **options: Any) -> Pusher:
 
 
 def failure(pusher: Pusher, held: Exposition | None = None) -> OutletError | None:
-    """Push, and return what went wrong, if anything did."""
+    """Push, and return the error if there is one."""
     try:
         pusher.deliver(held or exposition())
     except OutletError as error:
@@ -51,7 +51,7 @@ def failure(pusher: Pusher, held: Exposition | None = None) -> OutletError | Non
 
 
 def test_a_push_replaces_the_group(gateway: FakeGateway) -> None:
-    """By PUT, zipped."""
+    """A push is a PUT of the gzipped exposition, which replaces the group."""
     pusher(gateway.url).deliver(exposition(web=4))
 
     (asked,) = gateway.asked
@@ -69,21 +69,24 @@ def test_a_push_replaces_the_group(gateway: FakeGateway) -> None:
     ],
 )
 def test_any_group_has_a_path(gateway: FakeGateway, job: str, instance: str, path: str) -> None:
-    """A space would arrive as + from prometheus-client before 0.25."""
+    """Special characters in job and instance are encoded in the path.
+
+    prometheus-client before 0.25 would send a space as +.
+    """
     pusher(gateway.url, push_job=job, push_instance=instance).deliver(exposition())
 
     assert [path] == [asked.path for asked in gateway.asked]
 
 
 def test_a_url_may_have_a_path(gateway: FakeGateway) -> None:
-    """Where the gateway is behind a prefix, with or without a slash at the end."""
+    """The URL may have a path, here with a slash at its end, to which the group's path is added."""
     pusher(f"{gateway.url}/gateway/").deliver(exposition())
 
     assert [f"/gateway{GROUP}"] == [asked.path for asked in gateway.asked]
 
 
 def test_an_old_gateway_gets_plain_text(gateway: FakeGateway) -> None:
-    """Before 1.5 it takes gzip for bad metrics; from then on it gets none."""
+    """A gateway before 1.5 refuses gzip as bad metrics; from then on it gets plain text."""
     gateway.answers = [answers("400 Bad Request", "text format parsing error in line 1"), TAKEN]
     old = pusher(gateway.url)
     old.deliver(exposition())
@@ -94,7 +97,7 @@ def test_an_old_gateway_gets_plain_text(gateway: FakeGateway) -> None:
 
 
 def test_400_is_final(gateway: FakeGateway) -> None:
-    """Its reason is kept; once it was sent plain, too, it isn't sent again before the next push is due."""
+    """A plain push that is answered with 400 is not repeated before the next one, and its reason is kept."""
     gateway.answers = [answers("400 Bad Request", "pushed metrics are\ninvalid")]
     refused = pusher(gateway.url)
     errors = [failure(refused), failure(refused)]
@@ -106,10 +109,10 @@ def test_400_is_final(gateway: FakeGateway) -> None:
 
 
 @pytest.mark.parametrize("fault", [UNAVAILABLE, says(b"nonsense\r\n\r\n"), hangs()])
-def test_what_may_pass_is_tried_again(
+def test_temporary_failures_are_retried(
     gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
-    """Within the interval, with what is known at that moment."""
+    """A push that fails temporarily is repeated within the interval, with the values of that moment."""
     monkeypatch.setattr("docker_prom_exporter.outlets.pushgateway._REQUEST_TIMEOUT", 0.5)
     held = exposition(up=False)
 
@@ -135,7 +138,7 @@ def test_what_may_pass_is_tried_again(
 def test_a_push_ends_when_the_next_is_due(
     gateway: FakeGateway, fault: Fault, interval: float, reason: str | None
 ) -> None:
-    """Whatever the gateway does: also when it drips, each byte in time."""
+    """A push ends when the next one is due, even if the gateway sends its answer byte by byte."""
     gateway.answers = [fault]
     began = time.monotonic()
     error = failure(pusher(gateway.url, interval))
@@ -145,7 +148,10 @@ def test_a_push_ends_when_the_next_is_due(
 
 
 def test_a_gateway_that_drops_connections() -> None:
-    """A full backlog drops SYNs, as a firewall does: a timeout, and no traceback of any thread."""
+    """A gateway that drops connection attempts, as behind a firewall, gives a timeout.
+
+    A full backlog drops SYN packets.
+    """
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -159,21 +165,21 @@ def test_a_gateway_that_drops_connections() -> None:
     assert "timeout" == (error.reason if error else None)
 
 
-def test_a_name_that_takes_long_to_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look-up can't be interrupted; the push goes on without it, and so does its end when it comes."""
-    looked_up = threading.Event()
+def test_a_slow_name_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow name lookup, which can't be interrupted, gives a timeout; its thread ends with the lookup."""
+    released = threading.Event()
 
     def getaddrinfo(*_: Any, **__: Any) -> Any:
-        looked_up.wait(30)
+        released.wait(30)
         raise socket.gaierror("nobody knows")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     began = time.monotonic()
     error = failure(pusher("http://gateway.invalid", 0.2))
     waited = time.monotonic() - began
-    looked_up.set()
+    released.set()
     wait_for(
-        lambda: "deadline" not in {thread.name for thread in threading.enumerate()}, what="the look-up's end"
+        lambda: "deadline" not in {thread.name for thread in threading.enumerate()}, what="the lookup to end"
     )
 
     assert waited < 5
@@ -181,7 +187,7 @@ def test_a_name_that_takes_long_to_look_up(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_redirects_are_not_followed(gateway: FakeGateway) -> None:
-    """The password goes to the URL given and nowhere else."""
+    """A redirect is not followed, so that only the configured URL gets the password."""
     with fake_gateway() as other:
         gateway.answers = [answers("307 Temporary Redirect", "", f"Location: {other.url}{GROUP}")]
         error = failure(pusher(gateway.url))
@@ -192,7 +198,7 @@ def test_redirects_are_not_followed(gateway: FakeGateway) -> None:
 
 
 def test_the_password_is_read_for_each_push(gateway: FakeGateway, tmp_path: Path) -> None:
-    """So that it can be changed; where it can't be read, nothing is sent."""
+    """The password's file is read for each push; if it can't be read, nothing is sent."""
     known = _with_password(gateway, tmp_path)
     known.deliver(exposition())
     (tmp_path / "password").write_text("other")
@@ -208,8 +214,8 @@ def test_the_password_is_read_for_each_push(gateway: FakeGateway, tmp_path: Path
     assert "no_password" == error.reason
 
 
-def test_a_wrong_password_is_not_repeated(gateway: FakeGateway, tmp_path: Path) -> None:
-    """It is answered with what to look at."""
+def test_a_wrong_password(gateway: FakeGateway, tmp_path: Path) -> None:
+    """The error for a 401 names the options for the user and the password."""
     gateway.answers = [answers("401 Unauthorized", "")]
 
     assert "401 Unauthorized: check --push-username and --push-password-file" == str(
@@ -224,7 +230,7 @@ def _with_password(gateway: FakeGateway, folder: Path) -> Pusher:
 
 
 def test_environment_proxies_are_not_used(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with the engine."""
+    """A push does not use the proxies in the environment."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
 
@@ -232,7 +238,7 @@ def test_environment_proxies_are_not_used(gateway: FakeGateway, monkeypatch: pyt
 
 
 def test_a_push_is_due_once_an_interval(gateway: FakeGateway) -> None:
-    """From the start on, whatever is published in between, and however the last one went."""
+    """A push is due at the start and then once per interval, even after a failed push."""
     gateway.answers = [answers("404 Not Found", "")]
     refused = pusher(gateway.url, interval=60)
     first = refused.is_due(exposition())
@@ -255,18 +261,19 @@ def test_a_push_is_due_once_an_interval(gateway: FakeGateway) -> None:
         ({"metric.timetolive": "soon"}, "push.expiry_unknown"),
     ],
 )
-def test_says_what_becomes_of_stale_groups(
-    gateway: FakeGateway, flags: dict[str, str], event: str | None
-) -> None:
-    """Once, and only where the user has something to do about it."""
+def test_time_to_live(gateway: FakeGateway, flags: dict[str, str], event: str | None) -> None:
+    """If the gateway's time to live is missing, short or malformed, the log says so once."""
     gateway.status = status_of(flags)
 
     assert ([event] if event else []) == _events_of_two_pushes(gateway)
 
 
 @pytest.mark.parametrize("status", [answers("404 Not Found", ""), answers("200 OK", "[]"), resets])
-def test_a_gateway_that_does_not_say(gateway: FakeGateway, status: Fault) -> None:
-    """One before 1.2, or a proxy that hides it: it is said once, and pushing goes on."""
+def test_a_gateway_without_options(gateway: FakeGateway, status: Fault) -> None:
+    """If the gateway does not report its options, the log says so once.
+
+    A gateway before 1.2 does not, and a proxy may hide them.
+    """
     gateway.status = status
 
     assert ["push.expiry_unknown"] == _events_of_two_pushes(gateway)

@@ -1,4 +1,4 @@
-"""The scanner: what it publishes, and when; what it logs; a storage that is gone, and one that hangs."""
+"""The registry scanner: its publications, its log, and a storage that is missing or hangs."""
 
 import os
 import threading
@@ -22,10 +22,10 @@ A, B = b"a" * 10, b"b" * 200
 
 
 class Scanned:
-    """A scanner of a storage, and what is served of it, at a time that can be set for the exposition."""
+    """A scanner of a storage, and its exposition, whose clock is `ahead` seconds ahead."""
 
     def __init__(self, path: Path, interval: float = 60) -> None:
-        """Begin with a storage that is there, and not begun to scan."""
+        """Make an empty storage and a scanner that is not running."""
         self.storage = HandMade(path)
         self.ahead = 0.0
         self.stop = threading.Event()
@@ -35,11 +35,11 @@ class Scanned:
         self.thread = threading.Thread(target=self.scanner.run, name="scanner", daemon=True)
 
     def scrape(self, accept: str = "") -> Scrape:
-        """Return what is served now."""
+        """Return what is served."""
         return parse(b"".join(self.exposition.render(accept).body).decode())
 
-    def said(self) -> dict[str, float]:
-        """Return what is served without labels."""
+    def unlabelled(self) -> dict[str, float]:
+        """Return the values of the samples without labels."""
         return {name: value for (name, labels), value in self.scrape().samples.items() if not labels}
 
     def _publish(self, publication: Publication) -> None:
@@ -49,14 +49,14 @@ class Scanned:
 
 @pytest.fixture
 def scanned(tmp_path: Path) -> Iterator[Scanned]:
-    """Yield a scanner; end it whatever became of it."""
+    """Yield a scanner, and stop it after the test."""
     scanned = Scanned(tmp_path / "v2")
     yield scanned
     scanned.stop.set()
 
 
 def test_what_is_served(scanned: Scanned) -> None:
-    """Every family of the contract, with the names that are taken over."""
+    """A scan serves all families, those with inherited names included."""
     scanned.storage.push_image("team/app", A, B, A, tag="1.0")
     scanned.storage.upload("team/app", A)
     os.utime(scanned.storage.tag_link("team/app", "1.0"), (1, 1.7e9))
@@ -83,8 +83,8 @@ def test_what_is_served(scanned: Scanned) -> None:
     assert 1 == scrape.value("docker_exporter_build_info")
 
 
-def test_what_a_tag_lacks_is_left_out(scanned: Scanned) -> None:
-    """Of one that can't be used only the time of its link is known."""
+def test_a_tag_with_a_corrupt_manifest(scanned: Scanned) -> None:
+    """A tag with a corrupt manifest has only the time of its link."""
     digest = scanned.storage.push_image("app", A)
     scanned.storage.data(digest).write_bytes(b"{")
     scanned.scanner.scan()
@@ -97,17 +97,17 @@ def test_what_a_tag_lacks_is_left_out(scanned: Scanned) -> None:
     assert 1 == scrape.value("docker_registry_up")
 
 
-def test_nothing_is_said_before_the_first_scan_has_ended(scanned: Scanned) -> None:
-    """Neither that the storage is up nor that it is down."""
+def test_before_the_first_scan_has_ended(scanned: Scanned) -> None:
+    """Before the first scan has ended, `docker_registry_up` is missing."""
     scanned.exposition.publish(scanned.scanner.publication())
 
-    assert "docker_registry_up" not in scanned.said()
-    assert 0 == scanned.said()["docker_registry_last_scan_timestamp_seconds"]
+    assert "docker_registry_up" not in scanned.unlabelled()
+    assert 0 == scanned.unlabelled()["docker_registry_last_scan_timestamp_seconds"]
     assert not scanned.scanner.first_scan_ended.is_set()
 
 
 def test_a_scan_that_is_too_old(scanned: Scanned) -> None:
-    """After three intervals without a scan it is down, and of repositories nothing is said."""
+    """After three intervals without a scan, `docker_registry_up` is 0 and repositories are missing."""
     scanned.storage.push_image("app", A)
     scanned.scanner.scan()
     scanned.ahead = 179
@@ -123,7 +123,7 @@ def test_a_scan_that_is_too_old(scanned: Scanned) -> None:
 
 
 def test_a_storage_that_is_gone_and_comes_back(scanned: Scanned) -> None:
-    """Each change is logged once; while it is gone, nothing is said of repositories."""
+    """The loss and the return of a storage are logged once; in between, repositories are missing."""
     scanned.storage.push_image("app", A)
     path, away = scanned.storage.path, scanned.storage.path.with_name("away")
     with capture_logs() as log:
@@ -140,11 +140,11 @@ def test_a_storage_that_is_gone_and_comes_back(scanned: Scanned) -> None:
     assert 0 == gone.value("docker_registry_up")
     assert gone.value("repository_tags_total") is None
     assert gone.value("docker_registry_upload_bytes") is None
-    assert 1 == scanned.said()["docker_registry_up"]
+    assert 1 == scanned.unlabelled()["docker_registry_up"]
 
 
 def test_an_unusable_tag_is_logged_once(scanned: Scanned) -> None:
-    """However often it is found so."""
+    """An unusable tag is logged once, not in every scan."""
     digest = scanned.storage.push_image("app", A)
     kept = scanned.storage.data(digest).read_bytes()
     scanned.storage.data(digest).write_bytes(b"{}")
@@ -155,13 +155,13 @@ def test_an_unusable_tag_is_logged_once(scanned: Scanned) -> None:
         scanned.scanner.scan()
 
     unusable = [line for line in log if line["event"] == "registry.unusable"]
-    told = {"repository": "app", "tag": "latest", "detail": f"{digest}: its content has another digest"}
+    expected = {"repository": "app", "tag": "latest", "detail": f"{digest}: its content has another digest"}
     assert ["corrupt"] == [line["reason"] for line in unusable]
-    assert told.items() <= unusable[0].items()
+    assert expected.items() <= unusable[0].items()
 
 
-def test_an_untagged_manifest_is_logged_as_one(scanned: Scanned) -> None:
-    """By its digest."""
+def test_an_untagged_manifest_is_logged(scanned: Scanned) -> None:
+    """An unusable manifest without a tag is logged with its digest."""
     digest = scanned.storage.push_image("app", A, tag="")
     scanned.storage.data(digest).unlink()
     with capture_logs() as log:
@@ -171,8 +171,8 @@ def test_an_untagged_manifest_is_logged_as_one(scanned: Scanned) -> None:
     assert "tag" not in log[0]
 
 
-def test_a_scan_that_fails_by_itself(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is logged, and the next scan is made all the same."""
+def test_an_internal_error(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An internal error is logged with its traceback, and the next scan is made."""
     scans = iter([ZeroDivisionError(), None])
     real = scanned.scanner._storage.scan
 
@@ -191,7 +191,7 @@ def test_a_scan_that_fails_by_itself(scanned: Scanned, monkeypatch: pytest.Monke
 
 
 def test_progress_is_logged(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every ten seconds of a scan."""
+    """A long scan logs its progress every ten seconds."""
     scanned.storage.push_image("app", A)
     steps = iter(range(0, 10**6, 6))
     monkeypatch.setattr(registry, "time", Clock(lambda: float(next(steps))))
@@ -205,16 +205,16 @@ def test_progress_is_logged(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -
 
 
 class Clock:
-    """Stands in for the module `time`."""
+    """Replaces the module `time`."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        """Tell the time by this."""
+        """Use this function for both clocks."""
         self.monotonic = monotonic
         self.time = monotonic
 
 
-def test_what_has_not_changed_is_not_encoded_again(scanned: Scanned) -> None:
-    """Its families are the same objects; those that have changed are not."""
+def test_only_changed_families_are_renewed(scanned: Scanned) -> None:
+    """After a scan, unchanged families are the same objects and changed ones are new."""
     scanned.storage.push_image("app", A)
     scanned.scanner.scan()
     first = scanned.exposition.found()
@@ -230,8 +230,8 @@ def test_what_has_not_changed_is_not_encoded_again(scanned: Scanned) -> None:
     assert ["repository_tag_pushed_timestamp_seconds"] == changed
 
 
-def test_it_scans_again_and_again(tmp_path: Path) -> None:
-    """Once an interval, until it is to stop."""
+def test_the_loop_scans_until_it_is_stopped(tmp_path: Path) -> None:
+    """The scanner scans once per interval until it is stopped."""
     scanned = Scanned(tmp_path / "v2", interval=0.01)
     scanned.storage.push_image("app", A)
     scanned.thread.start()
@@ -247,45 +247,45 @@ def test_it_scans_again_and_again(tmp_path: Path) -> None:
 
 
 class Hanging:
-    """A file system that hangs from a moment on, and lets go at the end of the test."""
+    """A file system that hangs while `hangs` is set, until `released` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Hang in none but the scanner's thread."""
+        """Replace `os.lstat`."""
         self.hangs = threading.Event()
-        self.lets_go = threading.Event()
+        self.released = threading.Event()
         self.hanging = threading.Event()
         self._lstat = os.lstat
         monkeypatch.setattr(os, "lstat", self)
 
     def __call__(self, *path: Any, **options: Any) -> os.stat_result:
-        """Hang, or do as the system does."""
+        """Hang in the scanner's thread, or do what `os.lstat` does."""
         if self.hangs.is_set() and threading.current_thread().name == "scanner":
             self.hanging.set()
-            self.lets_go.wait(60)
+            self.released.wait(60)
         return self._lstat(*path, **options)
 
 
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
-    """Yield it; let go whatever became of the test."""
+    """Yield a file system that can hang, and release it after the test."""
     hanging = Hanging(monkeypatch)
     yield hanging
-    hanging.lets_go.set()
+    hanging.released.set()
 
 
 def test_a_file_system_that_hangs(tmp_path: Path, hanging: Hanging) -> None:
-    """Scrapes are answered, the exporter is healthy, and the storage is down after three intervals."""
+    """While the file system hangs, scrapes are answered; three intervals later the storage is down."""
     scanned = Scanned(tmp_path / "v2", interval=0.01)
     scanned.storage.push_image("app", A)
     scanned.thread.start()
     wait_for(scanned.scanner.first_scan_ended.is_set, what="the first scan")
     hanging.hangs.set()
     assert hanging.hanging.wait(10)
-    wait_for(lambda: scanned.said()["docker_registry_up"] == 0, what="it to be down")
+    wait_for(lambda: scanned.unlabelled()["docker_registry_up"] == 0, what="the storage to be down")
     down = scanned.scrape(), scanned.thread.is_alive()
     hanging.hangs.clear()
-    hanging.lets_go.set()
-    wait_for(lambda: scanned.said()["docker_registry_up"] == 1, what="it to be up again")
+    hanging.released.set()
+    wait_for(lambda: scanned.unlabelled()["docker_registry_up"] == 1, what="the storage to be up again")
     scanned.stop.set()
     scanned.thread.join(10)
 
@@ -294,21 +294,21 @@ def test_a_file_system_that_hangs(tmp_path: Path, hanging: Hanging) -> None:
 
 
 def test_a_file_system_that_hangs_from_the_start(tmp_path: Path, hanging: Hanging) -> None:
-    """It is down after three intervals, too: nothing comes of the first scan."""
+    """If the first scan hangs, the storage is down after three intervals."""
     scanned = Scanned(tmp_path / "v2", interval=0.01)
     hanging.hangs.set()
     scanned.thread.start()
-    wait_for(lambda: scanned.said().get("docker_registry_up") == 0, what="it to be down")
+    wait_for(lambda: scanned.unlabelled().get("docker_registry_up") == 0, what="the storage to be down")
     state = scanned.thread.is_alive(), scanned.scanner.first_scan_ended.is_set()
-    hanging.lets_go.set()
+    hanging.released.set()
     scanned.stop.set()
     scanned.thread.join(10)
 
     assert (True, False) == state
 
 
-def test_a_first_scan_may_take_its_time(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as it goes on, it is not down, however many intervals it takes."""
+def test_a_long_first_scan(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """During a first scan that makes progress, the storage is never down, however long the scan takes."""
     scanned.storage.push_image("app", A)
     now = [0.0]
     monkeypatch.setattr(registry, "time", Clock(lambda: now[0]))
@@ -318,7 +318,7 @@ def test_a_first_scan_may_take_its_time(scanned: Scanned, monkeypatch: pytest.Mo
 
     def slow() -> None:
         now[0] += 100
-        seen.append(scanned.said().get("docker_registry_up"))
+        seen.append(scanned.unlabelled().get("docker_registry_up"))
         real()
 
     for each in (scanned.scanner._storage, scanned.scanner._storage._blobs):
@@ -328,11 +328,11 @@ def test_a_first_scan_may_take_its_time(scanned: Scanned, monkeypatch: pytest.Mo
 
     assert 10 < len(seen)
     assert {None} == {*seen}
-    assert 1 == scanned.said()["docker_registry_up"]
+    assert 1 == scanned.unlabelled()["docker_registry_up"]
 
 
-def test_a_scan_ends_when_it_is_to_stop(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the next file or folder, and publishes nothing any more."""
+def test_a_stop_ends_a_scan(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop ends a scan at the next file or folder, and nothing is published afterwards."""
     scanned.storage.push_image("app", A)
     looked: list[int] = []
     real = scanned.scanner._checkpoint
@@ -353,7 +353,7 @@ def test_a_scan_ends_when_it_is_to_stop(scanned: Scanned, monkeypatch: pytest.Mo
 
 
 def test_a_path_that_is_a_file(tmp_path: Path) -> None:
-    """It is no storage."""
+    """A path to a file is not a storage."""
     (tmp_path / "file").write_text("x")
     exposition = Exposition()
     with capture_logs() as log:

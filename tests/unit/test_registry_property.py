@@ -1,4 +1,4 @@
-"""Random storages, scanned, say the same as a slow and obvious reference that knows how they were made."""
+"""Scans of random storages agree with a slow and simple reference that knows what the storages contain."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -29,8 +29,8 @@ CONFIGS = [b'{"os":"a"}', b'{"os":"other"}']
 REPOSITORIES = ("a", "a/b", "c")
 
 
-class Made(NamedTuple):
-    """What a storage was made of: manifests, who links them, where tags lead, and which blobs are gone."""
+class Plan(NamedTuple):
+    """The contents of a storage: manifests, the repositories that link each, the tags, and missing blobs."""
 
     manifests: list[Document]
     linked: list[frozenset[str]]
@@ -38,13 +38,13 @@ class Made(NamedTuple):
     gone: frozenset[str]
 
     def repositories(self) -> set[str]:
-        """Return the names of those that have a link."""
+        """Return the names of the repositories that have a link."""
         return {name for name, _ in self.tags}.union(*self.linked)
 
 
 @st.composite
-def storages(draw: st.DrawFn) -> Made:
-    """Draw images, schema 1 images, indexes of what was drawn before, and build caches."""
+def storages(draw: st.DrawFn) -> Plan:
+    """Draw images, schema 1 images, indexes of manifests that were drawn before, and build caches."""
     manifests: list[Document] = []
     for _ in range(draw(st.integers(1, 6))):
         layers = draw(st.lists(st.sampled_from(LAYERS), max_size=4))
@@ -56,7 +56,7 @@ def storages(draw: st.DrawFn) -> Made:
     tags = draw(st.dictionaries(names, st.integers(0, len(manifests) - 1)))
     everything = [*LAYERS, *CONFIGS, *map(text_of, manifests)]
     gone = draw(st.one_of(st.just(frozenset()), st.frozensets(st.sampled_from(everything), max_size=2)))
-    return Made(manifests, linked, tags, frozenset(map(digest_of, gone)))
+    return Plan(manifests, linked, tags, frozenset(map(digest_of, gone)))
 
 
 def _manifest(draw: st.DrawFn, kind: str, layers: list[bytes], before: list[Document]) -> Document:
@@ -76,52 +76,52 @@ def _manifest(draw: st.DrawFn, kind: str, layers: list[bytes], before: list[Docu
     return image(config=draw(st.sampled_from(CONFIGS)), layers=described)
 
 
-def write(made: Made, path: Path) -> HandMade:
-    """Write the storage."""
+def write(plan: Plan, path: Path) -> HandMade:
+    """Write a storage with these contents."""
     storage = HandMade(path)
-    for content in (*LAYERS, *CONFIGS, *map(text_of, made.manifests)):
-        if digest_of(content) not in made.gone:
+    for content in (*LAYERS, *CONFIGS, *map(text_of, plan.manifests)):
+        if digest_of(content) not in plan.gone:
             storage.blob(content)
-    for document, repositories in zip(made.manifests, made.linked, strict=True):
+    for document, repositories in zip(plan.manifests, plan.linked, strict=True):
         for name in repositories:
             storage.link(name, digest_of(text_of(document)))
-    for (name, tag), number in made.tags.items():
-        storage.tag(name, tag, digest_of(text_of(made.manifests[number])))
+    for (name, tag), number in plan.tags.items():
+        storage.tag(name, tag, digest_of(text_of(plan.manifests[number])))
     return storage
 
 
 class Reference:
-    """Reads nothing: it knows what was made. Everything is worked out anew, one question at a time."""
+    """Computes each result anew from the contents, without reading files."""
 
-    def __init__(self, made: Made) -> None:
-        self._made = made
-        self._documents = {digest_of(text_of(document)): document for document in made.manifests}
-        contents = [*LAYERS, *CONFIGS, *map(text_of, made.manifests)]
-        self.sizes = {digest_of(each): len(each) for each in contents if digest_of(each) not in made.gone}
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._documents = {digest_of(text_of(document)): document for document in plan.manifests}
+        contents = [*LAYERS, *CONFIGS, *map(text_of, plan.manifests)]
+        self.sizes = {digest_of(each): len(each) for each in contents if digest_of(each) not in plan.gone}
 
     def tags(self) -> dict[tuple[str, str], tuple[int | None, int | None]]:
-        """Return the layers and the size of each tag."""
-        return {key: self._tag(key[0], self._root(key)) for key in self._made.tags}
+        """Return the number of layers and the size of each tag."""
+        return {key: self._tag(key[0], self._root(key)) for key in self._plan.tags}
 
-    def broken(self) -> set[tuple[str, str]]:
-        """Return the repository and name of all that can't be used."""
-        tags = {key for key in self._made.tags if not self._usable(key[0], self._root(key))}
+    def unusable(self) -> set[tuple[str, str]]:
+        """Return the repository and name of each unusable tag and untagged manifest."""
+        tags = {key for key in self._plan.tags if not self._usable(key[0], self._root(key))}
         reached = {
-            (key[0], digest) for key in self._made.tags for digest in self._reached(key[0], self._root(key))
+            (key[0], digest) for key in self._plan.tags for digest in self._reached(key[0], self._root(key))
         }
         alone = {
             (name, digest)
             for digest, names in self._links()
             for name in names
-            if digest in self._made.gone and (name, digest) not in reached
+            if digest in self._plan.gone and (name, digest) not in reached
         }
         return tags | alone
 
     def repository_sizes(self) -> dict[str, int]:
-        """Return the bytes that usable tags hold."""
-        sizes = dict.fromkeys(self._made.repositories(), 0)
+        """Return the bytes that usable tags hold, by repository."""
+        sizes = dict.fromkeys(self._plan.repositories(), 0)
         for name in sizes:
-            roots = [self._root(key) for key in self._made.tags if key[0] == name]
+            roots = [self._root(key) for key in self._plan.tags if key[0] == name]
             usable = [root for root in roots if self._usable(name, root)]
             manifests = {digest for root in usable for digest in self._reached(name, root)}
             blobs = manifests | {each for digest in manifests for each in self._names(digest)}
@@ -129,7 +129,7 @@ class Reference:
         return sizes
 
     def blob_bytes(self) -> dict[str, int]:
-        """Return the bytes by what holds them."""
+        """Return the bytes of the blobs by what holds them."""
         tagged = {
             digest
             for digest in self.sizes
@@ -145,7 +145,7 @@ class Reference:
 
     def _links(self) -> Iterator[tuple[str, frozenset[str]]]:
         pairs: dict[str, frozenset[str]] = {}
-        for document, names in zip(self._made.manifests, self._made.linked, strict=True):
+        for document, names in zip(self._plan.manifests, self._plan.linked, strict=True):
             digest = digest_of(text_of(document))
             pairs[digest] = pairs.get(digest, frozenset()) | names
         yield from pairs.items()
@@ -154,10 +154,10 @@ class Reference:
         return any(digest == linked and name in names for linked, names in self._links())
 
     def _root(self, key: tuple[str, str]) -> str:
-        return digest_of(text_of(self._made.manifests[self._made.tags[key]]))
+        return digest_of(text_of(self._plan.manifests[self._plan.tags[key]]))
 
     def _roots(self) -> list[tuple[str, str]]:
-        return [(key[0], self._root(key)) for key in self._made.tags]
+        return [(key[0], self._root(key)) for key in self._plan.tags]
 
     def _readable(self, name: str, digest: str) -> bool:
         return self._linked(name, digest) and digest in self.sizes
@@ -174,7 +174,7 @@ class Reference:
         return {each["digest"]: each["size"] for each in entries if each["mediaType"] == OCI_LAYER}
 
     def _names(self, digest: str) -> set[str]:
-        if digest in self._made.gone:
+        if digest in self._plan.gone:
             return set()
         config = self._documents[digest].get("config")
         return {*self._children(digest), *self._layers(digest), *([config["digest"]] if config else [])}
@@ -215,11 +215,11 @@ class Reference:
 
 
 def check(found: Contents, reference: Reference, emptied: Iterable[str] = ()) -> None:
-    """Compare all that is said; emptied repositories stay."""
+    """Compare a scan with the reference; emptied repositories stay in the storage."""
     tags = {(each.name, tag.name): tag[2:] for each in found.repositories for tag in each.tags}
 
     assert reference.tags() == tags
-    assert reference.broken() == {(each.repository, each.name) for each in found.unusable}
+    assert reference.unusable() == {(each.repository, each.name) for each in found.unusable}
     sizes = dict.fromkeys(emptied, 0) | reference.repository_sizes()
     assert sizes == {each.name: each.size for each in found.repositories}
     assert reference.blob_bytes() == found.blob_bytes
@@ -227,16 +227,16 @@ def check(found: Contents, reference: Reference, emptied: Iterable[str] = ()) ->
 
 
 @given(storages())
-def test_a_scan_says_what_is_there(made: Made) -> None:
-    """Of any storage."""
+def test_a_scan(plan: Plan) -> None:
+    """A scan of any storage agrees with the reference."""
     with TemporaryDirectory() as folder:
-        write(made, Path(folder, "v2"))
-        check(Storage(f"{folder}/v2").scan(), Reference(made))
+        write(plan, Path(folder, "v2"))
+        check(Storage(f"{folder}/v2").scan(), Reference(plan))
 
 
 @given(storages(), storages())
-def test_a_later_scan_says_what_is_there_then(before: Made, after: Made) -> None:
-    """Whatever has changed since the last one, and with all kept that can be."""
+def test_a_later_scan(before: Plan, after: Plan) -> None:
+    """A scan after any changes agrees with the reference, although it keeps all that it can."""
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "is_settled", lambda _: True)
         write(before, Path(folder, "v2"))
@@ -244,15 +244,15 @@ def test_a_later_scan_says_what_is_there_then(before: Made, after: Made) -> None
             os.utime(path, (1, 1))
         storage = Storage(f"{folder}/v2")
         first = storage.scan()
-        turn(Path(folder, "v2"), write(after, Path(folder, "other")).path)
+        transform(Path(folder, "v2"), write(after, Path(folder, "other")).path)
         second = storage.scan()
 
     check(first, Reference(before))
     check(second, Reference(after), emptied={*before.repositories()})
 
 
-def turn(storage: Path, into: Path) -> None:
-    """Make a storage hold what another one does, as a registry would: a blob goes with its folder."""
+def transform(storage: Path, into: Path) -> None:
+    """Change a storage into another one, as a registry does: a blob's folder is deleted with the blob."""
     old, new = (
         {file.relative_to(each): file.read_bytes() for file in each.rglob("*") if file.is_file()}
         for each in (storage, into)

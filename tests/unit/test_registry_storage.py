@@ -1,4 +1,4 @@
-"""What a scan finds in storages written by hand: of every kind of manifest, and with every kind of damage."""
+"""Scans of storages that are written by hand, with every kind of manifest and of damage."""
 
 import os
 import shutil
@@ -31,37 +31,37 @@ A, B, C = b"a" * 10, b"b" * 200, b"c" * 3000
 
 @pytest.fixture
 def storage(tmp_path: Path) -> HandMade:
-    """Make an empty storage."""
+    """Return an empty storage."""
     return HandMade(tmp_path / "v2")
 
 
 def scan(storage: HandMade) -> Contents:
-    """Scan for the first time."""
+    """Return the first scan of a storage."""
     return Storage(str(storage.path)).scan()
 
 
 def repository(contents: Contents, name: str = "app") -> Repository:
-    """Return the repository of that name."""
+    """Return the repository with this name."""
     return next(each for each in contents.repositories if each.name == name)
 
 
 def tag(contents: Contents, name: str = "latest") -> Tag:
-    """Return the tag of that name, of whatever repository."""
+    """Return the tag with this name, in any repository."""
     return next(tag for each in contents.repositories for tag in each.tags if tag.name == name)
 
 
 def defects(contents: Contents) -> list[tuple[str, str, str]]:
-    """Return what is unusable, and why."""
+    """Return the repository, name and reason of each defect."""
     return [(each.repository, each.name, each.defect.reason) for each in contents.unusable]
 
 
 def total(*contents: bytes) -> int:
-    """Return the bytes of different blobs."""
+    """Return the bytes of these blobs, each counted once."""
     return sum(map(len, {*contents}))
 
 
 def test_an_image(storage: HandMade) -> None:
-    """A tag has the layers and the size its manifest says, and the time of its link."""
+    """A tag has the layers and the size of its manifest, and the time of its link."""
     storage.push_image("app", A, B)
     os.utime(storage.tag_link("app", "latest"), (1, 1.5))
     contents = scan(storage)
@@ -74,7 +74,7 @@ def test_an_image(storage: HandMade) -> None:
 
 
 def test_a_layer_that_is_named_twice_counts_once(storage: HandMade) -> None:
-    """In an image as well as in a repository, and among those of all."""
+    """A layer counts once in an image, in a repository and in the storage, even if it is named twice."""
     storage.push_image("app", A, A, B, tag="1")
     storage.push_image("app", A, C, tag="2")
     storage.push_image("other/app", A, B, tag="3")
@@ -86,8 +86,8 @@ def test_a_layer_that_is_named_twice_counts_once(storage: HandMade) -> None:
     assert total(A, B, C, CONFIG, *manifests) == contents.blob_bytes["tag"]
 
 
-def test_repositories_are_in_repositories(storage: HandMade) -> None:
-    """Names have slashes, one repository may be below another, and names that can't be are none."""
+def test_nested_repositories(storage: HandMade) -> None:
+    """Names of repositories may have slashes, repositories may be nested, and invalid names are ignored."""
     for name in ("a", "a/b", "a/b/c-d__e.f", "A", "a/_b", f"{'x' * 200}/{'y' * 55}"):
         storage.push_image(name, A)
     (storage.path / "repositories" / os.fsdecode(b"\xff")).mkdir()
@@ -97,7 +97,7 @@ def test_repositories_are_in_repositories(storage: HandMade) -> None:
 
 
 def test_an_emptied_repository_stays(storage: HandMade) -> None:
-    """After a delete by digest the folders stay, without links."""
+    """A repository whose links were deleted stays, because its folders stay."""
     digest = storage.push_image("app", A)
     storage.tag_link("app", "latest").unlink()
     storage.unlink("app", digest)
@@ -108,7 +108,7 @@ def test_an_emptied_repository_stays(storage: HandMade) -> None:
 
 
 def test_uploads(storage: HandMade) -> None:
-    """What is being uploaded counts, also where no repository is made by it yet."""
+    """The bytes of uploads count, also those of an upload to a repository that does not exist yet."""
     storage.push_image("app", A)
     storage.upload("app", B)
     storage.upload("new", C)
@@ -119,7 +119,7 @@ def test_uploads(storage: HandMade) -> None:
 
 
 def test_an_index_has_the_layers_of_its_images(storage: HandMade) -> None:
-    """Each different one once, an attestation's too, and those of an index in it."""
+    """An index has the layers of its images, attestations and inner indexes, each counted once."""
     attestation = image(C, annotations={"in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2"})
     children = (image(A, B), image(A), attestation)
     inner = index(*children[:2])
@@ -136,8 +136,8 @@ def test_an_index_has_the_layers_of_its_images(storage: HandMade) -> None:
     assert {"tag": repository(contents).size, "untagged": 0, "nothing": 0} == contents.blob_bytes
 
 
-def test_docker_lists_and_kinds_without_media_type(storage: HandMade) -> None:
-    """Docker's own kinds count alike, and OCI's kinds need not name themselves."""
+def test_docker_lists_and_missing_media_types(storage: HandMade) -> None:
+    """Docker's media types count as OCI's do, and OCI manifests may lack the media type."""
     storage.blobs(A, B, CONFIG)
     child = image(A, mediaType=f"{DOCKER}.v2+json")
     unnamed = image(B)
@@ -155,7 +155,7 @@ def test_docker_lists_and_kinds_without_media_type(storage: HandMade) -> None:
 
 
 def test_a_sparse_index(storage: HandMade) -> None:
-    """Of an index whose platforms are not all there nobody knows the size, and it can't be pulled whole."""
+    """An index that lacks platforms has an unknown size and is unusable."""
     storage.blobs(A, CONFIG)
     storage.push("app", image(A))
     storage.push("app", index(image(A), image(B)), "latest")
@@ -168,7 +168,7 @@ def test_a_sparse_index(storage: HandMade) -> None:
 
 
 def test_a_deleted_child(storage: HandMade) -> None:
-    """Its index still holds the child's manifest, and nothing holds what only the child names."""
+    """An index holds the manifest of a deleted child, but nothing holds the child's layers."""
     storage.blobs(A, B, CONFIG)
     storage.push("app", image(A))
     child = storage.push("app", image(B))
@@ -181,7 +181,7 @@ def test_a_deleted_child(storage: HandMade) -> None:
 
 
 def test_a_build_cache(storage: HandMade) -> None:
-    """BuildKit's cache is an index that names layers itself, and a config."""
+    """BuildKit's cache is an index that names layers and a config."""
     config = b'{"layers":[]}'
     entries = [descriptor(A), descriptor(B), descriptor(config, "application/vnd.buildkit.cacheconfig.v0")]
     storage.blobs(A, B, config)
@@ -194,7 +194,7 @@ def test_a_build_cache(storage: HandMade) -> None:
 
 
 def test_schema_1(storage: HandMade) -> None:
-    """It names layers, most of them twice, without a size: the blobs' own counts, or nobody knows it."""
+    """Schema 1 names layers without sizes, so each size is that of the blob, or unknown without the blob."""
     layers = [{"blobSum": digest_of(layer)} for layer in (A, B, A)]
     manifest = {"schemaVersion": 1, "name": "app", "tag": "latest", "fsLayers": layers, "history": []}
     storage.blobs(A, B)
@@ -208,8 +208,8 @@ def test_schema_1(storage: HandMade) -> None:
 
 
 @pytest.mark.parametrize("here", [True, False])
-def test_a_foreign_layer(storage: HandMade, here: bool) -> None:  # noqa: FBT001  it's the parameter
-    """It may be elsewhere: its size counts for the tag, and for the blobs only where it is here."""
+def test_a_foreign_layer(storage: HandMade, here: bool) -> None:  # noqa: FBT001  a parameter of the test
+    """A foreign layer counts for the size of the tag, and for that of the repository only if it is stored."""
     foreign = descriptor(C, f"{DOCKER}.foreign", urls=["https://example.com/layer"])
     storage.blobs(A, CONFIG, *[C] * here)
     storage.push("app", image(A, layers=[descriptor(A), foreign]), "latest")
@@ -221,7 +221,7 @@ def test_a_foreign_layer(storage: HandMade, here: bool) -> None:  # noqa: FBT001
 
 
 def test_a_foreign_layer_that_arrives(storage: HandMade) -> None:
-    """A later scan counts it."""
+    """A foreign layer that is stored later counts in the next scan."""
     foreign = descriptor(C, f"{DOCKER}.foreign", urls=["https://example.com/layer"])
     storage.blobs(A, CONFIG)
     storage.push("app", image(A, layers=[descriptor(A), foreign]), "latest")
@@ -233,7 +233,7 @@ def test_a_foreign_layer_that_arrives(storage: HandMade) -> None:
 
 
 def test_artifacts(storage: HandMade) -> None:
-    """An artifact's blobs count as its layers; a signature is a tag like others; a subject holds nobody."""
+    """The blobs of an artifact are layers, a signature has a tag, and nothing holds a subject."""
     storage.push_image("app", A)
     subject = descriptor(text_of(image(A)), OCI_MANIFEST)
     storage.blobs(B, C)
@@ -249,8 +249,8 @@ def test_artifacts(storage: HandMade) -> None:
     assert () == contents.unusable
 
 
-def test_tag_beats_untagged_beats_nothing(storage: HandMade) -> None:
-    """Over all repositories."""
+def test_blob_bytes(storage: HandMade) -> None:
+    """A blob counts once: for a tag in any repository, else for an untagged manifest, else for nothing."""
     storage.push_image("one", A, B, tag="latest")
     storage.push_image("two", A, C, tag="")
     storage.push_image("three", B, tag="")
@@ -269,31 +269,34 @@ BROKEN: dict[str, tuple[str, bytes]] = {
     "truncated": ("corrupt", text_of(image(A))[:-10]),
     "empty": ("corrupt", b""),
     "not JSON": ("corrupt", b"\xff\xfe<html>"),
-    "no object": ("corrupt", b"[1, 2]"),
+    "not an object": ("corrupt", b"[1, 2]"),
     "deep": ("corrupt", b"[" * 90_000),
     "NaN": ("corrupt", text_of(image(A)).replace(b'"size": 10', b'"size": NaN')),
     "a size of many digits": ("corrupt", text_of(image(A)).replace(b'"size": 10', b'"size": ' + b"9" * 5000)),
     "a negative size": ("corrupt", text_of(image(layers=[{**descriptor(A), "size": -1}]))),
     "a size that is true": ("corrupt", text_of(image(layers=[{**descriptor(A), "size": True}]))),
     "no digest": ("corrupt", text_of(image(layers=[{"size": 1}]))),
-    "a digest that leads out": ("corrupt", text_of(image(layers=[{"size": 1, "digest": "sha256:../../x"}]))),
-    "a digest that is none": ("corrupt", text_of(image(layers=[{"size": 1, "digest": 7}]))),
-    "layers that are none": ("corrupt", text_of(image(layers=7))),
-    "a layer that is none": ("corrupt", text_of(image(layers=["a"]))),
+    "a digest with a path": ("corrupt", text_of(image(layers=[{"size": 1, "digest": "sha256:../../x"}]))),
+    "a digest that is a number": ("corrupt", text_of(image(layers=[{"size": 1, "digest": 7}]))),
+    "layers that are a number": ("corrupt", text_of(image(layers=7))),
+    "a layer that is a string": ("corrupt", text_of(image(layers=["a"]))),
     "no config": ("corrupt", b'{"schemaVersion": 2, "layers": []}'),
-    "a media type that is none": ("corrupt", text_of(index(manifests=[{**descriptor(A), "mediaType": []}]))),
+    "a listed media type": (
+        "corrupt",
+        text_of(index(manifests=[{**descriptor(A), "mediaType": []}])),
+    ),
     "an unknown kind": ("unsupported", text_of(image(A, mediaType="application/vnd.example.v9+json"))),
-    "a kind that is none": ("unsupported", text_of(image(A, mediaType=["x"]))),
+    "a listed kind": ("unsupported", text_of(image(A, mediaType=["x"]))),
     "schema 3": ("unsupported", b'{"schemaVersion": 3}'),
-    "nothing": ("unsupported", b"{}"),
+    "an empty object": ("unsupported", b"{}"),
     "too many values": ("unsupported", b"[" + b"{}," * 100_000 + b"{}]"),
     "too large": ("unsupported", b" " * (MAX_BYTES + 1)),
 }
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_a_manifest_that_cant_be_used(storage: HandMade, what: str) -> None:
-    """It has no size, is counted by its reason, and spoils nothing else."""
+def test_an_unusable_manifest(storage: HandMade, what: str) -> None:
+    """An unusable manifest has no size, is counted by reason and affects no other tag."""
     reason, text = BROKEN[what]
     storage.push_image("fine", B)
     digest = storage.blob(text)
@@ -309,7 +312,7 @@ def test_a_manifest_that_cant_be_used(storage: HandMade, what: str) -> None:
 
 
 def test_a_manifest_of_100_mib(storage: HandMade) -> None:
-    """It is not read."""
+    """A manifest of 100 MiB is unsupported."""
     digest = storage.push_image("app", A)
     os.truncate(storage.data(digest), 100 * 2**20)
     contents = scan(storage)
@@ -318,8 +321,8 @@ def test_a_manifest_of_100_mib(storage: HandMade) -> None:
     assert 100 * 2**20 <= contents.blob_bytes["tag"]
 
 
-def test_a_manifest_that_says_something_else(storage: HandMade) -> None:
-    """What is not what its digest says is corrupt, also where it is a manifest."""
+def test_a_manifest_with_another_digest(storage: HandMade) -> None:
+    """A manifest that does not match its digest is corrupt, even if it is valid."""
     digest = storage.push_image("app", A)
     storage.data(digest).write_bytes(text_of(image(B)))
 
@@ -327,7 +330,7 @@ def test_a_manifest_that_says_something_else(storage: HandMade) -> None:
 
 
 def remove(what: Callable[[HandMade], str]) -> Callable[[HandMade], object]:
-    """Return what removes that blob."""
+    """Return a function that removes this blob."""
     return lambda storage: storage.data(what(storage)).unlink()
 
 
@@ -341,7 +344,7 @@ DAMAGE: dict[str, Callable[[HandMade], object]] = {
 
 @pytest.mark.parametrize("what", DAMAGE)
 def test_a_part_that_is_gone(storage: HandMade, what: str) -> None:
-    """The tag can't be pulled; its size stays known where its manifest is there."""
+    """A tag with a missing part is unusable; its size is known if its manifest exists."""
     storage.push_image("app", A)
     DAMAGE[what](storage)
     contents = scan(storage)
@@ -351,8 +354,8 @@ def test_a_part_that_is_gone(storage: HandMade, what: str) -> None:
     assert 0 == repository(contents).size
 
 
-def test_an_untagged_manifest_that_cant_be_used(storage: HandMade) -> None:
-    """It is counted by itself; what a tag leads to is counted as that tag, however many manifests it is."""
+def test_an_unusable_untagged_manifest(storage: HandMade) -> None:
+    """An unusable manifest is counted by its digest, or with the tag that leads to it."""
     broken = storage.blob(b"{")
     storage.link("app", broken)
     child = {"mediaType": OCI_MANIFEST, "digest": broken, "size": 1}
@@ -374,8 +377,8 @@ LINKS: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("what", LINKS)
-def test_a_link_that_cant_be_used(storage: HandMade, tmp_path: Path, what: str) -> None:
-    """The tag is counted, and corrupt; a link to elsewhere is not followed, a FIFO not waited for."""
+def test_an_unusable_link(storage: HandMade, tmp_path: Path, what: str) -> None:
+    """A tag with an unusable link counts; a symbolic link is not followed, and a FIFO does not block."""
     digest = storage.push_image("app", A)
     storage.push_image("app", B, tag="fine")
     outside = tmp_path / "outside"
@@ -390,7 +393,7 @@ def test_a_link_that_cant_be_used(storage: HandMade, tmp_path: Path, what: str) 
     assert (1, len(B)) == tag(contents, "fine")[2:]
 
 
-def test_folders_elsewhere_are_not_followed(storage: HandMade, tmp_path: Path) -> None:
+def test_symbolic_links_are_not_followed(storage: HandMade, tmp_path: Path) -> None:
     """No repository, tag, revision or blob is found through a symbolic link."""
     outside = HandMade(tmp_path / "outside")
     digest = outside.push_image("app", A)
@@ -418,17 +421,17 @@ def test_folders_elsewhere_are_not_followed(storage: HandMade, tmp_path: Path) -
 
 
 def test_a_link_may_end_with_a_newline(storage: HandMade) -> None:
-    """As written by hand."""
+    """A link may end with a newline, as an editor writes it."""
     digest = storage.push_image("app", A)
     storage.tag_link("app", "latest").write_text(f"{digest}\n")
 
     assert (1, len(A)) == tag(scan(storage))[2:]
 
 
-@pytest.mark.parametrize("lacking", ["", "repositories", "blobs"])
-def test_no_storage(storage: HandMade, lacking: str) -> None:
-    """What was expected is said."""
-    folder = storage.path / lacking
+@pytest.mark.parametrize("missing", ["", "repositories", "blobs"])
+def test_no_storage(storage: HandMade, missing: str) -> None:
+    """Without the folders of a storage, the error says what was expected."""
+    folder = storage.path / missing
     folder.rename(storage.path.parent / "elsewhere")
 
     with pytest.raises(StorageError, match=r"no folders repositories and blobs in .*/v2") as caught:
@@ -438,7 +441,7 @@ def test_no_storage(storage: HandMade, lacking: str) -> None:
 
 @pytest.mark.parametrize("above", ["docker/registry/v2", "registry/v2", "v2"])
 def test_a_path_above_the_storage(tmp_path: Path, above: str) -> None:
-    """The right path is named."""
+    """If the path is above the storage, the advice is the right path."""
     HandMade(tmp_path / above)
 
     with pytest.raises(StorageError) as caught:
@@ -447,7 +450,7 @@ def test_a_path_above_the_storage(tmp_path: Path, above: str) -> None:
 
 
 def test_a_storage_that_is_replaced_during_a_scan(storage: HandMade) -> None:
-    """What is found then is of neither."""
+    """A scan fails if the storage is replaced meanwhile, because the result would mix two storages."""
     storage.push_image("app", A)
     moved = storage.path.parent / "moved"
 
@@ -461,7 +464,7 @@ def test_a_storage_that_is_replaced_during_a_scan(storage: HandMade) -> None:
 
 
 class Changing:
-    """A storage that is changed at the n-th file or folder that a scan looks at."""
+    """A storage that changes when a scan looks at the n-th file or folder."""
 
     def __init__(self, storage: HandMade, moment: int, change: Callable[[], object]) -> None:
         self.left = moment
@@ -478,7 +481,7 @@ MOMENTS = range(1, 40)
 
 
 def test_a_push_during_a_scan(tmp_path: Path) -> None:
-    """At whatever moment, it makes nothing unusable, and the next scan has it."""
+    """At any moment of a scan, a push makes nothing unusable, and the next scan has the push."""
     for moment in MOMENTS:
         push_during_a_scan(HandMade(tmp_path / f"{moment}/v2"), moment)
 
@@ -499,7 +502,7 @@ def push_during_a_scan(storage: HandMade, moment: int) -> None:
 
 
 def test_a_delete_and_garbage_collection_during_a_scan(tmp_path: Path) -> None:
-    """At whatever moment, they make nothing unusable, and the next scan has only what is left."""
+    """At any moment of a scan, deleting makes nothing unusable, and the next scan has what is left."""
     for moment in MOMENTS:
         delete_during_a_scan(HandMade(tmp_path / f"{moment}/v2"), moment)
 
@@ -526,8 +529,8 @@ def delete_during_a_scan(storage: HandMade, moment: int) -> None:
     assert {"tag": total(B, CONFIG, text_of(image(B))), "untagged": 0, "nothing": 0} == after.blob_bytes
 
 
-def test_what_breaks_is_found(storage: HandMade) -> None:
-    """A later scan tells of a layer that a garbage collection removed, and that it is back."""
+def test_damage_between_scans(storage: HandMade) -> None:
+    """A later scan notices that a layer was deleted, and that it is back."""
     storage.push_image("app", A)
     scanned = Storage(str(storage.path))
     before = scanned.scan()
@@ -542,7 +545,7 @@ def test_what_breaks_is_found(storage: HandMade) -> None:
 
 
 def test_a_manifest_is_read_once(storage: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later scan opens no manifest and no link that it knows, and reads what is new."""
+    """A later scan opens only the manifests and links that are new."""
     monkeypatch.setattr(files, "_NANOSECONDS_TO_SETTLE", -(10**12))
     storage.push_image("app", A)
     storage.push_image("app", B, tag="2")
@@ -564,7 +567,10 @@ def test_a_manifest_is_read_once(storage: HandMade, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_change_right_after_a_scan_is_seen(storage: HandMade) -> None:
-    """Even within one tick of the file system's clock, which leaves no trace in its times."""
+    """A change is noticed even if it leaves the file's times unchanged.
+
+    That happens within one tick of the file system's clock.
+    """
     storage.push_image("app", A)
     scanned = Storage(str(storage.path))
     scanned.scan()
@@ -577,7 +583,7 @@ def test_a_change_right_after_a_scan_is_seen(storage: HandMade) -> None:
 
 
 def test_a_blob_that_was_being_written(storage: HandMade) -> None:
-    """Its size is asked for again."""
+    """A later scan reads the size of a recently written blob again."""
     digest = storage.push_image("app", A)
     storage.data(digest_of(A)).write_bytes(A[:1])
     whole = storage.data(digest).read_bytes()
@@ -589,7 +595,7 @@ def test_a_blob_that_was_being_written(storage: HandMade) -> None:
 
 
 def test_a_blob_whose_folder_comes_first(storage: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is found when it is there, though the folder of its prefix stays as it was."""
+    """A blob is found even if its folder existed before, so that the prefix's folder is unchanged."""
     monkeypatch.setattr(files, "is_settled", lambda _: True)
     storage.data(digest_of(A)).parent.mkdir(parents=True)
     scanned = Storage(str(storage.path))
@@ -600,8 +606,8 @@ def test_a_blob_whose_folder_comes_first(storage: HandMade, monkeypatch: pytest.
     assert len(A) == scanned.scan().blob_bytes["nothing"]
 
 
-def test_what_is_gone_is_forgotten(storage: HandMade) -> None:
-    """What is kept of one scan for the next is not more than there is."""
+def test_a_deleted_manifest_is_forgotten(storage: HandMade) -> None:
+    """A deleted manifest is not kept for the next scan."""
     digest = storage.push_image("app", A)
     scanned = Storage(str(storage.path))
     scanned.scan()
@@ -615,8 +621,11 @@ def test_what_is_gone_is_forgotten(storage: HandMade) -> None:
     assert [] == [*scanned._blobs._manifests]
 
 
-def test_what_may_not_be_read_is_denied(storage: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A manifest, a tag or a repository; nothing else is spoilt. Simulated, as root may read all."""
+def test_denied_files_and_folders(storage: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be read is denied and affects nothing else.
+
+    The test simulates this, because root can read everything.
+    """
     digest = storage.push_image("app", A)
     for name, layer in (("fine", B), ("folder", C), ("link", B), ("tag", B)):
         storage.push_image(name, layer)
@@ -650,10 +659,8 @@ def test_what_may_not_be_read_is_denied(storage: HandMade, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("folder", ["repositories", "blobs", "blobs/sha256"])
-def test_a_storage_that_may_not_be_read(
-    storage: HandMade, monkeypatch: pytest.MonkeyPatch, folder: str
-) -> None:
-    """Where not all can be seen, nothing is made up."""
+def test_a_denied_storage(storage: HandMade, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    """If a top folder can't be read, the scan fails instead of returning a part."""
     storage.push_image("app", A)
     real = os.open
 
@@ -669,10 +676,10 @@ def test_a_storage_that_may_not_be_read(
 
 
 def test_many_indexes_deep(storage: HandMade) -> None:
-    """A chain of them is followed to its end."""
+    """A long chain of indexes is followed to its end."""
     document = image(A)
     storage.blobs(A, CONFIG)
-    for _ in range(1100):  # deeper than Python recurses
+    for _ in range(1100):  # more than Python's recursion limit
         storage.push("app", document)
         document = index(document)
     storage.push("app", document, "latest")

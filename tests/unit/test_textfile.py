@@ -1,4 +1,4 @@
-"""What is written to the text file, when, and how little harm that can do."""
+"""The text file: its content, when it is written, and the protection of other files."""
 
 import os
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def textfile(path: Path, **options: Any) -> TextFile:
 
 
 def test_the_file(tmp_path: Path) -> None:
-    """It is whole, for all to read, and alone."""
+    """The file is complete and readable by all, and no temporary file remains."""
     path = tmp_path / "docker.prom"
     umask = os.umask(0o077)
     try:
@@ -34,8 +34,8 @@ def test_the_file(tmp_path: Path) -> None:
     assert [path] == [*tmp_path.iterdir()]
 
 
-def test_it_is_due_when_something_else_was_found(tmp_path: Path) -> None:
-    """Not because something of the exporter itself has changed."""
+def test_due_after_a_change(tmp_path: Path) -> None:
+    """A write is due after a change of what was found, not of the exporter's own metrics."""
     file, held = textfile(tmp_path / "docker.prom"), exposition(web=4)
     at_first = file.is_due(held)
     file.deliver(held)
@@ -48,8 +48,8 @@ def test_it_is_due_when_something_else_was_found(tmp_path: Path) -> None:
     assert [True, False, False, True] == [at_first, written, polled, changed]
 
 
-def test_it_is_due_when_what_was_found_is_too_old(tmp_path: Path) -> None:
-    """Nobody publishes anything then, so it is asked at least once in a poll's interval."""
+def test_due_when_the_publication_is_too_old(tmp_path: Path) -> None:
+    """A write is due when the publication is no longer trusted, which is checked once per poll interval."""
     now = 0.0
     held = Exposition(clock=lambda: now)
     held.publish(Publication(exposition(web=4).found(), trusted_until=20))
@@ -63,8 +63,8 @@ def test_it_is_due_when_what_was_found_is_too_old(tmp_path: Path) -> None:
     assert 15 == file.pause()
 
 
-def test_it_is_due_each_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that its mtime tells whether anybody still writes it."""
+def test_due_each_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write is due each minute, so that the file's mtime shows whether the exporter still runs."""
     file, held = textfile(tmp_path / "docker.prom"), exposition(web=4)
     monkeypatch.setattr("docker_prom_exporter.outlets.textfile.time.monotonic", lambda: 1000.0)
     file.deliver(held)
@@ -76,8 +76,8 @@ def test_it_is_due_each_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert file.is_due(held)
 
 
-def test_a_failed_write_is_made_up_for(tmp_path: Path) -> None:
-    """Though nothing has changed in between."""
+def test_a_failed_write_is_repeated(tmp_path: Path) -> None:
+    """A failed write is repeated even if nothing has changed."""
     folder = tmp_path / "textfiles"
     folder.mkdir()
     file, held = textfile(folder / "docker.prom", poll_interval="15"), exposition(web=4)
@@ -106,7 +106,7 @@ def _fifo(path: Path, _: Path) -> None:
 
 @pytest.mark.parametrize("make", [_link, _hard_link, _fifo])
 def test_nothing_at_the_temporary_name_is_opened(tmp_path: Path, make: Callable[[Path, Path], None]) -> None:
-    """It is replaced: no other file is written to, and no FIFO waited for."""
+    """What exists at the temporary name is replaced: no other file is written, and no FIFO blocks."""
     temporary, precious = tmp_path / ".docker.prom.tmp", tmp_path / "precious"
     precious.write_text("mine")
     make(temporary, precious)
@@ -118,8 +118,8 @@ def test_nothing_at_the_temporary_name_is_opened(tmp_path: Path, make: Callable[
     assert {"docker.prom", "precious"} == {path.name for path in tmp_path.iterdir()}
 
 
-def test_a_folder_at_the_temporary_name_is_one_line(tmp_path: Path) -> None:
-    """Nobody removes a folder unasked."""
+def test_a_folder_at_the_temporary_name(tmp_path: Path) -> None:
+    """A folder at the temporary name is an error; the exporter removes no folders."""
     (tmp_path / ".docker.prom.tmp").mkdir()
 
     with pytest.raises(OutletError, match=r"can't write --textfile .*docker.prom: Is a directory"):
@@ -127,14 +127,14 @@ def test_a_folder_at_the_temporary_name_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", ".", "..", "/tmp"])
-def test_a_folder_in_place_of_the_file_is_one_line(path: str) -> None:
-    """Also one that has no name."""
+def test_a_folder_in_place_of_the_file(path: str) -> None:
+    """A folder in place of the file is an error, also one whose path has no name."""
     with pytest.raises(OutletError, match=r"can't write --textfile .*: it is a directory"):
         textfile(Path(path))
 
 
 def test_the_file_is_removed_at_the_end(tmp_path: Path) -> None:
-    """Be it there or not."""
+    """`withdraw` removes the file if it exists."""
     file = textfile(tmp_path / "docker.prom")
     file.withdraw()
     file.deliver(exposition())
@@ -144,7 +144,7 @@ def test_the_file_is_removed_at_the_end(tmp_path: Path) -> None:
 
 
 def test_a_name_that_node_exporter_ignores_is_logged(tmp_path: Path) -> None:
-    """Its metrics would never arrive."""
+    """A file name that node_exporter ignores is logged."""
     with capture_logs() as logs:
         textfile(tmp_path / "docker.txt")
         textfile(tmp_path / "docker.prom")
