@@ -1,4 +1,4 @@
-"""The command line: what it says of itself, and of what it can't use."""
+"""The command line: help, version, errors and exit codes."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def printed(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return what the command prints before it ends well by itself."""
+    """Run a command that prints and exits with 0; return its standard output."""
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     captured = capfd.readouterr()
@@ -36,13 +36,13 @@ def printed(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
-    """One line with the name and the version."""
+    """`--version` prints one line with the name and the version."""
     assert f"docker-prom-exporter {__version__}\n" == printed(capfd, "--version")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["once", "--help"]], ids=str)
 def test_help(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    """Each option with its variable, values and default, none of it wider than a terminal."""
+    """Help lists each option with its variable, values and default, in at most 100 columns."""
     text = printed(capfd, *arguments)
     lines = [line.strip() for line in text.splitlines()]
     flat = " ".join(lines)
@@ -54,8 +54,8 @@ def test_help(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_help_names_the_commands_and_what_only_they_take(capfd: pytest.CaptureFixture[str]) -> None:
-    """The seed is for demo alone."""
+def test_help_on_commands(capfd: pytest.CaptureFixture[str]) -> None:
+    """The general help lists the commands; only the help of `demo` has the option `--seed`."""
     general, demo = printed(capfd, "--help"), printed(capfd, "demo", "--help")
 
     assert all(f"\n    {name}\n" in general for name in ("once", "check", "healthcheck", "demo", "expire"))
@@ -91,7 +91,7 @@ def test_bad_input_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """It names what is wrong and what would do, and no password; the exit code is 2."""
+    """A bad option gives exit code 2 and one line that names it and the accepted values, but no password."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
@@ -118,7 +118,7 @@ def test_bad_input_is_one_line(
 def test_a_bad_command_is_one_line(
     arguments: list[str], words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It names the commands there are."""
+    """A bad command or argument gives exit code 2 and one line that names it, but no password."""
     assert 2 == cli.main(arguments)
 
     (line,) = capfd.readouterr().err.splitlines()
@@ -135,15 +135,16 @@ def test_a_bad_command_is_one_line(
     ],
     ids=" ".join,
 )
-def test_options_may_stand_before_and_behind_a_command(arguments: list[str]) -> None:
-    """None is lost, and what only the command takes is there, too."""
+def test_options_may_stand_before_and_after_a_command(arguments: list[str]) -> None:
+    """Options may stand before and after a command, and those of the command alone have their defaults."""
     assert {"command": "demo", "listen_port": "1", "listen_addr": "::1", "seed": 0} == cli._parse(arguments)
 
 
-def test_only_the_serving_commands_end_well_by_a_signal(
-    monkeypatch: pytest.MonkeyPatch, signals: Mock
-) -> None:
-    """Exit code 0 of once or check says that Docker was up."""
+def test_exit_codes_on_a_signal(monkeypatch: pytest.MonkeyPatch, signals: Mock) -> None:
+    """On a signal, serving commands end with exit code 0; `once` and `check` end with the signal's.
+
+    Exit code 0 of `once` or `check` means that Docker is up.
+    """
     monkeypatch.setattr(commands, "run", lambda *_: 0)
     for command in ([], ["demo"], ["expire"], ["once"], ["check"]):
         cli.main(command)
@@ -152,7 +153,7 @@ def test_only_the_serving_commands_end_well_by_a_signal(
 
 
 def test_demo_polls_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that its play is seen."""
+    """`demo` polls every two seconds by default, so that its events are visible."""
     intervals: list[float] = []
     monkeypatch.setattr(commands, "run", lambda _, settings, __: intervals.append(settings.poll_interval))
     for arguments in (["demo"], ["demo", "--poll-interval=9"], []):
@@ -162,7 +163,7 @@ def test_demo_polls_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_expire_needs_a_gateway(capfd: pytest.CaptureFixture[str]) -> None:
-    """One line and exit code 2."""
+    """`expire` without `--push-url` gives one line and exit code 2."""
     assert 2 == cli.main(["expire"])
     assert "docker-prom-exporter: expire needs --push-url (PUSH_URL)\n" == capfd.readouterr().err
 
@@ -170,7 +171,7 @@ def test_expire_needs_a_gateway(capfd: pytest.CaptureFixture[str]) -> None:
 def test_the_health_check_of_expire_needs_no_instance(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It runs with the same environment, and asks who listens there."""
+    """`healthcheck` accepts PUSH_URL without PUSH_INSTANCE, as `expire` does."""
     monkeypatch.setenv("PUSH_URL", "http://gateway")
 
     assert 1 == cli.main(["healthcheck", "--listen-port=1"])
@@ -178,7 +179,7 @@ def test_the_health_check_of_expire_needs_no_instance(
 
 
 def test_a_closed_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is nowhere to complain; the exit code says it."""
+    """With standard error closed, a bad option still gives exit code 2."""
     monkeypatch.setattr(sys, "stderr", None)
 
     assert 2 == cli.main(["--nonsense"])
@@ -188,17 +189,15 @@ def test_a_closed_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_closed_standard_output_is_one_line(
     command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Before anything is asked or pushed."""
+    """With standard output closed, a command that prints gives one line and exit code 1."""
     monkeypatch.setattr(sys, "stdout", None)
 
     assert 1 == cli.main([command])
     assert "docker-prom-exporter: can't write to standard output: it is closed\n" == capfd.readouterr().err
 
 
-def test_requests_that_is_too_old_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """docker-py leaves it to the user which one is there."""
+def test_requests_is_too_old(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A version of requests that is too old, which docker-py accepts, gives one line and exit code 1."""
     monkeypatch.delattr(requests.adapters.HTTPAdapter, "get_connection_with_tls_context")
     monkeypatch.setattr(requests, "__version__", "2.31.0")
 
@@ -210,7 +209,7 @@ def test_requests_that_is_too_old_is_one_line(
 
 
 def test_an_error_with_a_newline_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    """As a path may have."""
+    """A newline in an error message is escaped, here one from a path."""
     assert 1 == cli.main(["once", "--textfile", "/missing\n/docker.prom"])
     assert (
         "docker-prom-exporter: can't write --textfile /missing\\n/docker.prom: No such file or directory\n"
@@ -219,7 +218,7 @@ def test_an_error_with_a_newline_is_one_line(capfd: pytest.CaptureFixture[str]) 
 
 
 def test_a_port_in_use_is_one_line() -> None:
-    """It names who often has it, and the option that changes it."""
+    """The error for a port in use names the option, and programs that often use port 9000."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         with pytest.raises(CommandError) as error:

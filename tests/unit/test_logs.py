@@ -1,4 +1,4 @@
-"""The log is one line an event, in three forms, and nothing waits for it."""
+"""The log writes one line for each event, in three formats, and never blocks its caller."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ Log = Callable[..., str]
 
 @pytest.fixture
 def log(capfd: pytest.CaptureFixture[str]) -> Log:
-    """Return what configures the log, does something, and returns what was written meanwhile."""
+    """Return a function that configures the log, calls `act` and returns what was written."""
 
     def log(level: str, form: str, act: Callable[[], object]) -> str:
         writer = logs.configure(level, form)
@@ -42,7 +42,7 @@ def find(engine: str = "Docker Desktop") -> None:
 
 
 def test_logfmt(log: Log) -> None:
-    """Time, level and event come first, then what the event has to say."""
+    """A line has time, level and event, and then the values of the event."""
     expected = (
         rf'time={TIME} level=info event=docker\.found containers=3 watched=true engine="Docker Desktop"\n'
     )
@@ -51,7 +51,7 @@ def test_logfmt(log: Log) -> None:
 
 
 def test_json(log: Log) -> None:
-    """One object a line."""
+    """A line is one JSON object."""
     expected = {
         "level": "info",
         "event": "docker.found",
@@ -68,14 +68,14 @@ def test_json(log: Log) -> None:
 
 
 def test_console(log: Log) -> None:
-    """For people, and without colours where it's no terminal."""
+    """The console format has no colours if standard error is not a terminal."""
     expected = rf"{TIME} \[info +\] docker\.found +containers=3 engine='?Docker Desktop'? watched=True\n"
 
     assert re.fullmatch(expected, log("info", "console", find))
 
 
-def test_auto_is_for_people_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal gets colours."""
+def test_auto_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, `auto` is the console format with colours."""
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
@@ -89,7 +89,7 @@ def test_auto_is_for_people_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_auto_is_logfmt_elsewhere(log: Log) -> None:
-    """A file or a pipe."""
+    """In a file or a pipe, `auto` is logfmt."""
     assert log("info", "auto", find).startswith("time=")
 
 
@@ -103,7 +103,7 @@ def test_auto_is_logfmt_elsewhere(log: Log) -> None:
     ],
 )
 def test_levels(level: str, expected: list[str], log: Log) -> None:
-    """What is below the level is left out; the order is kept."""
+    """Events below the level are left out, and the others keep their order."""
 
     def act() -> None:
         for each in ("debug", "info", "warning", "error"):
@@ -118,7 +118,7 @@ def test_levels(level: str, expected: list[str], log: Log) -> None:
     ["two\nlines", "a\rb", "\x1b[31mred", "nul\0", "a\x85b", "a\u2028b", "\u202egnp.exe", "\ud800", "\x9b2J"],
 )
 def test_control_characters_stay_on_one_line(form: str, text: str, log: Log) -> None:
-    """A foreign text neither breaks a line nor moves a terminal's cursor, as a value or as the event."""
+    """Control characters in values and events neither break a line nor move a terminal's cursor."""
 
     def act() -> None:
         structlog.get_logger().info("container.label_ignored", name=text)
@@ -131,14 +131,14 @@ def test_control_characters_stay_on_one_line(form: str, text: str, log: Log) -> 
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_plain_text_is_written_as_it_is(form: str, log: Log) -> None:
-    """What can be read stays readable, in any script."""
+def test_printable_text_is_written_unchanged(form: str, log: Log) -> None:
+    """Printable text in any script is written unchanged."""
     assert "café-データ" in log("info", form, lambda: find("café-データ"))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_exceptions_are_logged(form: str, log: Log) -> None:
-    """An exception's type and message are in the log, in logfmt and json on the event's line."""
+    """An exception's type and message are logged, in logfmt and JSON on the event's line."""
     text = log(
         "info",
         form,
@@ -151,7 +151,10 @@ def test_exceptions_are_logged(form: str, log: Log) -> None:
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_exceptions_are_logged_without_control_characters(form: str, log: Log) -> None:
-    """An exception's message can hold what an engine answered, and moves no cursor either."""
+    """Control characters in an exception's message are escaped.
+
+    The message may quote an engine's answer.
+    """
     error = ValueError("so\x1b[31m\r\x9b2J\u2028sad")
     text = log("info", form, lambda: structlog.get_logger().error("poll.failed", exc_info=error))
 
@@ -160,7 +163,7 @@ def test_exceptions_are_logged_without_control_characters(form: str, log: Log) -
 
 @pytest.mark.parametrize("library", ["docker.utils.config", "urllib3.connectionpool", "asyncio"])
 def test_libraries_stay_silent(library: str, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What libraries log by themselves doesn't get out, not even by Python's handler of last resort."""
+    """Log messages of libraries are not written, not even by Python's handler of last resort."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
 
     assert "" == log(
@@ -169,7 +172,7 @@ def test_libraries_stay_silent(library: str, log: Log, monkeypatch: pytest.Monke
 
 
 def test_a_closed_standard_error_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its descriptor may be another file's by now."""
+    """If standard error is closed, the log writes nothing: the descriptor may belong to another file."""
     monkeypatch.setattr(sys, "stderr", None)
     writer = logs.configure("info", "auto")
     find()
@@ -180,23 +183,23 @@ def test_a_closed_standard_error_gets_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 @contextmanager
 def pipe() -> Iterator[tuple[TextIOWrapper, logs.Writer]]:
-    """Yield the end of a pipe to read from, and a writer to the other end."""
+    """Yield the read end of a pipe, and a writer to its write end."""
     end, other = os.pipe()
     with os.fdopen(end) as reader:
         yield reader, logs.Writer(other, lambda lost: f"{lost} lost")
     os.close(other)
 
 
-def stuff(writer: logs.Writer) -> None:
-    """Write as much as the pipe takes, and one line more."""
+def fill(writer: logs.Writer) -> None:
+    """Write a line that is longer than the pipe's capacity, and wait until the writer is blocked."""
     writer.msg("x" * 2**20)
     wait_for(lambda: not writer._lines and writer._is_writing, what="the pipe to be full")
 
 
 def test_a_pipe_that_nobody_reads_costs_the_oldest_lines() -> None:
-    """They are counted, and the newest are there in their order once somebody reads."""
+    """While nobody reads, the oldest lines are dropped and counted; the newest are kept in order."""
     with pipe() as (reader, writer):
-        stuff(writer)
+        fill(writer)
         began = time.monotonic()
         for number in range(1500):
             writer.msg(str(number))
@@ -210,7 +213,7 @@ def test_a_pipe_that_nobody_reads_costs_the_oldest_lines() -> None:
 
 
 def test_a_line_that_could_not_be_written_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk costs the line; the next one that can be written comes after the count."""
+    """Lines that can't be written, as on a full disk, are counted before the next line."""
     with pipe() as (reader, writer):
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", _disk_full)
@@ -227,7 +230,7 @@ def _disk_full(*_: object) -> int:
 
 
 def test_a_pipe_that_does_not_block_loses_nothing() -> None:
-    """Another process may have made it so; a line is written in pieces then."""
+    """A line is written completely to a pipe that another process has made non-blocking."""
     with pipe() as (reader, writer):
         os.set_blocking(writer._descriptor or 0, False)
         line = "x" * 2**20

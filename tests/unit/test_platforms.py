@@ -1,4 +1,4 @@
-"""The package imports without what only POSIX has; tests/run type-checks it for the other platforms."""
+"""The package imports without POSIX; tests/run type-checks the package for the other platforms."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
-# The libraries come first: they are not asked whether they work on the platform that is pretended.
+# The libraries are imported before the names are removed: they may need the names on this platform.
 IMPORT = """
 import importlib, os, pkgutil, signal, socketserver, sys
 import docker, prometheus_client, requests, structlog, structlog.dev, tenacity, urllib3
@@ -25,8 +25,8 @@ for found in pkgutil.walk_packages(package.__path__, "docker_prom_exporter."):
 """
 
 
-def test_it_imports_where_there_is_no_posix() -> None:
-    """Each module of it."""
+def test_imports_without_posix() -> None:
+    """Each module imports without the names that only POSIX has."""
     done = _python("-c", IMPORT)
 
     assert (0, "") == (done.returncode, done.stderr)

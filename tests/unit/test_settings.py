@@ -1,4 +1,4 @@
-"""Options come from flags, the environment or a default; a bad one is refused in one line."""
+"""Options have a value from a flag, the environment or a default; a bad value is refused in one line."""
 
 import re
 from typing import Any
@@ -171,7 +171,7 @@ def flag_of(name: str) -> str:
 
 
 def test_table_is_complete() -> None:
-    """Each option is in the table here, and each is a setting."""
+    """The table of this file has each option, and each option is a setting."""
     expected = {name for name, *_ in TABLE}
 
     assert expected == {option.name for option in OPTIONS}
@@ -182,7 +182,7 @@ def test_table_is_complete() -> None:
 def test_an_option_has_a_flag_a_variable_and_a_default(
     name: str, flag: str, variable: str, default: Any
 ) -> None:
-    """What the README promises; an empty variable is as none."""
+    """Each option has its flag, variable and default; an empty variable counts as unset."""
     option = next(option for option in OPTIONS if option.name == name)
 
     assert (flag, variable) == (option.flag, option.variable)
@@ -192,14 +192,14 @@ def test_an_option_has_a_flag_a_variable_and_a_default(
 
 @pytest.mark.parametrize(("name", "text", "expected"), GOOD)
 def test_good_values(name: str, text: str, expected: Any) -> None:
-    """A value is read the same from flag and variable, and the flag wins, whatever the variable says."""
+    """A value is read in the same way from a flag and a variable, and the flag takes precedence."""
     variable = variable_of(name)
     read = [
         getattr(read_settings(flags, environ), name)
         for flags, environ in (
             ({name: text}, {}),
             ({name: None}, {variable: text}),
-            ({name: text}, {variable: "neither this nor that"}),
+            ({name: text}, {variable: "not a value of any option"}),
         )
     ]
 
@@ -207,8 +207,8 @@ def test_good_values(name: str, text: str, expected: Any) -> None:
     assert {type(expected)} == {type(value) for value in read}
 
 
-def test_a_command_may_have_defaults_of_its_own() -> None:
-    """They stand behind flag and variable."""
+def test_defaults_of_a_command() -> None:
+    """Flags and variables take precedence over the defaults of a command."""
     read = [
         read_settings(flags, environ, {"poll_interval": "2"}).poll_interval
         for flags, environ in (
@@ -221,8 +221,8 @@ def test_a_command_may_have_defaults_of_its_own() -> None:
     assert [2, 3, 4] == read
 
 
-def test_one_option_leaves_the_others_alone() -> None:
-    """A variable is its option's only; others in the environment are nobody's."""
+def test_other_options_are_unchanged() -> None:
+    """A value changes only its own option, and unknown variables change none."""
     settings = read_settings({"listen_port": "1"}, {"LOG_LEVEL": "debug", "POLL": "x", "listen_addr": "::1"})
     changed = {name for name, _, _, default in TABLE if getattr(settings, name) != default}
 
@@ -231,7 +231,7 @@ def test_one_option_leaves_the_others_alone() -> None:
 
 @pytest.mark.parametrize(("name", "text", "takes"), BAD_ROWS)
 def test_bad_values(name: str, text: str, takes: str) -> None:
-    """One line says the option as the user wrote it, the value, and what it takes."""
+    """The error is one line with the option as the user wrote it, the value, and the values that it takes."""
     variable = variable_of(name)
     flag = "--" + name.replace("_", "-")
 
@@ -262,7 +262,7 @@ def test_bad_values(name: str, text: str, takes: str) -> None:
 )
 @pytest.mark.parametrize("name", ["docker_host", "push_url"])
 def test_a_password_is_not_repeated(name: str, text: str, shown: str) -> None:
-    """The line that refuses an address leaves out what may be secret in it."""
+    """The error for a bad address leaves out what may be secret."""
     for flags, environ in (({name: text}, {}), ({}, {variable_of(name): text})):
         with pytest.raises(BadOptionError, match=re.escape(repr(shown))) as error:
             read_settings(flags, environ)
@@ -270,21 +270,21 @@ def test_a_password_is_not_repeated(name: str, text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["docker_host", "listen_addr", "push_username", "push_job", "textfile"])
-def test_bytes_that_are_no_utf_8(name: str) -> None:
-    """Python reads them as surrogates, which nothing later could write."""
+def test_bytes_that_are_not_utf_8(name: str) -> None:
+    """A value that is not UTF-8 is refused, because Python's surrogates for it can't be written."""
     with pytest.raises(BadOptionError, match=r"=.*\\udcff.*can't be used: it takes UTF-8"):
         read_settings({}, {variable_of(name): "a\udcff"})
 
 
 def test_an_empty_flag_is_a_bad_value() -> None:
-    """An empty variable is unset, but who writes a flag means something by it."""
+    """An empty flag is refused, whereas an empty variable counts as unset."""
     for name, *_ in TABLE:
         with pytest.raises(BadOptionError, match=f"{flag_of(name)} ''"):
             read_settings({name: ""}, {variable_of(name): ""})
 
 
-def test_bad_flag_hides_behind_no_good_variable() -> None:
-    """The flag wins even where it can't be used."""
+def test_a_bad_flag_and_a_good_variable() -> None:
+    """A bad flag is refused even if the variable is good."""
     with pytest.raises(BadOptionError, match="--listen-port '70000'"):
         read_settings({"listen_port": "70000"}, {"LISTEN_PORT": "9000"})
 
@@ -300,6 +300,6 @@ def test_bad_flag_hides_behind_no_good_variable() -> None:
     ],
 )
 def test_an_option_that_needs_another(options: dict[str, str], needed: str) -> None:
-    """Both are named in both spellings."""
+    """If an option needs another one, the error names the flag and variable of both."""
     with pytest.raises(BadOptionError, match=needed):
         read_settings(options, {})
