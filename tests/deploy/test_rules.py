@@ -29,12 +29,12 @@ def run_tests(folder: Path, rules: str, tests: str) -> str:
 
 
 def test_each_firing_and_each_silence() -> None:
-    """The rules' own tests pass, as published."""
+    """The published rules pass their promtool tests."""
     assert "SUCCESS" in run("promtool", "test", "rules", str(TESTS))
 
 
 def test_the_job_may_have_any_name() -> None:
-    """No rule selects series by their job."""
+    """No rule selects series by job."""
     assert re.search(r"\bjob *[=!]", RULES.read_text()) is None
 
 
@@ -91,7 +91,7 @@ def test_an_alert_says_what_it_is(alert: str) -> None:
 
 
 def only(scenario: str, tests: str) -> str:
-    """Leave out all scenarios but the one whose name begins so: some take promtool seconds."""
+    """Return the tests with only the scenario whose name begins with `scenario`; some take seconds."""
     head, *scenarios = re.split(r"^(?=  - name: )", tests, flags=re.MULTILINE)
     (wanted,) = [each for each in scenarios if each.startswith(f"  - name: {scenario}")]
     return head + wanted
@@ -144,7 +144,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("was", "becomes", "scenario"), CHANGES, ids=[was for was, *_ in CHANGES])
 def test_a_changed_rule_is_found_out(tmp_path: Path, was: str, becomes: str, scenario: str) -> None:
-    """The rules' own tests fail when a condition is missing or another."""
+    """The promtool tests of the scenario fail when a rule's condition is removed or changed."""
     changed = RULES.read_text().replace(was, becomes)
 
     assert changed != RULES.read_text()

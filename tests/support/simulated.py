@@ -63,7 +63,7 @@ class Simulation(SimulatedEngine):
     connection and may send any bytes on it. `change_rows` changes the rows of a list. An
     `api_version` before 1.52 leaves `Health` out of them. `podman` has it answer as Podman 4 does, and
     `containerd` as Docker with the containerd image store, whose list takes `row_seconds` for each row.
-    At its end it closes every connection, as one that is stopped does.
+    When it is closed, it closes every connection, as a stopped engine does.
     """
 
     handler = _Request
@@ -107,9 +107,9 @@ class Simulation(SimulatedEngine):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def respond(self, request: Request, endpoint: str, container_id: str, query: Mapping[str, str]) -> None:
-        """Note the request, and answer it, or do to it what a fault does."""
+        """Record the request, then answer it or apply a fault to its connection."""
         self.lines.append(f"{request.command} {request.path}")
-        self.requests.append((endpoint, _asked(query)))
+        self.requests.append((endpoint, _filters_and_limit(query)))
         fault = self.faults.get(endpoint) or self.inspect_faults.get(container_id)
         if fault:
             request.close_connection = True
@@ -172,8 +172,8 @@ class Simulation(SimulatedEngine):
         return row
 
 
-def _asked(query: Mapping[str, str]) -> dict[str, Any]:
-    """Return the filters of a list, and its limit where it has one."""
+def _filters_and_limit(query: Mapping[str, str]) -> dict[str, Any]:
+    """Return the filters of a list request, and its limit if it has one."""
     limit = {"limit": int(query["limit"])} if int(query.get("limit", -1)) > 0 else {}
     return {**json.loads(query.get("filters") or "{}"), **limit}
 
