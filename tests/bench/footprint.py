@@ -39,7 +39,7 @@ def _healthcheck(rounds: int) -> Row:
     )
     return at_most(
         5,
-        "CPU of `healthcheck`, beside `python -c pass`",
+        "CPU of `healthcheck`, compared with `python -c pass`",
         measured["healthcheck"],
         measured["pass"],
         unit="ms",
@@ -61,7 +61,7 @@ def _memory(size: int, polls: int) -> Iterator[Row]:
         early, files = _after(polls // 10, url, pid)
         late, files_late = _after(polls, url, pid)
     what = f"memory at {size} with details, after {polls} polls with churn"
-    yield at_most(1.4, f"{what}, beside docker-py after one list", late, reference, unit="MiB")
+    yield at_most(1.4, f"{what}, compared with docker-py after one list", late, reference, unit="MiB")
     growth = late - early
     yield Row(
         f"the same: growth over the last {polls - polls // 10} polls",

@@ -57,7 +57,7 @@ def _main(url: str, rounds: str) -> None:
         "first poll, all inspected: CPU ms": cost(poller.poll),
         "first encoding: CPU ms": cost(publish),
     }
-    measured["memory then: MiB"] = resident(os.getpid())
+    measured["memory after that: MiB"] = resident(os.getpid())
     later = [(cost(poller.poll), cost(publish), cost(scrape)) for _ in range(int(rounds))]
     names = ("poll, one changed", "encoding, one changed", "scrape")
     measured |= {

@@ -47,12 +47,12 @@ def _list_mode(size: int, clock: Clock, *, settle: bool, rounds: int) -> Iterato
         )
     poll, inspecting, what = measured["poll"], measured["inspecting"], f"graph driver, {size} watched"
     yield at_most(
-        1 / 10, f"{what}: steady poll, beside inspecting each", sum(poll), sum(inspecting), unit="ms"
+        1 / 10, f"{what}: steady poll, compared with inspecting each", sum(poll), sum(inspecting), unit="ms"
     )
     yield _share_of_a_core(sum(poll), sum(inspecting))
     yield at_most(
         2,
-        f"{what}: exporter alone, between the inspects that rotate, beside containers()",
+        f"{what}: exporter alone, without inspects, compared with containers()",
         measured["poll between inspects"][1],
         measured["list"][1],
         unit="ms",
@@ -66,7 +66,7 @@ def _list_mode(size: int, clock: Clock, *, settle: bool, rounds: int) -> Iterato
         )
     yield at_most(
         1 / 3,
-        f"graph driver, {_FEW} watched among {size}: steady poll, beside a bare list of all",
+        f"graph driver, {_FEW} watched among {size}: steady poll, compared with one list of all",
         sum(measured["poll"]),
         sum(measured["list"]),
         unit="ms",
@@ -91,14 +91,14 @@ def _inspect_mode(sizes: tuple[int, ...], clock: Clock, rounds: int) -> Iterator
             what = f"containerd store, eight platforms, {size} watched"
             yield at_most(
                 1 / 15,
-                f"{what}: steady poll, beside one bare list of them",
+                f"{what}: steady poll, compared with one list of them",
                 sum(measured["poll"]),
                 sum(measured["list"]),
                 unit="ms",
             )
             yield at_most(
                 1.5,
-                f"{what}: exporter alone, beside the same requests by docker-py",
+                f"{what}: exporter alone, compared with the same requests by docker-py",
                 measured["poll"][1],
                 measured["docker-py"][1],
                 unit="ms",
@@ -106,7 +106,7 @@ def _inspect_mode(sizes: tuple[int, ...], clock: Clock, rounds: int) -> Iterator
             yield _share_of_a_core(sum(measured["poll"]), sum(measured["list"]))
     slope = (polls[-1] - polls[0]) / (sizes[-1] - sizes[0])
     yield Row(
-        f"the same at {', '.join(map(str, sizes))}: a poll, and what a container adds",
+        f"the same at {', '.join(map(str, sizes))}: a poll, and the increase per container",
         " → ".join(f"{poll:.3g} ms" for poll in polls),
         ratio=f"{slope:.2g} ms",
         goal="≤ 1.5 ms",

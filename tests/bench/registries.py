@@ -51,11 +51,11 @@ def _scans(storage: HandMade, size: int, rounds: int) -> Iterator[Row]:
     )
     what = f"scan of {size} tags"
     yield at_most(
-        2, f"{what}: CPU of the first, beside `du -s`", measured["first"], measured["du"], unit="ms"
+        2, f"{what}: CPU of the first, compared with `du -s`", measured["first"], measured["du"], unit="ms"
     )
     yield at_most(
         1 / 5,
-        f"{what}: CPU of a later one, one tag changed, beside the first",
+        f"{what}: CPU of a later one, one tag changed, compared with the first",
         measured["later"],
         measured["first"],
         unit="ms",
@@ -80,7 +80,7 @@ def _serving(storage: HandMade, size: int, rounds: int) -> Iterator[Row]:
             "theirs": lambda: cost(partial(generate_latest, Families(exposition.families()))),
         },
     )
-    what = f"scrape of {size} tags, gzipped: CPU, beside prometheus-client, which does not gzip"
+    what = f"scrape of {size} tags, gzipped: CPU, compared with prometheus-client, which does not gzip"
     yield at_most(1 / 50, what, measured["ours"], measured["theirs"], unit="ms")
     command = [sys.executable, "-m", "bench.registries", str(storage.path)]
     held = float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)

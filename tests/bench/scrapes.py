@@ -62,7 +62,11 @@ def _unchanged(size: int, rounds: int) -> Iterator[Row]:
         )
     what = f"scrape of {size}, nothing changed"
     yield at_most(
-        1 / 50, f"{what}: CPU, beside prometheus-client", measured["ours"], measured["theirs"], unit="ms"
+        1 / 50,
+        f"{what}: CPU, compared with prometheus-client",
+        measured["ours"],
+        measured["theirs"],
+        unit="ms",
     )
     ours_in_kb, theirs_in_kb = (f"{measured[name] / 1000:.4g} kB" for name in ("our bytes", "their bytes"))
     yield Row(f"{what}: gzipped", ours_in_kb, theirs_in_kb)
@@ -101,7 +105,7 @@ def _one_change(size: int, rounds: int) -> Row:
     measured = medians(
         rounds, {"ours": partial(cost, change), "theirs": partial(cost, all_by_prometheus_client)}
     )
-    what = f"one of {size} changes: CPU until encoded and gzipped, beside encoding all"
+    what = f"one of {size} changes: CPU until encoded and gzipped, compared with encoding all"
     return at_most(1 / 3, what, measured["ours"], measured["theirs"], unit="ms")
 
 
@@ -116,7 +120,7 @@ def _kept_alive(size: int, rounds: int, scrapes: int) -> Row:
             urls = (ours.url, _line(bare))
             loads = [_load_in_turns(urls, scrapes) for _ in range(rounds)]
     of_ours, of_bare = (median(median(load[n]) for load in loads) for n in (0, 1))
-    what = f"kept-alive gzipped scrape of {size}, on the clock, beside a bare http.server"
+    what = f"kept-alive gzipped scrape of {size}: duration, compared with a bare http.server"
     return at_most(3, what, of_ours, of_bare, unit="ms")
 
 
@@ -127,7 +131,7 @@ def _among_hostile_clients(size: int, scrapes: int) -> Row:
         with hostile_clients(ours.url):
             took = sorted(_seconds(partial(scrape, ours.url)) for _ in range(scrapes))
     return Row(
-        f"scrape of {size} while eight clients do their worst: the slowest of {scrapes}",
+        f"scrape of {size} among eight hostile clients: the slowest of {scrapes}",
         f"{took[-1]:.2g} s",
         f"{median(took):.2g} s, the median",
         goal="≤ 1 s",
