@@ -23,7 +23,8 @@ NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 def test_a_signal_ends_it(simulated: Simulation, number: signal.Signals) -> None:
     """A signal during a stuck request ends the exporter within two seconds with exit code 0."""
     simulated.faults = {"list": hangs()}
-    with exporter("--docker-host", simulated.url, "--docker-timeout", "600") as running:
+    wrapper = [require_program("env"), "--default-signal=HUP"]  # these tests may run under nohup themselves
+    with exporter("--docker-host", simulated.url, "--docker-timeout", "600", wrapper=wrapper) as running:
         wait_for(lambda: simulated.asked("list"), what="a list to be asked for")
         code, seconds = running.stop(number)
         log = running.stderr
