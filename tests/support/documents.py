@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from support.machine import REPOSITORY
 
-DOCUMENTS = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("*/README.md"))]
+DOCUMENTS = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("[!.]*/README.md"))]
 
 # The sections of compose/README.md whose commands tests/deploy/test_image.py runs.
 ON_THE_IMAGE = {"The image", "Bases and platforms", "Publish, verify, look inside", "Dependencies"}
