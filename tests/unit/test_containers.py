@@ -735,15 +735,3 @@ def test_row_and_inspect_of_a_container_agree(simulated: SimulatedContainer) -> 
         assert inspected.details is not None
         assert shown_by_both(inspected, health_listed=health_listed) == shown_by_both(of_row)
         assert of_row.created_ns == shown_by_both(inspected).created_ns
-
-
-@pytest.mark.parametrize("health", [None, "starting", "healthy", "unhealthy"])
-@pytest.mark.parametrize("state", STATES)
-def test_every_state_and_health_in_row_and_inspect(health: str | None, state: str) -> None:
-    """Each pair of state and health gives the same `container_health` in a row and in an inspect."""
-    simulated = SimulatedContainer("web", state, health, created=CREATED, started=CREATED)
-    expected = WHILE_RUNNING[health or "none"] if state == "running" else STOPPED
-
-    for engine in GENERATIONS[:3]:
-        assert expected == read(engine.rows([simulated])[0]).health, engine.api_version
-    assert expected == read(simulated.inspect()).health

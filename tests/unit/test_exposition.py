@@ -368,7 +368,9 @@ def test_publications_during_a_scrape(accept: str, names: tuple[str, ...]) -> No
     def others() -> list[Metric]:
         return [family("other", publish())]
 
-    exposition = Exposition(others, clock)
+    exposition = published(publication(next(generations)))
+    exposition.render(accept)  # from now on, each publication is encoded at once
+    exposition._others, exposition._clock = others, clock
     for _ in range(3):
         before = publish()
         expected = [*(f"{name} {before}.0" for name in ("web", "db", "own")), f"other {before + 2}.0"]

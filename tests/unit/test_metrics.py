@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client import Metric
 
-from docker_prom_exporter.containers import HEALTH_STATUSES, STATES, Container
+from docker_prom_exporter.containers import Container
 from docker_prom_exporter.exposition import Exposition, Publication
 from docker_prom_exporter.metrics import Publications
 from docker_prom_exporter.snapshot import ENDPOINTS, FAILURES, REASONS, Snapshot
@@ -192,20 +192,6 @@ def test_counts_and_times_are_shown() -> None:
     assert {(): 1.5} == values(own["docker_exporter_poll_duration_seconds"])
     assert {(): 7.0} == values(own["docker_exporter_last_success_timestamp_seconds"])
     assert {(): 1.0} == values(own["docker_exporter_containers_watched"])
-
-
-@pytest.mark.parametrize("each", gallery(), ids=lambda each: ascii(each.name))
-def test_one_state_and_one_verdict(each: Container) -> None:
-    """Only the current state is 1, and only while the container runs the current health status is 1."""
-    families = by_name(published(snapshot(each)).families)
-    verdict = each.health_status if each.state == "running" else None
-
-    assert {s: float(s == each.state) for s in STATES} == label_of(
-        families["docker_container_state"], "state"
-    )
-    assert {s: float(s == verdict) for s in HEALTH_STATUSES} == label_of(
-        families["docker_container_health_status"], "status"
-    )
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("no", {"no": 1.0}), (None, None)])

