@@ -62,8 +62,8 @@ class Simulation(SimulatedEngine):
     `requests` has every request so far. `faults` replaces an endpoint's answer by a function that gets the
     connection and may send any bytes on it. `change_rows` changes the rows of a list. An
     `api_version` before 1.52 leaves `Health` out of them. `podman` has it answer as Podman 4 does, and
-    `containerd` as Docker with the containerd image store, whose list takes `row_seconds` for each row.
-    When it is closed, it closes every connection, as a stopped engine does.
+    `containerd` as Docker with the containerd image store. When it is closed, it closes every connection,
+    as a stopped engine does.
     """
 
     handler = _Request
@@ -76,7 +76,6 @@ class Simulation(SimulatedEngine):
         api_version: str = "1.52",
         podman: bool = False,
         containerd: bool = False,
-        row_seconds: float = 0,
     ) -> None:
         self.stage = Stage()
         super().__init__(path, lambda: list(self.stage.containers.values()))
@@ -84,7 +83,6 @@ class Simulation(SimulatedEngine):
         self.server_name = f"{'Libpod' if podman else 'Docker'}/{VERSION} (linux)"
         self.podman = podman
         self.containerd = containerd
-        self.row_seconds = row_seconds
         self.clock_offset = 0.0
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.lines: list[str] = []
@@ -157,7 +155,6 @@ class Simulation(SimulatedEngine):
 
     def rows(self, containers: list[SimulatedContainer]) -> Any:
         """Return the list's rows for these containers."""
-        time.sleep(self.row_seconds * len(containers))
         return self.change_rows([self._row(container) for container in containers])
 
     def _row(self, container: SimulatedContainer) -> dict[str, Any]:

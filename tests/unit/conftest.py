@@ -5,8 +5,9 @@ from unittest.mock import Mock
 
 import pytest
 import structlog
+from tenacity import wait_none
 
-from docker_prom_exporter import cli, commands
+from docker_prom_exporter import cli, commands, poller
 from docker_prom_exporter.registry import storage
 from support.simulated import Simulation, simulation
 
@@ -31,6 +32,12 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> Mock:
 def _no_pause_between_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a registry scan check suspect repositories again without a pause."""
     monkeypatch.setattr(storage, "_SECONDS_BETWEEN_LOOKS", 0)
+
+
+@pytest.fixture(autouse=True)
+def _no_pause_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a poll repeat a failed attempt without a pause."""
+    monkeypatch.setattr(poller, "wait_fixed", lambda _: wait_none())
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,9 @@ def test_the_error() -> None:
         call(lambda: dict[str, int]()["gone"], 1)
 
 
-def test_a_late_action_is_cut_until_it_ends() -> None:
+def test_a_late_action_is_cut_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """`call` does not wait for a late action; `cut` is called for its thread until the thread ends."""
+    monkeypatch.setattr("docker_prom_exporter.deadline._CUT_INTERVAL", 0.01)
     released = threading.Event()
     cuts: list[threading.Thread] = []
 
@@ -62,8 +63,8 @@ def test_the_result_of_a_late_action_is_dropped() -> None:
         released.wait(seconds)
         raise KeyError(name)
 
-    actions = [("late", partial(action, "late", 30)), ("next", partial(action, "next", 0.05))]
-    futures = call_each(actions, 0.5)
+    actions = [("late", partial(action, "late", 30)), ("next", partial(action, "next", 0))]
+    futures = call_each(actions, 0.2)
     released.set()
     taken["late"].join(5)
 

@@ -260,7 +260,7 @@ BAD_REPLIES = [
     (resets, "unreachable"),
     (hangs(), "timeout"),
     (
-        drips(b"HTTP/1.0 200 OK\r\nDate: Fri, 15 Jan 2027 08:00:00 GMT\r\n\r\n" + GATEWAY.encode(), 0.001),
+        drips(b"HTTP/1.0 200 OK\r\nDate: Fri, 15 Jan 2027 08:00:00 GMT\r\n\r\n" + GATEWAY.encode(), 0.0005),
         "timeout",
     ),
 ]
@@ -275,7 +275,7 @@ def test_a_gateway_in_trouble(
     expiring = expirer(gateway, exposition)
     with monkeypatch.context() as patch:
         if reason == "timeout":
-            patch.setattr("docker_prom_exporter.outlets.expire._LOOK_TIMEOUT", 0.2)
+            patch.setattr("docker_prom_exporter.outlets.expire._LOOK_TIMEOUT", 0.1)
         logs = turns(expiring, bad, bad, gateway=gateway)
     up, healthy = served(exposition).value("docker_exporter_gateway_up"), exposition.is_trusted()
     logs += turns(expiring, metrics(), gateway=gateway)

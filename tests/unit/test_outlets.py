@@ -26,10 +26,12 @@ def gateway() -> Iterator[FakeGateway]:
         yield server
 
 
-def outlets(url: str, stop: threading.Event | None = None, **options: Any) -> list[Outlet]:
+def outlets(
+    url: str, stop: threading.Event | None = None, interval: float = 0.5, **options: Any
+) -> list[Outlet]:
     given = {"push_url": url, "push_instance": "host1", **options}
     settings = read_settings({name: str(value) for name, value in given.items()}, {})
-    return open_outlets(settings._replace(push_interval=0.5), stop or threading.Event())
+    return open_outlets(settings._replace(push_interval=interval), stop or threading.Event())
 
 
 def counting(outlets: list[Outlet]) -> Exposition:
@@ -105,7 +107,7 @@ def test_an_internal_error(gateway: FakeGateway) -> None:
 def test_delivers_until_it_is_stopped(gateway: FakeGateway, tmp_path: Path) -> None:
     """An outlet delivers once per interval until it is stopped, and then deletes the group or the file."""
     stop = threading.Event()
-    both = outlets(gateway.url, stop, textfile=tmp_path / "docker.prom")
+    both = outlets(gateway.url, stop, 0.1, textfile=tmp_path / "docker.prom")
     for outlet in both:
         outlet.start(exposition(web=4))
     wait_for(lambda: len(gateway.pushed) >= 2, what="two pushes")
@@ -122,8 +124,11 @@ def test_delivers_until_it_is_stopped(gateway: FakeGateway, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("fault", [hangs(), UNAVAILABLE])
-def test_a_failing_gateway_does_not_delay_the_end(gateway: FakeGateway, fault: Fault) -> None:
+def test_a_failing_gateway_does_not_delay_the_end(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
     """A failing gateway does not delay the end, and the log says that the group stays."""
+    monkeypatch.setattr("docker_prom_exporter.outlets.pushgateway._DELETE_TIMEOUT", 0.1)
     gateway.answers = [TAKEN, fault]
     stop = threading.Event()
     (pushing,) = outlets(gateway.url, stop)
@@ -134,7 +139,7 @@ def test_a_failing_gateway_does_not_delay_the_end(gateway: FakeGateway, fault: F
         began = time.monotonic()
         stop.set()
         pushing.wake()
-        pushing.join(began + 0.9)
+        pushing.join(began + SOON)
         waited = time.monotonic() - began
 
     assert waited < 5

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tenacity
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.outlets import pushgateway
 from docker_prom_exporter.outlets.errors import OutletError
 from docker_prom_exporter.outlets.pushgateway import Pusher
 from docker_prom_exporter.settings import read_settings
@@ -113,15 +115,18 @@ def test_temporary_failures_are_retried(
     gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     """A push that fails temporarily is repeated within the interval, with the values of that moment."""
-    monkeypatch.setattr("docker_prom_exporter.outlets.pushgateway._REQUEST_TIMEOUT", 0.5)
     held = exposition(up=False)
+    retrying = pusher(gateway.url, interval=60)
+    retrying._retrying.wait = tenacity.wait_none()
+    monkeypatch.setattr(pushgateway, "_REQUEST_TIMEOUT", 0.2)
 
     def fail(connection: socket.socket) -> None:
+        monkeypatch.setattr(pushgateway, "_REQUEST_TIMEOUT", 10)  # the next push may take longer
         publish(held, up=True)
         fault(connection)
 
     gateway.answers = [fail, TAKEN]
-    pusher(gateway.url, interval=5).deliver(held)
+    retrying.deliver(held)
 
     assert [0, 1] == [asked.scrape.value("docker_up") for asked in gateway.pushed]
 
@@ -130,8 +135,8 @@ def test_temporary_failures_are_retried(
     ("fault", "interval", "reason"),
     [
         (UNAVAILABLE, 0.5, "503 Service Unavailable"),
-        (hangs(), 0.2, "timeout"),
-        (drips(b"HTTP/1.1 200 OK\r\nX: "), 0.2, "timeout"),
+        (hangs(), 0.1, "timeout"),
+        (drips(b"HTTP/1.1 200 OK\r\nX: "), 0.1, "timeout"),
         (drips(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", every=0.001), 5, None),
     ],
 )
@@ -157,7 +162,7 @@ def test_a_slow_name_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     began = time.monotonic()
-    error = failure(pusher("http://gateway.invalid", 0.2))
+    error = failure(pusher("http://gateway.invalid", 0.1))
     waited = time.monotonic() - began
     released.set()
     wait_for(
@@ -186,6 +191,7 @@ def test_the_password_is_read_for_each_push(gateway: FakeGateway, tmp_path: Path
     (tmp_path / "password").write_text("other")
     known.deliver(exposition())
     (tmp_path / "password").unlink()
+    known._retrying.stop = tenacity.stop_after_attempt(1)
     error = failure(known)
 
     assert ["mé:secret", "mé:other"] == [

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -98,6 +99,10 @@ class Reference:
         self._documents = {digest_of(text_of(document)): document for document in plan.manifests}
         contents = [*LAYERS, *CONFIGS, *map(text_of, plan.manifests)]
         self.sizes = {digest_of(each): len(each) for each in contents if digest_of(each) not in plan.gone}
+        self._links: dict[str, frozenset[str]] = {}
+        for document, names in zip(plan.manifests, plan.linked, strict=True):
+            digest = digest_of(text_of(document))
+            self._links[digest] = self._links.get(digest, frozenset()) | names
 
     def tags(self) -> dict[tuple[str, str], tuple[int | None, int | None]]:
         """Return the number of layers and the size of each tag."""
@@ -111,7 +116,7 @@ class Reference:
         }
         alone = {
             (name, digest)
-            for digest, names in self._links()
+            for digest, names in self._links.items()
             for name in names
             if digest in self._plan.gone and (name, digest) not in reached
         }
@@ -138,20 +143,13 @@ class Reference:
         linked = {
             digest
             for digest in self.sizes
-            if any(digest in (held, *self._names(held)) for held, names in self._links() if names)
+            if any(digest in (held, *self._names(held)) for held, names in self._links.items() if names)
         }
         bytes_of = {"tag": tagged, "untagged": linked - tagged, "nothing": {*self.sizes} - linked - tagged}
         return {holder: sum(self.sizes[digest] for digest in held) for holder, held in bytes_of.items()}
 
-    def _links(self) -> Iterator[tuple[str, frozenset[str]]]:
-        pairs: dict[str, frozenset[str]] = {}
-        for document, names in zip(self._plan.manifests, self._plan.linked, strict=True):
-            digest = digest_of(text_of(document))
-            pairs[digest] = pairs.get(digest, frozenset()) | names
-        yield from pairs.items()
-
     def _linked(self, name: str, digest: str) -> bool:
-        return any(digest == linked and name in names for linked, names in self._links())
+        return name in self._links.get(digest, ())
 
     def _root(self, key: tuple[str, str]) -> str:
         return digest_of(text_of(self._plan.manifests[self._plan.tags[key]]))
@@ -226,25 +224,33 @@ def check(found: Contents, reference: Reference, emptied: Iterable[str] = ()) ->
     assert sum(reference.sizes.values()) == sum(found.blob_bytes.values())
 
 
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder, in memory if possible: on a disk its removal takes longer than the test."""
+    memory = "/dev/shm"
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
 @given(storages())
 def test_a_scan(plan: Plan) -> None:
     """A scan of any storage agrees with the reference."""
-    with TemporaryDirectory() as folder:
-        write(plan, Path(folder, "v2"))
+    with temporary_folder() as folder:
+        write(plan, folder / "v2")
         check(Storage(f"{folder}/v2").scan(), Reference(plan))
 
 
 @given(storages(), storages())
 def test_a_later_scan(before: Plan, after: Plan) -> None:
     """A scan after any changes agrees with the reference, although it keeps all that it can."""
-    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+    with temporary_folder() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "is_settled", lambda _: True)
-        write(before, Path(folder, "v2"))
-        for path in Path(folder).rglob("*"):
+        write(before, folder / "v2")
+        for path in folder.rglob("*"):
             os.utime(path, (1, 1))
         storage = Storage(f"{folder}/v2")
         first = storage.scan()
-        transform(Path(folder, "v2"), write(after, Path(folder, "other")).path)
+        transform(folder / "v2", write(after, folder / "other").path)
         second = storage.scan()
 
     check(first, Reference(before))

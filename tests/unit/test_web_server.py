@@ -175,7 +175,7 @@ def test_many_silent_clients(served: Served) -> None:
 
 def test_threads_that_do_not_end_are_not_replaced(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dropped connection makes room only once its thread has ended."""
-    monkeypatch.setattr(module, "_DROP_TIMEOUT", 0.01)
+    monkeypatch.setattr(module, "_DROP_TIMEOUT", 0.001)
     others, done = threading.active_count(), threading.Event()
     served.answer = lambda _: Response(HTTPStatus.OK, (b"late" if done.wait(30) else b"never",))
     with ExitStack() as stack:
