@@ -1,4 +1,4 @@
-"""A fake Pushgateway whose answers a test chooses, and expositions to push to it."""
+"""A fake Pushgateway whose answers a test chooses, and settings and expositions for pushes to it."""
 
 import gzip
 import http.server
@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client.core import GaugeMetricFamily
 
 from docker_prom_exporter.exposition import Exposition, Publication
+from docker_prom_exporter.settings import Settings, read_settings
 from support.expositions import Scrape, parse
 from support.simulated import Fault, answers
 
@@ -77,6 +78,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def status_of(flags: dict[str, str]) -> Fault:
     """Return an answer to `/api/v1/status` with these command-line flags."""
     return answers("200 OK", json.dumps({"status": "success", "data": {"flags": flags}}))
+
+
+def push_settings(url: str, interval: float = 0.5, **options: Any) -> Settings:
+    """Return settings for pushes to this gateway; `options` override them."""
+    given = {"push_url": url, "push_instance": "host1", **options}
+    settings = read_settings({name: str(value) for name, value in given.items()}, {})
+    return settings._replace(push_interval=interval)
 
 
 @contextmanager

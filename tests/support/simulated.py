@@ -241,3 +241,7 @@ def drips(raw: bytes, every: float = 0.1) -> Fault:
 def resets(connection: socket.socket) -> None:
     """Close the connection without an answer. The function itself is a fault."""
     connection.shutdown(socket.SHUT_RDWR)
+
+
+DENIED = answers("403 Forbidden", "<html>Forbidden</html>")
+"""A fault: a proxy denies a request."""

@@ -1,4 +1,4 @@
-"""Snapshots with given containers, and the exporter's web server that serves them."""
+"""Snapshots of a poll that has just ended, and the exporter's web server that serves them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,37 +9,27 @@ from typing import Any
 from docker_prom_exporter.containers import Container, Details
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.metrics import Publications
-from docker_prom_exporter.snapshot import EngineInfo, Snapshot
+from docker_prom_exporter.snapshot import Snapshot
 from docker_prom_exporter.web import App, BearerToken, BoundedServer, Site, StatusPage, listen
+from support import builders
 
-ENGINE = EngineInfo("Docker", "26.1.5", "1.45", "linux", "amd64")
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+"""The header `Accept` of Chromium."""
 
 
 def details(**what: Any) -> Details:
     """Return the details of a container that started a minute ago; `what` overrides them."""
-    usual: dict[str, Any] = {
-        "started": time.time() - 60,
-        "finished": None,
-        "restarts": 0,
-        "exit_code": None,
-        "oom_killed": False,
-        "failing_streak": None,
-        "restart_policy": "no",
-    }
-    return Details(**{**usual, **what})
+    return builders.details(**{"started": time.time() - 60, "restart_policy": "no", **what})
 
 
 def container(name: str, state: str = "running", health: str | None = "none", **what: Any) -> Container:
     """Return a container with details; `what` overrides the details, or replaces them as `details`."""
-    return Container(
-        id=f"{name:0>64}",
-        name=name,
-        image="app:1",
-        image_id="sha256:1",
-        compose_project=what.pop("project", ""),
-        compose_service=what.pop("service", ""),
+    return builders.container(
+        name,
         state=state,
         health_status=health,
+        compose_project=what.pop("project", ""),
+        compose_service=what.pop("service", ""),
         created_ns=int(time.time() - 86400) * 10**9,
         details=what.pop("details") if "details" in what else details(**what),
     )
@@ -49,17 +39,12 @@ def snapshot(*containers: Container, **what: Any) -> Snapshot:
     """Return the snapshot of a poll that has just ended; `what` overrides its fields."""
     usual: dict[str, Any] = {
         "ended": time.monotonic(),
-        "trusted_for": 20,
-        "up": True,
-        "listed": True,
         "since": time.time() - 3600,
-        "engine": ENGINE,
-        "containers": containers,
         "unwatched": 0,
         "duration": 0.012,
         "last_success": time.time(),
     }
-    return Snapshot(**{**usual, **what})
+    return builders.snapshot(*containers, **{**usual, **what})
 
 
 PAGE = StatusPage(snapshot, poll_interval=5, only_labelled=True, details=True)

@@ -1,5 +1,6 @@
 """Wait for a condition, with a deadline."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -21,3 +22,10 @@ def wait_for(predicate: Callable[[], T], *, what: str, seconds: float = 10, ever
         time.sleep(pause)
         pause = min(1.5 * pause, every)
     return answer
+
+
+def wait_for_requests_to_end() -> None:
+    """Wait until no thread of `docker_prom_exporter.deadline` is left, also none that was given up."""
+    wait_for(
+        lambda: "deadline" not in {thread.name for thread in threading.enumerate()}, what="requests to end"
+    )

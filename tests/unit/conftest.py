@@ -1,4 +1,4 @@
-"""Fixtures of the unit tests: a simulated engine, no signal handlers, no pauses and a log that is reset."""
+"""Fixtures of the unit tests: simulated servers, no signal handlers, no pauses and a log that is reset."""
 
 from collections.abc import Iterator
 from unittest.mock import Mock
@@ -9,6 +9,7 @@ from tenacity import wait_none
 
 from docker_prom_exporter import cli, commands, poller
 from docker_prom_exporter.registry import storage
+from support.gateway import FakeGateway, fake_gateway
 from support.simulated import Simulation, simulation
 
 
@@ -17,6 +18,13 @@ def simulated() -> Iterator[Simulation]:
     """Yield a simulated engine without containers that listens and has the newest API version."""
     with simulation() as engine:
         yield engine
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    """Yield a fake Pushgateway."""
+    with fake_gateway() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -2,12 +2,11 @@
 
 import io
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from docker_prom_exporter import cli
 from docker_prom_exporter.check import Report, check
@@ -16,6 +15,7 @@ from docker_prom_exporter.demo.engine import Request
 from docker_prom_exporter.engine import Engine, advice
 from docker_prom_exporter.engine.client import find_target
 from support.simulated import (
+    DENIED,
     Fault,
     Simulation,
     answers,
@@ -25,14 +25,6 @@ from support.simulated import (
     settings_for,
     simulation,
 )
-
-
-@pytest.fixture
-def log_as_before() -> Iterator[None]:
-    """Restore the log configuration after the test, because the command changes it."""
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
 
 
 def checked(url: str, *, coloured: bool = False, **options: Any) -> tuple[int, dict[str, str]]:
@@ -51,7 +43,6 @@ def outcomes(lines: dict[str, str]) -> list[str]:
 
 
 ANSWERED = ["answered"] * 4
-DENIED = answers("403 Forbidden", "<html>Forbidden</html>")
 
 
 def test_all_is_well(simulated: Simulation) -> None:
@@ -197,7 +188,6 @@ def test_colours(simulated: Simulation) -> None:
     assert coloured.startswith("\033[32manswered \033[0m in ")
 
 
-@pytest.mark.usefixtures("log_as_before")
 def test_exit_codes(simulated: Simulation, capsys: pytest.CaptureFixture[str]) -> None:
     """The exit code is 0 if health can be reported, else 1; output to a file has no colours."""
     codes = [

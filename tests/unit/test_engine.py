@@ -20,8 +20,19 @@ from docker_prom_exporter.containers import LABEL
 from docker_prom_exporter.engine import BadTargetError, Engine, EngineError, find_target
 from docker_prom_exporter.engine.errors import ForbiddenRequestError
 from docker_prom_exporter.snapshot import ENDPOINTS
-from support.simulated import Fault, Simulation, answers, answers_json, drips, hangs, resets, says, simulation
-from support.waiting import wait_for
+from support.simulated import (
+    DENIED,
+    Fault,
+    Simulation,
+    answers,
+    answers_json,
+    drips,
+    hangs,
+    resets,
+    says,
+    simulation,
+)
+from support.waiting import wait_for_requests_to_end
 
 SOON = 10.0
 
@@ -222,7 +233,7 @@ def test_one_inspect_that_hangs(engines: Engines, simulated: Simulation) -> None
 
 def test_a_denied_inspect_stops_the_rest(engines: Engines, simulated: Simulation) -> None:
     """After a denied inspect no more are sent, because all would be denied."""
-    simulated.faults = {"inspect": answers("403 Forbidden", "")}
+    simulated.faults = {"inspect": DENIED}
     found = engines.connected(simulated.url).inspect([f"c{number}" for number in range(50)], deadline())
 
     assert {"denied"} == {*states(found).values()}
@@ -507,10 +518,6 @@ def test_nothing_is_inspected_after_an_abort(engines: Engines, simulated: Simula
     assert 0 == simulated.asked("inspect")
 
 
-def requests_under_way() -> int:
-    return sum(thread.name == "deadline" for thread in threading.enumerate())
-
-
 def test_a_name_lookup_that_hangs(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name lookup that hangs ends at the deadline for its caller, although it can't be interrupted."""
     answered = threading.Event()
@@ -526,7 +533,7 @@ def test_a_name_lookup_that_hangs(engines: Engines, monkeypatch: pytest.MonkeyPa
     assert ("version", "timeout") == reason(engine, "version", seconds=0.1)
     assert time.monotonic() - began < SOON / 2
     answered.set()
-    wait_for(lambda: not requests_under_way(), what="the lookup to end")
+    wait_for_requests_to_end()
 
 
 def test_an_engine_that_is_not_there(engines: Engines, tmp_path: Path) -> None:
@@ -568,7 +575,7 @@ def test_connects_without_a_version(
     engines: Engines, simulated: Simulation, pinged: Fault, expected: str
 ) -> None:
     """If `/version` is denied, a ping gives the API version, even a failed one; otherwise it is 1.41."""
-    simulated.faults = {"version": answers("403 Forbidden", ""), "ping": pinged}
+    simulated.faults = {"version": DENIED, "ping": pinged}
     engine = engines.at(simulated.url)
     engine.connect_without_version(deadline())
     engine.list(deadline())

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from email.utils import formatdate
 from typing import Any
 
@@ -20,22 +20,15 @@ from structlog.typing import EventDict
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.outlets.errors import OutletError
 from docker_prom_exporter.outlets.expire import Expirer, Group, last_pushes, paths
-from docker_prom_exporter.settings import read_settings
 from support.expositions import Scrape, parse
-from support.gateway import TAKEN, FakeGateway, fake_gateway
-from support.simulated import Fault, answers, drips, hangs, resets
-from support.waiting import wait_for
+from support.gateway import TAKEN, FakeGateway, push_settings
+from support.simulated import DENIED, Fault, answers, drips, hangs, resets
+from support.waiting import wait_for_requests_to_end
 
 JOB = "docker_prom_exporter"
 NOW = 1_800_000_000.0
 OLD, RECENT = NOW - 3601, NOW - 3600
 GATEWAY = "pushgateway_build_info 1\n"
-
-
-@pytest.fixture
-def gateway() -> Iterator[FakeGateway]:
-    with fake_gateway() as server:
-        yield server
 
 
 def group(**labels: str) -> Group:
@@ -148,8 +141,7 @@ def test_a_group_has_a_path(labels: dict[str, str], expected: list[str]) -> None
 
 
 def expirer(gateway: FakeGateway, exposition: Exposition | None = None, **options: Any) -> Expirer:
-    given = {"push_url": gateway.url, **options}
-    settings = read_settings({name: str(value) for name, value in given.items()}, {})
+    settings = push_settings(gateway.url, **options)
     return Expirer(settings, (exposition or Exposition()).publish, threading.Event())
 
 
@@ -220,7 +212,7 @@ def test_a_deletion_that_fails_is_tried_again(gateway: FakeGateway) -> None:
 
 def test_a_failed_deletion_stops_no_other(gateway: FakeGateway) -> None:
     """A failed deletion is logged, and the other groups are deleted."""
-    gateway.answers = [answers("403 Forbidden", ""), TAKEN]
+    gateway.answers = [DENIED, TAKEN]
     exposition = Exposition()
     expiring = expirer(gateway, exposition)
     reply = metrics(pushes(OLD, instance="kept"), pushes(OLD, instance="gone"))
@@ -279,9 +271,7 @@ def test_a_gateway_in_trouble(
         logs = turns(expiring, bad, bad, gateway=gateway)
     up, healthy = served(exposition).value("docker_exporter_gateway_up"), exposition.is_trusted()
     logs += turns(expiring, metrics(), gateway=gateway)
-    wait_for(
-        lambda: "deadline" not in {thread.name for thread in threading.enumerate()}, what="the request to end"
-    )
+    wait_for_requests_to_end()
 
     assert (0, True) == (up, healthy)
     assert 1 == served(exposition).value("docker_exporter_gateway_up")

@@ -12,9 +12,8 @@ from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.poller import Poller
 from support.clock import Clock
 from support.polls import STEADY, asked, healths
-from support.simulated import Simulation, answers, hangs, poller_for, simulation
+from support.simulated import DENIED, Simulation, answers, hangs, poller_for, simulation
 
-DENIED = answers("403 Forbidden", "")
 LATE = answers("504 Gateway Timeout", "")  # has the same reason as no answer
 FAILED = answers("500 Internal Server Error", '{"message": "no container with ID"}')
 HOUR = 3600

@@ -13,7 +13,7 @@ from docker_prom_exporter.demo import SimulatedContainer
 from docker_prom_exporter.snapshot import Snapshot
 from support.clock import Clock
 from support.polls import STEADY, asked, healths
-from support.simulated import Simulation, answers, answers_json, poller_for, simulation
+from support.simulated import DENIED, Simulation, answers, answers_json, poller_for, simulation
 
 YEAR = 365 * 86400
 
@@ -176,7 +176,7 @@ def test_inspects_that_are_denied(before_152: Simulation) -> None:
     """While inspects are denied, the list gives health, one warning names the setting, and few are sent."""
     for number in range(50):
         before_152.stage.add(f"c{number}", health="healthy")
-    before_152.faults = {"inspect": answers("403 Forbidden", "")}
+    before_152.faults = {"inspect": DENIED}
     poller = poller_for(before_152.url)
 
     with capture_logs() as logs:

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,17 @@ from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.outlets import Outlet, OutletError, open_outlets
 from docker_prom_exporter.settings import read_settings
 from support.expositions import Scrape, parse
-from support.gateway import GROUP, TAKEN, UNAVAILABLE, FakeGateway, exposition, fake_gateway
-from support.simulated import Fault, answers, hangs
+from support.gateway import GROUP, TAKEN, UNAVAILABLE, FakeGateway, exposition, push_settings
+from support.simulated import DENIED, Fault, answers, hangs
 from support.waiting import wait_for
 
 SOON = 10
 
 
-@pytest.fixture
-def gateway() -> Iterator[FakeGateway]:
-    with fake_gateway() as server:
-        yield server
-
-
 def outlets(
     url: str, stop: threading.Event | None = None, interval: float = 0.5, **options: Any
 ) -> list[Outlet]:
-    given = {"push_url": url, "push_instance": "host1", **options}
-    settings = read_settings({name: str(value) for name, value in given.items()}, {})
-    return open_outlets(settings._replace(push_interval=interval), stop or threading.Event())
+    return open_outlets(push_settings(url, interval, **options), stop or threading.Event())
 
 
 def counting(outlets: list[Outlet]) -> Exposition:
@@ -75,8 +66,7 @@ def test_no_outlets() -> None:
 def test_a_failure_is_logged_once(gateway: FakeGateway) -> None:
     """A failure is logged once, and again if its reason changes; the recovery is logged once."""
     (pushing,) = outlets(gateway.url)
-    denied = answers("403 Forbidden", "")
-    answering = [denied, denied, answers("404 Not Found", ""), TAKEN, TAKEN]
+    answering = [DENIED, DENIED, answers("404 Not Found", ""), TAKEN, TAKEN]
     with capture_logs() as logs:
         for answer in answering:
             gateway.answers = [answer]

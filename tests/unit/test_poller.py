@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from docker_prom_exporter.containers import LABEL
 from support.polls import asked, healths
-from support.simulated import Simulation, answers, hangs, poller_for, resets
+from support.simulated import DENIED, Simulation, answers, hangs, poller_for, resets
 from support.waiting import wait_for
 
 
@@ -56,7 +56,7 @@ def test_nothing_is_watched(simulated: Simulation) -> None:
 FAULTS = {
     "closed": (resets, "unreachable"),
     "silent": (hangs(), "timeout"),
-    "denied": (answers("403 Forbidden", "<html>"), "denied"),
+    "denied": (DENIED, "denied"),
 }
 
 

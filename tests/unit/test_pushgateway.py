@@ -4,7 +4,6 @@ import base64
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.outlets import pushgateway
 from docker_prom_exporter.outlets.errors import OutletError
 from docker_prom_exporter.outlets.pushgateway import Pusher
-from docker_prom_exporter.settings import read_settings
 from support.gateway import (
     GROUP,
     TAKEN,
@@ -25,22 +23,15 @@ from support.gateway import (
     exposition,
     fake_gateway,
     publish,
+    push_settings,
     status_of,
 )
 from support.simulated import Fault, answers, drips, hangs, resets, says
-from support.waiting import wait_for
-
-
-@pytest.fixture
-def gateway() -> Iterator[FakeGateway]:
-    with fake_gateway() as server:
-        yield server
+from support.waiting import wait_for_requests_to_end
 
 
 def pusher(url: str, interval: float = 0.5, **options: Any) -> Pusher:
-    given = {"push_url": url, "push_instance": "host1", **options}
-    settings = read_settings({name: str(value) for name, value in given.items()}, {})
-    return Pusher(settings._replace(push_interval=interval), threading.Event())
+    return Pusher(push_settings(url, interval, **options), threading.Event())
 
 
 def failure(pusher: Pusher, held: Exposition | None = None) -> OutletError | None:
@@ -165,9 +156,7 @@ def test_a_slow_name_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     error = failure(pusher("http://gateway.invalid", 0.1))
     waited = time.monotonic() - began
     released.set()
-    wait_for(
-        lambda: "deadline" not in {thread.name for thread in threading.enumerate()}, what="the lookup to end"
-    )
+    wait_for_requests_to_end()
 
     assert waited < 5
     assert "timeout" == (error.reason if error else None)

@@ -6,6 +6,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
+from email.message import Message
 from html.parser import HTMLParser
 
 import pytest
@@ -15,9 +16,9 @@ from docker_prom_exporter.demo.engine import VERSION
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
 from docker_prom_exporter.web import StatusPage
 from docker_prom_exporter.web.app import prefers_html
-from support.snapshots import ENGINE, PAGE, container, details, serving, snapshot
+from support.builders import DOCKER
+from support.snapshots import BROWSER, PAGE, container, details, serving, snapshot
 
-CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
@@ -35,11 +36,13 @@ class Reader(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.rows: list[list[str]] = []
         self.words: list[str] = []
+        self.title = self.heading = ""
         self.feed(page)
         self.close()
 
     @property
     def text(self) -> str:
+        """The text of the body."""
         return " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -56,9 +59,13 @@ class Reader(HTMLParser):
             self.wrong.append(tag)
 
     def handle_data(self, data: str) -> None:
-        if "style" in self.open:
+        if "title" in self.open:
+            self.title += data
+        if "body" not in self.open:
             return
         self.words.append(data)
+        if "h1" in self.open:
+            self.heading += data
         if "th" in self.open or "td" in self.open:
             self.rows[-1][-1] += data
 
@@ -80,29 +87,49 @@ DOWN = Failure("ping", "unreachable", "Connection refused", "start the engine")
 
 
 @pytest.mark.parametrize(
-    ("state", "age", "sentence"),
+    ("state", "age", "mark", "sentence", "text"),
     [
-        (snapshot(), 1, "Docker is up"),
-        (snapshot(up=False, listed=False, failure=DOWN), 1, "Docker is down"),
-        (snapshot(listed=False), 1, "Docker is up, but does not list its containers"),
-        (Snapshot(ended=0, trusted_for=20, polled=False), 1, "Docker has not answered yet"),
-        (snapshot(up=False, listed=False), 21, "Docker is not being watched"),
+        (snapshot(), 1, "●", "Docker is up", "No container is watched."),
+        (snapshot(up=False, listed=False, failure=DOWN), 1, "▲", "Docker is down", "start the engine"),
+        (
+            snapshot(container("web"), listed=False),
+            1,
+            "?",
+            "Docker is up, but does not list its containers",
+            "Last seen: 1.",
+        ),
+        (
+            Snapshot(ended=0, trusted_for=20, polled=False),
+            1,
+            "◐",
+            "Docker has not answered yet",
+            "None is known yet.",
+        ),
+        (snapshot(up=False, listed=False), 21, "▲", "Docker is not being watched", "The exporter is stuck"),
     ],
 )
-def test_the_page_begins_with_the_engine(state: Snapshot, age: float, sentence: str) -> None:
-    """A page begins with a sentence on the state of the engine, and its HTML is well formed."""
+def test_the_state_of_the_engine(state: Snapshot, age: float, mark: str, sentence: str, text: str) -> None:
+    """Title, heading and text of a page have the state of the engine, and its HTML is well formed."""
     page = read(state, age=age)
 
-    assert sentence in page.text
-    assert page.text.startswith(sentence)
+    assert f"{sentence} · docker-prom-exporter" == page.title
+    assert f"{mark}{sentence}" == page.heading
+    assert text in page.text
     assert [] == page.wrong + page.open
+
+
+def test_the_title_has_the_number_of_unhealthy_containers() -> None:
+    """The title has the number of unhealthy containers, which a tab shows."""
+    page = read(snapshot(container("a", health="unhealthy"), container("b", health="unhealthy")))
+
+    assert "Docker is up, 2 unhealthy · docker-prom-exporter" == page.title
 
 
 def test_an_engine_that_is_up_is_described() -> None:
     """For an engine that is up, the page shows since when, its version and its API version."""
     text = read(snapshot()).text
 
-    assert "since 1 h ago · Docker 26.1.5 · API 1.45 · linux/amd64" in text
+    assert "since 1 h ago · Docker 29.1.0 · API 1.52 · linux/amd64" in text
 
 
 def test_an_engine_that_is_down() -> None:
@@ -256,7 +283,7 @@ def test_polls_and_errors() -> None:
 
 def test_a_simulation() -> None:
     """The page of `demo` says that it shows a simulation, so that nobody takes it for real."""
-    simulated = read(snapshot(engine=ENGINE._replace(version=VERSION))).text
+    simulated = read(snapshot(engine=DOCKER._replace(version=VERSION))).text
 
     assert "This is a simulation." in simulated
     assert "This is a simulation." not in read(snapshot()).text
@@ -266,7 +293,7 @@ def test_names_are_text() -> None:
     """HTML in names is shown as text and adds no element."""
     evil = "<script>alert(1)</script>'\"&"
     plain = read(snapshot(container("web", project="p", service="s")))
-    page = read(snapshot(container(evil, project=evil, service=evil), engine=ENGINE._replace(version=evil)))
+    page = read(snapshot(container(evil, project=evil, service=evil), engine=DOCKER._replace(version=evil)))
 
     assert [tag for tag, _ in plain.elements] == [tag for tag, _ in page.elements]
     assert evil == page.rows[1][0]
@@ -308,7 +335,7 @@ def test_wording_of_ages(seconds: float, words: str) -> None:
 @pytest.mark.parametrize(
     ("accept", "html"),
     [
-        (CHROME, True),
+        (BROWSER, True),
         ("text/html, text/plain, */*;q=0.01", True),
         ("Text/HTML; q=0.5", True),
         (PROMETHEUS, False),
@@ -325,21 +352,26 @@ def test_who_gets_the_page(accept: str, *, html: bool) -> None:
     assert html == prefers_html(accept)
 
 
+def fetched(url: str, **headers: str) -> tuple[Message, bytes]:
+    """Return the headers and the body of an answer."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=names), timeout=10) as response:
+        return response.headers, response.read()
+
+
 @pytest.mark.parametrize(
     ("path", "accept", "content_type"),
     [
-        ("/", CHROME, "text/html; charset=utf-8"),
+        ("/", BROWSER, "text/html; charset=utf-8"),
         ("/", PROMETHEUS, "application/openmetrics-text"),
         ("/", "*/*", "text/plain"),
-        ("/metrics", CHROME, "text/plain"),
+        ("/metrics", BROWSER, "text/plain"),
     ],
 )
 def test_one_address_for_browsers_and_prometheus(path: str, accept: str, content_type: str) -> None:
     """At `/` browsers get the page and other clients the exposition; `Vary` has `Accept` for caches."""
     with serving(lambda: snapshot(container("web"))) as url:
-        request = urllib.request.Request(url + path, headers={"Accept": accept})
-        with urllib.request.urlopen(request, timeout=5) as response:
-            headers = response.headers
+        headers, _ = fetched(url + path, Accept=accept)
 
     assert headers["Content-Type"].startswith(content_type)
     assert "Accept" in headers["Vary"].split(", ")
@@ -348,9 +380,7 @@ def test_one_address_for_browsers_and_prometheus(path: str, accept: str, content
 def test_security_headers() -> None:
     """The security headers allow only the page's own style, by its hash, and data URLs for the icon."""
     with serving(snapshot) as url:
-        request = urllib.request.Request(url, headers={"Accept": CHROME})
-        with urllib.request.urlopen(request, timeout=5) as response:
-            headers = response.headers
+        headers, _ = fetched(url, Accept=BROWSER)
 
     policy = headers["Content-Security-Policy"]
     assert re.fullmatch(
@@ -371,11 +401,9 @@ def test_a_page_is_gzipped() -> None:
     """
     many = snapshot(*[container(f"c{number}") for number in range(1000)])
     with serving(lambda: many) as url:
-        request = urllib.request.Request(url, headers={"Accept": CHROME, "Accept-Encoding": "gzip, br"})
-        with urllib.request.urlopen(request, timeout=5) as response:
-            body = response.read()
+        headers, body = fetched(url, Accept=BROWSER, Accept_Encoding="gzip, br")
 
-    assert "gzip" == response.headers["Content-Encoding"]
+    assert "gzip" == headers["Content-Encoding"]
     assert len(body) < 20_000
     assert 1001 == gzip.decompress(body).count(b"<tr>")
 

@@ -15,9 +15,7 @@ from structlog.testing import capture_logs
 
 from docker_prom_exporter.exposition import Exposition, Publication
 from docker_prom_exporter.web import App, BearerToken, BoundedServer, Site, listen
-from support.snapshots import PAGE
-
-HTML = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+from support.snapshots import BROWSER, PAGE
 
 
 class Served:
@@ -176,7 +174,7 @@ def test_a_token_protects_metrics_and_page(tmp_path: Path, authorization: str, s
     (tmp_path / "token").write_text("s3cret")
     with serving(BearerToken(str(tmp_path / "token"))) as served:
         statuses = [
-            served.ask(path, Accept=HTML, Authorization=authorization)[0]
+            served.ask(path, Accept=BROWSER, Authorization=authorization)[0]
             for path in ("/metrics", "/", "/ping", "/-/healthy", "/nope")
         ]
 
@@ -201,7 +199,7 @@ def test_without_a_page_the_root_is_the_exposition(served: Served) -> None:
         server = BoundedServer(listener, App(site, "ConnectInfo"))
         server.start()
         served.listener = listener
-        _, headers, _ = served.ask("/", Accept=HTML)
+        _, headers, _ = served.ask("/", Accept=BROWSER)
         server.stop()
 
     assert headers["Content-Type"].startswith("text/plain")
