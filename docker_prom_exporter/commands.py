@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
@@ -120,7 +119,6 @@ def _serve(
         settings.poll_interval,
         only_labelled=settings.container_health_filter_label,
         details=settings.container_details,
-        docs=_documentation(),
     )
     polling = threading.Thread(target=poller.run, name="poller", daemon=True)
     healthy = serving.exposition.is_trusted
@@ -241,13 +239,3 @@ def _listener(settings: Settings) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             advice = "; Portainer, MinIO, php-fpm and ClickHouse often have 9000: set another --listen-port"
         raise CommandError(f"can't listen on {address}: {error.strerror or error}{advice}") from error
-
-
-def _documentation() -> str:
-    """Return the address the package names for its documentation; empty where it names none."""
-    from importlib.metadata import PackageNotFoundError, metadata  # noqa: PLC0415
-
-    with suppress(PackageNotFoundError):
-        urls: list[str] = metadata("docker-prom-exporter").get_all("Project-URL", [])
-        return next((url.partition(", ")[2] for url in urls if url.startswith("Documentation,")), "")
-    return ""

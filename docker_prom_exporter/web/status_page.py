@@ -74,15 +74,14 @@ _VERDICTS: Final = {
 class StatusPage:
     """Renders what `take` returns, at most once for each snapshot and second, however many ask.
 
-    `poll_interval` is in seconds; `only_labelled` and `details` are the exporter's settings; `docs` is an
-    address, or empty. `clock` is that of a snapshot's `ended`; `now` gives Unix seconds.
+    `poll_interval` is in seconds; `only_labelled` and `details` are the exporter's settings. `clock` is that
+    of a snapshot's `ended`; `now` gives Unix seconds.
     """
 
     take: Callable[[], Snapshot]
     poll_interval: float
     only_labelled: bool
     details: bool
-    docs: str = ""
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
     _kept: dict[bool, tuple[Snapshot, int, bytes, bytes]] = field(default_factory=dict, init=False)
@@ -135,7 +134,6 @@ class StatusPage:
             exporter=self._exporter(snapshot, now - age, now),
             now=datetime.fromtimestamp(now, UTC),
             renewal=_fill("renewing", seconds=seconds) if refreshing else _fill("still"),
-            docs=_fill("docs", url=self.docs) if self.docs else "README.md",
         )
 
     def _containers(self, snapshot: Snapshot, rows: list[tuple[_Verdict, Container]], now: float) -> _Html:
