@@ -52,10 +52,15 @@ ENGINES = [*DOCKERS, *PODMANS]
 # Fixtures that take seconds to start and serve the whole session.
 _SLOW_FIXTURES = {"machine", *(name for engine in ENGINES for name in engine.values)}
 
+# These begin before the others. The web's faults take long and mostly wait: at the end, one process would be
+# left alone with them.
+_FIRST = ("tests/bench/", "tests/deploy/", "tests/faults/test_web.py")
+
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have one process run all tests that share an engine, and all other tests of a file."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_FIRST))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
 
