@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def each_interval(seconds: float, stop: Event) -> Iterator[None]:
-    """Yield now and then once an interval until `stop` is set; at once if the caller took longer than one."""
+    """Yield at once, then once an interval, until `stop` is set; without a pause if the caller was late."""
     due = time.monotonic()
     while not stop.is_set():
         yield
