@@ -138,7 +138,7 @@ class StatusPage:
 
     def _containers(self, snapshot: Snapshot, rows: list[tuple[_Verdict, Container]], now: float) -> _Html:
         if not rows:
-            text = "No container is watched." if snapshot.polled else "None is known yet."
+            text = "No container is watched." if snapshot.polled else "No container is known yet."
             return _fill("no_containers", text=text)
         worst = {verdict.word: verdict for verdict, _ in reversed(rows)}
         tally = Counter(verdict.word for verdict, _ in rows)
@@ -211,7 +211,7 @@ def _failure(snapshot: Snapshot, tone: str) -> _Html | None:
 def _caption(snapshot: Snapshot) -> str:
     watched = len(snapshot.containers)
     if not snapshot.listed:
-        return f"Last seen: {watched}. Nobody knows how they are now."
+        return f"Last seen: {watched}. Their current state is unknown."
     all_of_them = "" if snapshot.unwatched is None else f" of {watched + snapshot.unwatched}"
     return f"Watched: {watched}{all_of_them}. The worst come first."
 

@@ -190,7 +190,7 @@ def test_words_say_what_colours_do(browser: Browser) -> None:
     assert ["○no healthcheck", "●healthy"] == sorted(set(verdicts[7:]))
 
 
-def test_it_renews_itself_where_the_reader_is(browser: Browser) -> None:
+def test_it_reloads_where_the_reader_is(browser: Browser) -> None:
     """The page reloads by itself, shows a new container and keeps the scroll position."""
     many = [container(f"c{number}", health="healthy") for number in range(1000)]
     now = [snapshot(*many)]
@@ -208,7 +208,7 @@ def test_it_renews_itself_where_the_reader_is(browser: Browser) -> None:
         assert 12345 == wait_for(lambda: round(browser.run("return scrollY")), what="the scroll position")
 
 
-def test_it_keeps_still_when_asked(browser: Browser) -> None:
+def test_the_reload_can_be_stopped(browser: Browser) -> None:
     """One link stops the automatic reload, another starts it again."""
     refreshes = "return document.querySelectorAll('meta[http-equiv]').length"
     with serving(snapshot) as url:
@@ -221,7 +221,7 @@ def test_it_keeps_still_when_asked(browser: Browser) -> None:
         assert [1, 0, 1] == [first, still, browser.run(refreshes)]
 
 
-def test_a_page_that_nobody_renewed_says_so(browser: Browser) -> None:
+def test_a_page_that_is_not_reloaded_says_so(browser: Browser) -> None:
     """A page that was not reloaded shows a warning by a CSS animation, which the test finishes at once."""
     shown = "return getComputedStyle(document.querySelector('.stale')).visibility"
     with serving(snapshot) as url:

@@ -103,7 +103,7 @@ DOWN = Failure("ping", "unreachable", "Connection refused", "start the engine")
             1,
             "◐",
             "Docker has not answered yet",
-            "None is known yet.",
+            "No container is known yet.",
         ),
         (snapshot(up=False, listed=False), 21, "▲", "Docker is not being watched", "The exporter is stuck"),
     ],
@@ -138,14 +138,14 @@ def test_an_engine_that_is_down() -> None:
 
     assert "ping unreachable: Connection refused What to do: start the engine" in page.text
     assert ["web", "", "?unknown", *[""] * 6] == page.rows[1]
-    assert "Last seen: 1. Nobody knows how they are now." in page.text
+    assert "Last seen: 1. Their current state is unknown." in page.text
 
 
 def test_an_old_poll() -> None:
     """If the last poll is too old, the page says so and shows its age."""
     text = read(snapshot(up=False, listed=False), age=95).text
 
-    assert "What is shown here is old. The last poll ended 1 min 35 s ago" in text
+    assert "This data is old. The last poll ended 1 min 35 s ago" in text
 
 
 def test_the_worst_come_first() -> None:
@@ -226,7 +226,7 @@ def test_missing_details() -> None:
     bare = snapshot(container("web", details=None))
 
     assert "CONTAINER_DETAILS=false" in read(bare, replace(PAGE, details=False)).text
-    assert "missing for 1 of them, as inspecting them fails" in read(bare).text
+    assert "missing for 1 of them, because inspecting them fails" in read(bare).text
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_the_number_of_unwatched_containers(unwatched: int | None, says: str) ->
     """The number of unwatched containers is shown if it is known."""
     read_page = read(snapshot(container("web"), unwatched=unwatched), replace(PAGE, only_labelled=False))
 
-    assert f"{says} labelled not to be watched" in read_page.text
+    assert f"{says} labelled false" in read_page.text
 
 
 def test_the_numbers_in_the_caption() -> None:
