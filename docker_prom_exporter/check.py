@@ -66,8 +66,8 @@ class _Check:
         if error := self._errors.get("version"):
             if error.status is None and error.reason != "bad_response":
                 for endpoint in ("ping", "list", "inspect"):
-                    self._skip(endpoint, "there is nobody to ask")
-                return self._fail("Docker can't be asked")
+                    self._skip(endpoint, "the engine did not answer")
+                return self._fail("Docker did not answer")
             self._engine.connect_without_version(self._deadline())
         self._ask("ping", self._engine.ping, lambda _: "")
         list_all = partial(list_everything, self._engine, self._settings)
@@ -83,7 +83,7 @@ class _Check:
         expensive = expensive or stores_images_in_containerd(inspected)
         self._report_mode(info, expensive=expensive and not info.is_podman)
         if "inspect" in self._errors and info.is_podman:
-            return self._fail(f"{info.name} tells it by inspect only")
+            return self._fail(f"{info.name} reports health by inspect only")
         but = ", but no restarts, exit codes and times" if "inspect" in self._errors else ""
         self._report.say("result", "good", f"container health can be reported{but}", colour=_GREEN)
         return 0
@@ -116,9 +116,9 @@ class _Check:
     def _inspect(self, info: EngineInfo | None, containers: list[Container]) -> Any:
         """Ask for one container, a watched one where there is one."""
         if not containers:
-            return self._skip("inspect", "the list named no container to ask for")
+            return self._skip("inspect", "the list named no container")
         if not self._settings.container_details and info and not info.is_podman:
-            return self._skip("inspect", "CONTAINER_DETAILS=false does without")
+            return self._skip("inspect", "CONTAINER_DETAILS=false needs none")
         one = next(filter(self._is_watched, containers), containers[0])
 
         def question(deadline: float) -> Any:
@@ -130,7 +130,7 @@ class _Check:
             raise answer
 
         return self._ask(
-            "inspect", question, lambda answer: one.name if answer else f"{one.name} is gone already"
+            "inspect", question, lambda answer: one.name if answer else f"{one.name} was removed meanwhile"
         )
 
     def _is_watched(self, container: Container) -> bool:

@@ -166,7 +166,7 @@ class Engine:
             try:
                 answer = client.inspect_container(container_id)
                 if not isinstance(answer, dict):
-                    raise BadAnswerError("the answer is no JSON object")  # noqa: TRY301  as `read` may
+                    raise BadAnswerError("the answer is not a JSON object")  # noqa: TRY301  as `read` may
                 return read(container_id, answer)
             except Exception as error:  # noqa: BLE001  each becomes the answer
                 failed = engine_error("inspect", error)

@@ -133,7 +133,7 @@ def parse_rows(body: bytes) -> list[Any]:
     """Parse the rows of a list."""
     rows = json.loads(str(body, errors="replace"), object_hook=_trimmed)
     if not isinstance(rows, list):
-        raise BadAnswerError("the answer is no JSON array")
+        raise BadAnswerError("the answer is not a JSON array")
     return rows
 
 

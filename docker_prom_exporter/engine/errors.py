@@ -60,7 +60,7 @@ _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = 
     ((PermissionError,), "denied", "permission denied"),
     ((ssl.SSLError,), "error", "TLS failed"),
     ((ConnectionError,), "unreachable", "the connection was lost"),
-    ((json.JSONDecodeError,), "bad_response", "the answer is no JSON"),
+    ((json.JSONDecodeError,), "bad_response", "the answer is not JSON"),
     ((http.client.HTTPException, ValueError, RecursionError), "bad_response", "the answer is malformed"),
     ((ChunkedEncodingError, ContentDecodingError), "bad_response", "the answer is malformed"),
     ((requests.ConnectionError,), "unreachable", "the connection was lost"),

@@ -93,14 +93,14 @@ def parse(text: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise DefectError("corrupt", "it is not JSON") from error
     if not isinstance(document, dict):
-        raise DefectError("corrupt", "it is no JSON object")
+        raise DefectError("corrupt", "it is not a JSON object")
     read = _READERS.get(_media_type(document))
     if read is None:
         raise DefectError("unsupported", "its mediaType and schemaVersion are of no known kind")
     try:
         return read(document)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DefectError("corrupt", "it lacks what a manifest of its kind has") from error
+        raise DefectError("corrupt", "it lacks fields that its kind requires") from error
 
 
 def image(root: str, revisions: Revisions, size_on_disk: SizeOnDisk) -> Image:

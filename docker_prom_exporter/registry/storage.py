@@ -303,7 +303,7 @@ def _read_link(path: str) -> _Link:
     text, version = files.read(path, _MAX_LINK)
     digest = text.decode("ascii", "replace").strip()
     if not DIGEST.fullmatch(digest):
-        return _Link(version.modified / 1e9, defect=Defect("corrupt", "its link holds no digest"))
+        return _Link(version.modified / 1e9, defect=Defect("corrupt", "its link is not a digest"))
     return _Link(version.modified / 1e9, digest, version=version if files.is_settled(version) else None)
 
 

@@ -54,7 +54,7 @@ class App:
             "/": self._root,
             "/ping": lambda _: Response(HTTPStatus.OK, (b"pong",)),
             "/-/healthy": lambda _: _state("healthy", "the exporter is stuck", good=site.is_healthy()),
-            "/-/ready": lambda _: _state("ready", "there is nothing to serve yet", good=site.is_ready()),
+            "/-/ready": lambda _: _state("ready", "there is no result yet", good=site.is_ready()),
         }
 
     def __call__(self, request: Request) -> Response:
@@ -84,7 +84,7 @@ class App:
             return route(request)
         except Exception as error:  # noqa: BLE001  one bad answer must not end the conversation
             self._log.error("http.failed", path=request.path, exc_info=error)
-            return refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "the log says more")
+            return refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "see the log")
 
     def _root(self, request: Request) -> Response:
         """Give a browser the page, anything else the exposition."""

@@ -265,7 +265,7 @@ class _Conversation(BaseHTTPRequestHandler):
     def _read_request(self) -> Request:
         match = _REQUEST_LINE.fullmatch(self._read_line())
         if match is None:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, "that is no request of HTTP/1.0 or HTTP/1.1")
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "this is not a request of HTTP/1.0 or HTTP/1.1")
         method, target, minor = (group.decode("ascii") for group in match.groups())
         lines = []
         while (line := self._read_line()).strip():
@@ -276,7 +276,7 @@ class _Conversation(BaseHTTPRequestHandler):
         try:
             url = urlsplit(target)
         except ValueError:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, "that is no request target") from None
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "the request target is invalid") from None
         wishes = headers.get("Connection", "").lower()
         has_body = "Transfer-Encoding" in headers or headers.get("Content-Length", "0").strip() != "0"
         self.close_connection = "close" in wishes or (minor == "0" and "keep-alive" not in wishes) or has_body

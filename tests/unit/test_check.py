@@ -131,18 +131,18 @@ def test_podman_must_be_inspected() -> None:
         code, lines = checked(podman.url)
 
     assert 1 == code
-    assert lines["result"].endswith("Podman tells it by inspect only")
+    assert lines["result"].endswith("Podman reports health by inspect only")
 
 
 def test_docker_need_not_be_inspected(simulated: Simulation) -> None:
     """Inspect is not asked without a container or with CONTAINER_DETAILS=false."""
-    assert "not asked the list named no container to ask for" == checked(simulated.url)[1]["inspect"]
+    assert "not asked the list named no container" == checked(simulated.url)[1]["inspect"]
 
     simulated.stage.add("web")
     code, lines = checked(simulated.url, container_details=False)
 
     assert (0, 0) == (code, simulated.asked("inspect"))
-    assert "not asked CONTAINER_DETAILS=false does without" == lines["inspect"]
+    assert "not asked CONTAINER_DETAILS=false needs none" == lines["inspect"]
 
 
 def test_unwatched_containers(simulated: Simulation) -> None:
