@@ -1,4 +1,4 @@
-"""The four questions to an engine: each has an answer, or an `EngineError` with endpoint and reason."""
+"""The four requests to an engine; each returns its answer or raises an `EngineError`."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ T = TypeVar("T")
 _VERSION: Final = re.compile(r"\d{1,3}\.\d{1,4}")
 _INSPECTS_AT_A_TIME: Final = 4
 
-# Engines 20.10 to 28, those from 29.3 on and Podman speak it.
+# Docker 20.10 to 28 and from 29.3 on, and Podman, support it.
 _USUAL_API_VERSION: Final = "1.41"
 
 
 class Pong(NamedTuple):
-    """What a ping's answer shows: whether the engine is the connected one, and its clock in Unix seconds."""
+    """Result of a ping: whether the connected engine answered, and its clock in Unix seconds."""
 
     same_engine: bool
     date: float | None
 
 
 class Engine:
-    """One Docker engine, or one that speaks its API, asked through one long-lived docker-py client.
+    """A Docker engine, or another engine with its API, behind one long-lived docker-py client.
 
-    `timeout` is in seconds, for one request from its first byte to its last. Nothing is asked before
-    `connect`; each question raises `EngineError` and takes a `deadline` on the monotonic clock that can only
-    shorten the timeout. One thread asks; `abort` may be called by any. `requests` counts what was asked.
+    `timeout` is in seconds, for one request from its first byte to its last. `connect` comes first. Each
+    request raises `EngineError` and takes a `deadline` on the monotonic clock, which can only shorten the
+    timeout. Only one thread makes requests; any may call `abort`. `requests` counts them by endpoint.
     """
 
     def __init__(self, target: Mapping[str, Any], timeout: float) -> None:
@@ -73,7 +73,7 @@ class Engine:
 
     @property
     def url(self) -> str:
-        """Where the engine is asked: `unix:///PATH`, `http://HOST:PORT` or `https://HOST:PORT`."""
+        """The engine's address: `unix:///PATH`, `http://HOST:PORT` or `https://HOST:PORT`."""
         address = parse_host(self._target.get("base_url"), tls=bool(self._target.get("tls")))
         return str(address).removeprefix("http+")
 
@@ -83,7 +83,7 @@ class Engine:
         return self._client is not None
 
     def connect(self, deadline: float) -> EngineInfo:
-        """Ask `/version`, and speak the engine's own API version from here on."""
+        """Request `/version`, and use the API version it names for all later requests."""
         self.disconnect()
         with closing(self._new_client(NO_VERSION)) as client:
             answer = self._ask("version", deadline, partial(client.version, api_version=False))
@@ -92,9 +92,9 @@ class Engine:
         return info
 
     def connect_without_version(self, deadline: float) -> None:
-        """Speak the API version that a ping names, else a usual one: for `check`, where `/version` failed.
+        """Use the API version that a ping names, else a usual one; `check` needs this when `/version` fails.
 
-        moby names its version in each answer, even where it refuses the one that it was asked in.
+        moby names its version in each answer, even in one that refuses the request's version.
         """
         self.disconnect()
         self._client = client = self._new_client(_USUAL_API_VERSION)
@@ -106,14 +106,14 @@ class Engine:
             self._client = self._new_client(named)
 
     def disconnect(self) -> None:
-        """Forget the client; the next question must be `connect`."""
+        """Close the client; the next request must be `connect`."""
         if self._client is not None:
             self._client.close()
         self._client = self._pinged = None
         self._listed = None, None
 
     def ping(self, deadline: float) -> Pong:
-        """Ask `/_ping`; it also tells whether another engine than the connected one answers in its place."""
+        """Request `/_ping`, and compare its headers with the last ping's to detect another engine."""
         client = self._connected()
         if not self._ask("ping", deadline, client.ping):
             raise EngineError("ping", "bad_response", "the answer is not OK")
@@ -128,11 +128,11 @@ class Engine:
         limit: int = -1,
         **filters: Collection[str],
     ) -> Any:
-        """Ask for all containers, or those that every filter lets through; return what `read` makes of them.
+        """List all containers, or those that match every filter; return the result of `read` on the rows.
 
         The filters are moby's: `label`, `id`, and `since` and `before`, each with the full id of one
-        container. Rows are large: none is kept once it is read. The same bytes are read once: the last answer
-        to the same question is remembered.
+        container. Rows are large and not kept. If the same request gets the same bytes again, the last result
+        is returned without a call of `read`.
         """
         client = self._connected()
         query = limit, {name: [*these] for name, these in filters.items()}
@@ -154,10 +154,10 @@ class Engine:
         seconds: float = math.inf,
         read: Callable[[str, dict[str, Any]], Any] = lambda _, answer: answer,
     ) -> dict[str, Any | EngineError]:
-        """Ask for each of some containers, a few at a time, and each for at most `seconds`.
+        """Inspect containers, a few at a time and each for at most `seconds`.
 
-        Returns for each what `read` makes of its id and the answer, a JSON object, or the error. The rest is
-        left out once one is denied, and once the deadline is over. No answer is kept once it is read.
+        Returns by id the result of `read` on the id and the answer, a JSON object, or the error. No further
+        inspect begins after a denied one or after the deadline; its id is missing. No answer is kept.
         """
         client, denied = self._connected(), False
 
@@ -166,9 +166,9 @@ class Engine:
             try:
                 answer = client.inspect_container(container_id)
                 if not isinstance(answer, dict):
-                    raise BadAnswerError("the answer is not a JSON object")  # noqa: TRY301  as `read` may
+                    raise BadAnswerError("the answer is not a JSON object")  # noqa: TRY301  `read` raises it, too
                 return read(container_id, answer)
-            except Exception as error:  # noqa: BLE001  each becomes the answer
+            except Exception as error:  # noqa: BLE001  every error is returned
                 failed = engine_error("inspect", error)
                 denied = denied or failed.reason == "denied"
                 return failed
@@ -186,7 +186,7 @@ class Engine:
         return {i: late if future.cancelled() else future.result() for i, future in futures.items()}
 
     def abort(self) -> None:
-        """End every request under way, and refuse any to come."""
+        """End every running request, and refuse further ones."""
         self._aborted = True
         self._in_flight.cut_all()
 
@@ -218,7 +218,7 @@ def _unix_time(date: str) -> float | None:
 
 
 def _engine_info(answer: Any) -> EngineInfo:
-    """Read `/version`, where Podman names itself in `Components`, as Docker names its `Engine`."""
+    """Read the answer of `/version`; Podman's has a component `Podman Engine`, Docker's an `Engine`."""
     fields = answer if isinstance(answer, dict) else {}
     api_version = fields.get("ApiVersion")
     if not isinstance(api_version, str) or not _VERSION.fullmatch(api_version):

@@ -32,9 +32,9 @@ LISTING_IS_EXPENSIVE: Final = (
     "this engine looks up the image of each container that it lists; with inspects allowed and "
     "CONTAINER_DETAILS=true no list of all is needed in each poll"
 )
-"""What to do when all containers are listed in each poll although that costs the engine much."""
+"""What to do when each poll lists all containers although that is expensive for the engine."""
 
-# The settings of calum4's proxy, then those of tecnativa's and linuxserver's, then wollomatic's expression.
+# In this order: settings of calum4's proxy, of tecnativa's and linuxserver's, and wollomatic's expression.
 _DENIED_BY_PROXY: Final = {
     "version": r"a socket proxy must allow GET /version: VERSION=1, or -allowGET=(/v[\d.]+)?/version",
     "ping": r"a socket proxy must allow GET /_ping: PING=1, or -allowGET=(/v[\d.]+)?/_ping",
@@ -54,7 +54,7 @@ _BY_STATUS: Final = {
 }
 _BY_STATUS[503] = _BY_STATUS[504] = _BY_STATUS[502]
 
-# `{0}` is where the engine is asked.
+# `{0}` is the engine's address, split by `urlsplit`.
 _BY_CAUSE: Final[dict[type[BaseException], str]] = {
     socket.gaierror: "no name server knows {0.hostname!r}: check DOCKER_HOST; "
     "two containers know each other's names only on a network they share",
@@ -68,7 +68,7 @@ _OTHER_SOCKETS: Final = ("/var/run/docker.sock", "/run/podman/podman.sock", "/ru
 
 
 def advise(error: EngineError, url: str) -> str:
-    """Return in one line what to do about a failed request; empty where nothing is known to help.
+    """Return one line on how to fix a failed request, or an empty string if no remedy is known.
 
     `url` is the engine's address as `Engine.url` gives it.
     """
@@ -79,21 +79,21 @@ def advise(error: EngineError, url: str) -> str:
     if error.reason == "timeout":
         return "the engine is stuck or slow: look at its log, or give it longer with DOCKER_TIMEOUT"
     if url.startswith("unix://"):
-        return _of_socket(error, Path(url.removeprefix("unix://")))
-    return _of_network(error, url)
+        return _socket_advice(error, Path(url.removeprefix("unix://")))
+    return _network_advice(error, url)
 
 
-def _is(error: EngineError, kind: type[BaseException]) -> bool:
+def _has_cause(error: EngineError, kind: type[BaseException]) -> bool:
     return any(isinstance(cause, kind) for cause in causes(error))
 
 
-def _of_socket(error: EngineError, path: Path) -> str:
-    """Look at the socket's file for what the system's error does not say."""
-    if _is(error, FileNotFoundError):
-        return _of_missing(path)
-    if _is(error, PermissionError):
-        return _of_forbidden(path)
-    if not _is(error, ConnectionRefusedError):
+def _socket_advice(error: EngineError, path: Path) -> str:
+    """Choose by the system's error and by the socket's file."""
+    if _has_cause(error, FileNotFoundError):
+        return _missing_socket_advice(path)
+    if _has_cause(error, PermissionError):
+        return _forbidden_socket_advice(path)
+    if not _has_cause(error, ConnectionRefusedError):
         return ""
     if path.is_dir():
         return f"{path} is a folder: Docker makes one where the source of a mount is missing"
@@ -104,7 +104,7 @@ def _of_socket(error: EngineError, path: Path) -> str:
     )
 
 
-def _of_missing(path: Path) -> str:
+def _missing_socket_advice(path: Path) -> str:
     others = [each.format(_uid()) for each in _OTHER_SOCKETS]
     other = next((each for each in others if each != str(path) and _is_socket(Path(each))), None)
     if other:
@@ -121,7 +121,7 @@ def _is_socket(path: Path) -> bool:
     return False
 
 
-def _of_forbidden(path: Path) -> str:
+def _forbidden_socket_advice(path: Path) -> str:
     """Name the group that may use the socket, and the command that adds this user to it."""
     name = _user_name(_uid())
     user = f"{name}, uid {_uid()}"
@@ -148,7 +148,7 @@ def _uid() -> int:
 
 
 def _user_name(uid: int) -> str:
-    """Return a user's name, or the number where the system knows none."""
+    """Return a user's name, or the uid as a string if it has none."""
     if sys.platform != "win32":
         with suppress(KeyError):
             return pwd.getpwuid(uid).pw_name
@@ -156,7 +156,7 @@ def _user_name(uid: int) -> str:
 
 
 def _group(gid: int) -> tuple[str, list[str]]:
-    """Return a group's name, or its number, and who its entry lists, whatever the process's groups are."""
+    """Return a group's name, or its gid as a string, and the members that the group database lists."""
     if sys.platform != "win32":
         with suppress(KeyError):
             entry = grp.getgrgid(gid)
@@ -164,11 +164,11 @@ def _group(gid: int) -> tuple[str, list[str]]:
     return str(gid), []
 
 
-def _of_network(error: EngineError, url: str) -> str:
-    """Choose by what was raised: the name, the certificate, the protocol, the port."""
+def _network_advice(error: EngineError, url: str) -> str:
+    """Choose by the exceptions behind the error: look-up, connection, certificate or TLS."""
     where = urlsplit(url)
     for kind, advice in _BY_CAUSE.items():
-        if _is(error, kind):
+        if _has_cause(error, kind):
             return advice.format(where)
     reasons = {cause.reason for cause in causes(error) if isinstance(cause, ssl.SSLError)}
     if reasons & {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:

@@ -1,4 +1,4 @@
-"""docker-py's client: where it asks, what it may ask, how much it reads, and how it is cut short."""
+"""docker-py's client: find its target, and limit its requests, its answers and their time."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _ALLOWED: Final = re.compile(
     r"(?:/v[\d.]+)?/(?:version|_ping|containers/json|containers/[A-Za-z0-9_.-]+/json)"
 )
 
-# docker-py asks /version by itself unless it is told a version: before HTTP_PROXY can be turned off, and
-# with an error that hides the cause. This one, the lowest it takes, is never sent.
+# Without a version docker-py requests /version on its own: before HTTP_PROXY can be turned off, and with an
+# error that hides the cause. This version, the lowest that docker-py accepts, is never sent.
 NO_VERSION: Final = "1.24"
 
 _FIELDS: Final = frozenset(
@@ -42,7 +42,7 @@ _FIELDS: Final = frozenset(
         *("Labels", "State", "Status", "Health"),
     )
 )
-_ONE_PATH: Final = "http+docker://localhost"
+_SHARED_POOL_URL: Final = "http+docker://localhost"
 _MAX_BYTES: Final = 64 * 1024 * 1024
 _CHUNK: Final = 64 * 1024
 _MAX_DETAIL: Final = 200
@@ -51,15 +51,15 @@ _MAX_DETAIL: Final = 200
 def find_target(docker_host: str | None, environ: Mapping[str, str]) -> dict[str, Any]:
     """Find the engine as docker-py does: the host given, else the CLI's context, else the local socket.
 
-    Returns docker-py's `base_url` and `tls`, each where set. Raises `BadTargetError` where docker-py would
-    raise, or would silently take the default socket because the context does not exist.
+    Returns docker-py's `base_url` and `tls`, each if set. Raises `BadTargetError` where docker-py would
+    raise, and for a context that does not exist, where docker-py would silently use the default socket.
     """
     try:
         target: dict[str, Any] = {**kwargs_from_env({**environ, "DOCKER_HOST": docker_host or ""})}
         if docker_host is None:
             name = environ.get("DOCKER_CONTEXT") or get_current_context_name()
             if ContextAPI.get_context(name) is None:
-                raise LookupError(f"there is no context {name!r}")  # noqa: TRY301  as docker-py should
+                raise LookupError(f"there is no context {name!r}")  # noqa: TRY301  as docker-py's errors
             target = {**ContextAPI.kwargs_from_context(name), **target}
     except Exception as error:
         raise BadTargetError(f"the Docker context or its certificates: {_one_line(error)}") from error
@@ -68,7 +68,7 @@ def find_target(docker_host: str | None, environ: Mapping[str, str]) -> dict[str
 
 
 def new_client(target: Mapping[str, Any], timeout: float, version: str, in_flight: InFlight) -> Client:
-    """Build a client, which sends nothing by that; raises `BadTargetError`."""
+    """Build a client without sending a request; raises `BadTargetError`."""
     try:
         return Client(in_flight, **target, timeout=timeout, version=version)
     except (InvalidConfigFile, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -84,7 +84,7 @@ def _one_line(error: BaseException) -> str:
 
 
 class Client(APIClient):
-    """docker-py's low-level client, limited to four `GET`s, and never through `HTTP_PROXY`.
+    """docker-py's low-level client, limited to `GET`s of four endpoints, without `HTTP_PROXY`.
 
     `pinged` has the headers of the last answer to a ping, whatever its status.
     """
@@ -96,13 +96,13 @@ class Client(APIClient):
         self.trust_env = False
 
     def mount(self, prefix: str | bytes, adapter: requests.adapters.BaseAdapter) -> None:
-        """Have `InFlight` know of every connection an adapter uses."""
+        """Mount an adapter, and have `InFlight` record its connections."""
         if isinstance(adapter, requests.adapters.HTTPAdapter):
             self._in_flight.watch(adapter)
         super().mount(prefix, adapter)
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Refuse all but the four endpoints; raise unless the answer is a 200; read it within a bound."""
+        """Send only `GET`s of the four endpoints; raise unless the status is 200; limit the answer's size."""
         path = str(urlsplit(request.url or "").path)
         if request.method != "GET" or not _ALLOWED.fullmatch(path):
             raise ForbiddenRequestError(f"{request.method} {path}")
@@ -119,28 +119,28 @@ class Client(APIClient):
         return response
 
     def list_unparsed(self, limit: int, filters: Mapping[str, list[str]]) -> bytes:
-        """Return the JSON of `/containers/json`: `containers` would parse it even if nothing changed."""
+        """Return `/containers/json` unparsed: docker-py's `containers` parses even an unchanged answer."""
         url = f"{self.base_url}/v{self.api_version}/containers/json"
         params = {"all": 1, "limit": limit, "filters": json.dumps(filters) if filters else None}
         return self.get(url, params=params, timeout=self.timeout).content
 
     def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[requests.Response]:
-        """Follow none: requests would read the body of a redirect whole, however large."""
+        """Follow no redirect: requests would read the whole body of one, of any size."""
         return iter(())
 
 
 def parse_rows(body: bytes) -> list[Any]:
-    """Parse the rows of a list."""
-    rows = json.loads(str(body, errors="replace"), object_hook=_trimmed)
+    """Parse an answer of `/containers/json`; raises `BadAnswerError` unless it is an array."""
+    rows = json.loads(str(body, errors="replace"), object_hook=_trim_row)
     if not isinstance(rows, list):
         raise BadAnswerError("the answer is not a JSON array")
     return rows
 
 
-def _trimmed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Keep of a row, as soon as it is parsed, what is read of it: a few hundred rows in full are megabytes.
+def _trim_row(fields: dict[str, Any]) -> dict[str, Any]:
+    """Drop the unused fields of a row while the list is parsed: a few hundred full rows are megabytes.
 
-    Only a row has `Names` that are no string: of all else, only labels have names that anybody may choose.
+    Only a row has `Names` that are not a string: labels may have any key, but their values are strings.
     """
     if isinstance(fields.get("Names", ""), str):
         return fields
@@ -148,49 +148,49 @@ def _trimmed(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(response: requests.Response) -> None:
-    """Read an answer to its end, within a bound that requests itself does not have."""
+    """Read an answer to its end; raises `BadAnswerError` above `_MAX_BYTES`, as requests has no limit."""
     content = BytesIO()
     with response:
         for chunk in response.iter_content(_CHUNK):
             content.write(chunk)
             if content.tell() > _MAX_BYTES:
                 raise BadAnswerError("the answer is larger than 64 MiB")
-    response._content = content.getvalue()  # noqa: SLF001  where requests keeps what it has read
-    response.encoding = "utf-8"  # as JSON is, instead of a guess that takes seconds for a large body
+    response._content = content.getvalue()  # noqa: SLF001  requests' cache of the body
+    response.encoding = "utf-8"  # JSON's; requests' guess takes seconds for a large body
 
 
 class InFlight:
-    """The requests under way, one a thread, so that another thread can end them.
+    """The connections of running requests by thread, so that another thread can end a request.
 
-    docker-py's timeout is for each read, so that a server that drips outlasts it; shutting the connection
-    down from outside ends the read whatever it waits for.
+    docker-py's timeout is for each read, so that an answer that drips can outlast it. Shutting the connection
+    down ends any read.
     """
 
     def __init__(self) -> None:
         self._connections: dict[threading.Thread, urllib3.connection.HTTPConnection] = {}
 
     def watch(self, adapter: requests.adapters.HTTPAdapter) -> None:
-        """Note the connection each request through the adapter takes.
+        """Record the connection of each request through the adapter.
 
-        On a unix socket it also gives all paths one pool, where docker-py makes a pool for each path and so
-        leaves an idle connection for each inspect.
+        On a unix socket all paths then share one pool: docker-py makes a pool for each path, which leaves an
+        idle connection for each inspect.
         """
         unix, pool_of = isinstance(adapter, UnixHTTPAdapter), adapter.get_connection_with_tls_context
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            pool: Any = adapter.get_connection(_ONE_PATH) if unix else pool_of(*args, **kwargs)
-            pool._get_conn = partial(self._take, pool)  # noqa: SLF001  urllib3 offers no hook a request
+            pool: Any = adapter.get_connection(_SHARED_POOL_URL) if unix else pool_of(*args, **kwargs)
+            pool._get_conn = partial(self._take, pool)  # noqa: SLF001  urllib3 has no hook for it
             return pool
 
         adapter.get_connection_with_tls_context = watched  # type: ignore[method-assign]
 
     def _take(self, pool: Any, *args: Any, **kwargs: Any) -> Any:
-        connection = type(pool)._get_conn(pool, *args, **kwargs)  # noqa: SLF001  what `watch` replaced
+        connection = type(pool)._get_conn(pool, *args, **kwargs)  # noqa: SLF001  the method `watch` replaced
         self._connections[threading.current_thread()] = connection
         return connection
 
     def forget(self) -> None:
-        """Note that the calling thread's request has ended."""
+        """Remove the connection of the calling thread."""
         self._connections.pop(threading.current_thread(), None)
 
     def cut(self, thread: threading.Thread) -> None:

@@ -1,4 +1,4 @@
-"""What a failed request raises: the endpoint, the reason, and a line that holds nothing of the answer."""
+"""Errors of engine requests, and their conversion from those of docker-py, requests and urllib3."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _REASONS_BY_STATUS: Final = {
 class EngineError(Exception):
     """A request failed: `endpoint` and `reason` as `snapshot` lists them, and one line of detail.
 
-    The detail never holds what the engine answered, so that no text of a container can reach a log. `status`
-    is the HTTP status where an answer came at all.
+    The detail never quotes the engine's answer, so that no text of a container can reach a log. `status` is
+    the HTTP status, `None` without an answer.
     """
 
     def __init__(self, endpoint: str, reason: str, detail: str, status: int | None = None) -> None:
@@ -38,22 +38,22 @@ class EngineError(Exception):
 
 
 class BadTargetError(EngineError):
-    """What says where the engine is (context, certificates, the Docker CLI's `config.json`) can't be used."""
+    """The Docker host, context, certificates or the Docker CLI's `config.json` can't be used."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("version", "error", detail)
 
 
 class ForbiddenRequestError(RuntimeError):
-    """Something tried to ask Docker for more than the four endpoints; nothing was sent."""
+    """A request was not a `GET` of one of the four endpoints; nothing was sent."""
 
 
 class BadAnswerError(Exception):
-    """The answer is not what was asked for; the text says why in words of ours."""
+    """The answer is not of the expected form; the message never quotes the answer."""
 
 
-# The first of these that is among the causes decides; certificate errors are ValueErrors, too.
-# urllib3 counts a connection that was refused, or a name that is unknown, among the timeouts.
+# The first entry that matches one of the causes decides. Certificate errors are ValueErrors, too.
+# urllib3's errors for a refused connection and for an unknown name are timeouts by class.
 _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
     ((urllib3.exceptions.NewConnectionError,), "unreachable", "can't connect"),
     ((requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError), "timeout", "no answer"),
@@ -68,7 +68,7 @@ _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = 
 
 
 def engine_error(endpoint: str, error: Exception) -> EngineError:
-    """Return the `EngineError` for what docker-py, requests, urllib3 or the system raised."""
+    """Return the `EngineError` for an exception of docker-py, requests, urllib3 or the system."""
     if isinstance(error, BadAnswerError):
         return EngineError(endpoint, "bad_response", str(error))
     if isinstance(error, requests.HTTPError) and error.response is not None:
@@ -77,7 +77,7 @@ def engine_error(endpoint: str, error: Exception) -> EngineError:
         detail = f"the answer is {status} {http.client.responses.get(status, '')}".rstrip()
         return EngineError(endpoint, reason, detail, status)
     found = list(causes(error))
-    # What the system or OpenSSL says of an error repeats no answer.
+    # `strerror` comes from the system or OpenSSL and never quotes an answer.
     words = next((e.strerror for e in found if isinstance(e, OSError) and e.errno and e.strerror), "")
     for kinds, reason, detail in _REASONS:
         if any(isinstance(cause, kinds) for cause in found):
@@ -86,7 +86,7 @@ def engine_error(endpoint: str, error: Exception) -> EngineError:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Walk from what was raised to what caused it: requests and urllib3 hide it in `args` and `reason`."""
+    """Yield an exception and its causes; requests and urllib3 keep causes in `args` and `reason`."""
     yield error
     hidden = (*error.args, getattr(error, "reason", None), error.__cause__)
     inner = next((one for one in hidden if isinstance(one, BaseException)), None)
