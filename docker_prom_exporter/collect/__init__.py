@@ -23,7 +23,7 @@ __all__ = ["Collector", "Found", "list_everything"]
 
 
 def list_everything(engine: Engine, settings: Settings, deadline: float) -> tuple[list[Container], bool]:
-    """List all containers by name, watched or not, and tell whether that is expensive for the engine."""
+    """Return all containers sorted by name, watched or not, and whether a list is expensive."""
     questions = Questions(engine, settings._replace(container_health_filter_label=False), Counts())
     rows = questions.whole_list(deadline)
     containers = sorted((row.container for row in rows.values()), key=attrgetter("name"))
@@ -31,11 +31,12 @@ def list_everything(engine: Engine, settings: Settings, deadline: float) -> tupl
 
 
 class Found(NamedTuple):
-    """What a poll found: the watched containers, and what there is to log.
+    """Result of a poll: the watched containers, and facts to log.
 
-    `unwatched` counts the others, `None` where the engine was not asked for them. `errors` says by id whose
-    inspect failed, `misread` has the names of those whose label is no boolean, and `unreadable` counts list
-    rows that named no container of their own. `costly`: listing is expensive, and done all the same.
+    `unwatched` counts the other containers, `None` if the engine was not asked for them. By container id,
+    `errors` has failed inspects and `misread` the names of containers whose label is not a boolean.
+    `unreadable` counts list rows without a valid id or with a repeated one. `costly` tells whether the poll
+    listed all containers although that is expensive.
     """
 
     mode: Mode
@@ -63,7 +64,7 @@ class Collector:
         self._denied = False
 
     def collect(self, info: EngineInfo, date: float | None, deadline: float) -> Found:
-        """Find the containers of an engine whose clock says `date`; raises `EngineError`."""
+        """Find the containers; `date` is the engine's clock in Unix seconds. Raises `EngineError`."""
         if info != self._info:
             self._info = info
             self._questions.meet(info)
@@ -76,7 +77,7 @@ class Collector:
                 return self._found_by_inspects(inspected.errors | new.errors)
         asked = time.monotonic()
         rows = self._questions.whole_list(deadline)
-        # A list in pages may have taken long, and inspects have to follow.
+        # A list in pages can take longer than the deadline; the inspects after it need time, too.
         seconds = self._settings.poll_interval + self._settings.docker_timeout
         deadline = max(deadline, time.monotonic() + seconds)
         if self._inspects(info):

@@ -1,4 +1,4 @@
-"""Inspect mode: an inspect for each known container, and a list of what was created since."""
+"""Inspect mode: inspect each watched container, and list those created since the last poll."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _NANOSECONDS: Final = 10**9
 _WHOLE_LIST_INTERVAL: Final = 3600
 _WHOLE_LIST_RETRY: Final = 600
 
-# moby notes the time of creation when a creation begins and lists the container when it has ended
-# (daemon/create.go), so that a slow creation is older than a fast one that was listed before it.
+# moby sets the creation time when a creation begins, and lists the container once it has ended
+# (daemon/create.go). A container that took long to create can be older than one listed before it.
 _SLOWEST_CREATION: Final = 300
 
 
 class InspectMode:
-    """Knows the containers, and asks for each of them and for new ones.
+    """Inspects the watched containers in each poll, and lists and inspects new ones.
 
-    `started` tells whether it knows the containers; `start` makes it so. Containers that are not watched are
-    inspected once, for the time of their creation: it is then that they serve as an anchor, too.
+    `started` tells whether `known` holds the engine's containers; `start` fills it. Unwatched containers are
+    inspected once, for their exact creation time, so that they can be anchors, too.
     """
 
     def __init__(self, questions: Questions, settings: Settings) -> None:
@@ -44,42 +44,42 @@ class InspectMode:
         return {i: c for i, c in self.known.items() if c.is_watched(only_labelled=self._only_labelled)}
 
     def start(self, rows: Mapping[str, Row], deadline: float) -> Inspected:
-        """Take the containers from the rows of a whole list."""
+        """Inspect the containers of a whole list; they replace all known ones."""
         self.known.clear()
-        inspected = self._meet(rows, deadline)
+        inspected = self._add_new(rows, deadline)
         self.started = not inspected.denied
         self._whole_list_due = time.monotonic() + _WHOLE_LIST_INTERVAL
         return inspected
 
     def refresh(self, deadline: float) -> Inspected:
-        """Inspect the watched containers; of one that nothing is heard of only the verdict is lost."""
+        """Inspect the watched containers; those without an answer stay, with unknown state and health."""
         watched = self.watched
         inspected = self._questions.inspect(watched, deadline, listed={})
         self.started = not inspected.denied
-        heard = inspected.instead | inspected.containers
+        answered = inspected.instead | inspected.containers
         for container_id, container in watched.items():
             if container_id in inspected.gone:
                 del self.known[container_id]
             else:
-                self.known[container_id] = heard.get(container_id) or container.without_verdict()
+                self.known[container_id] = answered.get(container_id) or container.without_verdict()
         return inspected
 
     def find_new(self, date: float | None, deadline: float) -> Inspected:
-        """List what may have been created since the last poll, and inspect what is new.
+        """List the containers that may have been created since the last poll, and inspect new ones.
 
-        `date` is the engine's clock. Once an hour all containers are listed; where that fails, the error is
-        counted, and the others stand.
+        `date` is the engine's clock in Unix seconds. Once an hour all containers are listed; if that fails,
+        the error is counted and only new ones are listed.
         """
         rows = self._hourly_list(deadline)
         if rows is None:
             rows = self._listed_since_the_anchor(date, deadline)
-        return self._meet(rows, deadline)
+        return self._add_new(rows, deadline)
 
-    def _meet(self, rows: Mapping[str, Row], deadline: float) -> Inspected:
+    def _add_new(self, rows: Mapping[str, Row], deadline: float) -> Inspected:
         new = {container_id: row for container_id, row in rows.items() if container_id not in self.known}
         inspected = self._questions.inspect(new, deadline, listed=new)
-        met = inspected.containers | inspected.instead
-        self.known |= {container_id: met[container_id] for container_id in new if container_id in met}
+        found = inspected.containers | inspected.instead
+        self.known |= {container_id: found[container_id] for container_id in new if container_id in found}
         return inspected
 
     def _hourly_list(self, deadline: float) -> dict[str, Row] | None:
@@ -106,7 +106,7 @@ class InspectMode:
         return self._questions.whole_list(deadline)
 
     def _anchor(self, date: float | None) -> Container | None:
-        """Return the newest container that no unlisted one can be older than."""
+        """Return the newest known container that is older than every container not listed yet."""
         if date is None:
             return None
         latest = (int(date) - _SLOWEST_CREATION) * _NANOSECONDS

@@ -1,4 +1,4 @@
-"""List mode: one list a poll, and an inspect only where it can say something new."""
+"""List mode: one list per poll, and inspects only of containers that may have changed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MAX_AGE: Final = 600
 
 
 class _Known:
-    """A container as it was last inspected, and all of its row then that an inspect depends on.
+    """A container's last inspect, and the parts of its row at that time that an inspect depends on.
 
-    It holds as of `holds_at`, a monotonic time, and still does if the container has since become too old to
-    have been started or stopped in between: that shows a restart which leaves no other trace in the row.
-    `settled`: the inspect may show a later state than the row; then the container is inspected again, unless
-    it shows the same twice, as moby does of a container it failed to remove.
+    The inspect was valid at the monotonic time `holds_at`. It still is if the age in the row excludes a start
+    or stop since then: some restarts change nothing but that age. `settled` is false if the inspect shows a
+    later state than the row. The container is then inspected again, until both agree or two inspects are
+    equal, as for a container that moby failed to remove.
     """
 
     def __init__(self, row: Row, container: Container, holds_at: float, *, settled: bool) -> None:
@@ -32,19 +32,19 @@ class _Known:
         self.settled = settled
 
     def still_holds(self, row: Row, answered: float, date: float | None) -> bool:
-        """Tell by its row in a list, when that was answered, and the engine's clock."""
+        """Tell whether the inspect still holds by a row, its list's monotonic time and the engine's clock."""
         if not self.settled or self.key != (row.container, row.summary):
             return False
         return answered - row.min_age <= self.holds_at or self._began_after(date)
 
     def _began_after(self, date: float | None) -> bool:
-        """Tell whether the engine's clock was set back beyond the last start or end: no age is true then."""
+        """Tell whether the engine's clock was set back behind the last start or end; ages are wrong then."""
         details = self.container.details
         began = details and (details.started if self.container.running else details.finished)
         return bool(date and began and began > date + 1)
 
     def described_by(self, row: Row) -> Container:
-        """Return the container with the failing streak of the row, which is newer, from API 1.52 on."""
+        """Return the container with the row's newer failing streak; rows have one from API 1.52 on."""
         details = self.container.details
         if details is not None and row.failing_streak not in (None, details.failing_streak):
             details = details._replace(failing_streak=row.failing_streak)
@@ -53,7 +53,7 @@ class _Known:
 
 
 class ListMode:
-    """Completes the rows of each poll by inspects, which also rotate: no detail is older than ten minutes."""
+    """Completes list rows with inspects, repeated so that no detail is older than ten minutes."""
 
     def __init__(self, questions: Questions, settings: Settings) -> None:
         self._questions = questions
@@ -65,9 +65,9 @@ class ListMode:
     def collect(
         self, listed: Mapping[str, Row], asked: float, date: float | None, deadline: float
     ) -> tuple[tuple[Container, ...], Inspected]:
-        """Return the watched containers of a list of all, and what became of the inspects of this poll.
+        """Return the watched containers among the listed ones, and the results of this poll's inspects.
 
-        `asked` is when the list was asked for, a monotonic time, and `date` the engine's clock.
+        `asked` is the monotonic time of the list request, `date` the engine's clock in Unix seconds.
         """
         answered, only_labelled = time.monotonic(), self._settings.container_health_filter_label
         rows = {i: row for i, row in listed.items() if row.container.is_watched(only_labelled=only_labelled)}
@@ -89,15 +89,15 @@ class ListMode:
 
     def _note(self, row: Row, container: Container, answered: float) -> None:
         before = self._known.pop(container.id, None)
-        # A state, and a health if the row has one, that differ from the row's are later ones.
+        # A state or health that differs from the row's is later than the row.
         agree = row.container.state == container.state
         agree = agree and row.container.health_status in (None, container.health_status)
         settled = agree or (before is not None and before.container == container)
-        # An entry that was inspected goes to the end of the dict, so that the oldest come first.
+        # Move to the end of the dict, so that the oldest inspects come first.
         self._known[container.id] = _Known(row, container, answered, settled=settled)
 
     def _rotation(self, watched: int) -> int:
-        """Return how many inspects are due for no detail to become too old, spread evenly over the polls."""
+        """Return how many inspects to repeat now, spread evenly, so that none exceeds `_MAX_AGE`."""
         now = time.monotonic()
         self._owed = min(self._owed + watched * (now - self._last_rotation) / _MAX_AGE, watched)
         self._last_rotation = now

@@ -1,4 +1,4 @@
-"""The lists and inspects of a poll: read, and asked in another way where one fails."""
+"""The lists and inspects of a poll, with fallbacks for failed requests."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LAST_RETRY: Final = 600
 
 
 class Inspected(NamedTuple):
-    """What became of some inspects.
+    """Results of inspects by container id.
 
-    `containers` has those that answered, `errors` why others did not, and `gone` those that no longer exist.
-    `instead` has what the list says where an inspect did not answer; where that failed too, it has nothing.
+    `containers` has the inspected containers, `errors` the failed inspects, and `gone` the ids that no longer
+    exist. `instead` has containers from the list whose inspect gave no answer; none if the list failed, too.
     """
 
     containers: dict[str, Container]
@@ -36,16 +36,16 @@ class Inspected(NamedTuple):
 
     @property
     def denied(self) -> bool:
-        """Whether the engine or a proxy does not allow inspects."""
+        """Whether the engine or a proxy denied an inspect."""
         return any(error.reason == "denied" for error in self.errors.values())
 
 
 class Questions:
-    """Asks an engine for its containers; lists are rows by id, which nobody may change.
+    """Requests an engine's containers; lists are rows by id and must not be changed.
 
-    `expensive` tells whether the engine looks up an image for each container that it lists; `None` as long as
-    no container has told. `unreadable` counts the rows of the last list that named no container of their own.
-    An `EngineError` that is raised is for the caller to count.
+    `expensive` tells whether the engine looks up an image for each container that it lists; it is `None`
+    until a container has shown it. `unreadable` counts the rows of the last list without a valid id or with
+    a repeated one. The caller counts each `EngineError` that is raised.
     """
 
     def __init__(self, engine: Engine, settings: Settings, counts: Counts) -> None:
@@ -58,7 +58,7 @@ class Questions:
         self.unreadable = 0
 
     def meet(self, info: EngineInfo) -> None:
-        """Begin anew with another engine."""
+        """Reset the state for another engine."""
         self.health_listed = not info.is_podman
         self.expensive = None
         self._stalled.clear()
@@ -68,7 +68,7 @@ class Questions:
         self._counts.failed(error.endpoint, error.reason)
 
     def whole_list(self, deadline: float) -> dict[str, Row]:
-        """List all containers; where that is expensive in pages, each of which may take the timeout."""
+        """List all containers, in pages if that is expensive; each page may take the whole timeout."""
         paged = self.expensive is not False
         rows = self._list(deadline, limit=_PAGE if paged else -1)
         if any(row.described_image for row in rows.values()):
@@ -80,18 +80,18 @@ class Questions:
         return self._further_pages(rows) if self.expensive else self._list(deadline)
 
     def listed_since(self, anchor: str, deadline: float) -> dict[str, Row] | None:
-        """List the containers created after this one; `None` where it is gone."""
-        return self._list_beside(anchor, deadline, since=[anchor])
+        """List the containers created after the one with this id; `None` if that one is gone."""
+        return self._list_relative(anchor, deadline, since=[anchor])
 
     def inspect(self, ids: Collection[str], deadline: float, listed: Mapping[str, Row]) -> Inspected:
-        """Inspect these containers, but for those whose inspect hung lately.
+        """Inspect containers, except those whose inspect timed out lately.
 
-        `listed` has the rows of this poll, if any. Raises `EngineError` where neither an inspect nor the list
-        answers.
+        `listed` has the rows of this poll, if any. Raises `EngineError` if neither an inspect nor the list is
+        answered.
         """
         now = time.monotonic()
         due = [i for i in ids if i not in self._stalled or self._stalled[i][0] <= now]
-        # What is not inspected in time is to be listed in time.
+        # Leave time to list the containers that are not inspected in time.
         deadline -= self._settings.docker_timeout
         found = Inspected({}, set(), {}, {})
         answers = self._engine.inspect(due, deadline, _INSPECT_SECONDS, self._read_inspect)
@@ -105,7 +105,7 @@ class Questions:
                 found.errors[container_id] = answer
         unanswered = [i for i in ids if i not in found.containers and i not in found.gone]
         if unanswered and not (found.denied and not listed):
-            self._ask_the_list(unanswered, found, listed)
+            self._list_instead(unanswered, found, listed)
         for error in found.errors.values():
             self.count(error)
         return found
@@ -114,7 +114,7 @@ class Questions:
         anchors = [*rows]
         while anchors:
             deadline = time.monotonic() + self._settings.docker_timeout
-            page = self._list_beside(anchors[-1], deadline, before=[anchors[-1]], limit=_PAGE)
+            page = self._list_relative(anchors[-1], deadline, before=[anchors[-1]], limit=_PAGE)
             if page is None:
                 anchors.pop()
             else:
@@ -122,8 +122,8 @@ class Questions:
                 anchors = [*page] if len(page) == _PAGE else []
         return rows
 
-    def _list_beside(self, anchor: str, deadline: float, **options: Any) -> dict[str, Row] | None:
-        """List relative to a container. One that is gone is a 404, or a 500 on Docker 20.10 and Podman."""
+    def _list_relative(self, anchor: str, deadline: float, **options: Any) -> dict[str, Row] | None:
+        """List relative to a container; `None` if it is gone: a 404, or a 500 on Docker 20.10 and Podman."""
         try:
             return self._list(deadline, **options)
         except EngineError as error:
@@ -151,13 +151,13 @@ class Questions:
         self.expensive = self.expensive or stores_images_in_containerd(answer)
         return container
 
-    def _ask_the_list(self, unanswered: Sequence[str], found: Inspected, listed: Mapping[str, Row]) -> None:
-        """Take from the list what it says of these containers. One that it does not name is gone."""
+    def _list_instead(self, unanswered: Sequence[str], found: Inspected, listed: Mapping[str, Row]) -> None:
+        """Add the containers from the list to `found`; a container that is not listed is gone."""
         rows = {i: listed[i] for i in unanswered if i in listed}
         failed = {i for i, error in found.errors.items() if error.status == 500}
         doubtful = [i for i in unanswered if i not in rows or i in failed]
         try:
-            answer = self._list_these(doubtful)
+            answer = self._list_by_id(doubtful)
         except EngineError as error:
             if not found.containers:
                 raise
@@ -172,7 +172,7 @@ class Questions:
                 found.instead[container_id] = rows[container_id].container
                 self._note_stalled(container_id, found.errors.get(container_id))
 
-    def _list_these(self, ids: Sequence[str]) -> dict[str, Row]:
+    def _list_by_id(self, ids: Sequence[str]) -> dict[str, Row]:
         deadline = time.monotonic() + self._settings.docker_timeout
         rows: dict[str, Row] = {}
         for start in range(0, len(ids), _PAGE):
@@ -180,7 +180,7 @@ class Questions:
         return rows
 
     def _note_stalled(self, container_id: str, error: EngineError | None) -> None:
-        """Put off the next inspect of a container whose lock is held: moby keeps each that is given up."""
+        """Delay the next inspect after a timeout: moby keeps each abandoned inspect of a locked container."""
         if error is not None and error.reason == "timeout":
             _, pause = self._stalled.get(container_id, (0, _FIRST_RETRY / 2))
             pause = min(2 * pause, _LAST_RETRY)
