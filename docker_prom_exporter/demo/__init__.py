@@ -1,4 +1,4 @@
-"""What `demo` serves: a simulated engine and the play shown on it."""
+"""The simulated engine of `demo`, and the play that changes its containers."""
 
 from docker_prom_exporter.demo.engine import SimulatedContainer, SimulatedEngine
 from docker_prom_exporter.demo.play import WATCH, Play

@@ -42,9 +42,9 @@ def _age(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedContainer:
-    """A container as the simulated engine has it; times are Unix seconds.
+    """A container of the simulated engine; times are Unix seconds.
 
-    `health` is the verdict while it runs, `None` without a healthcheck.
+    `health` is the health status while it runs, `None` without a healthcheck.
     """
 
     name: str
@@ -64,7 +64,7 @@ class SimulatedContainer:
 
     @property
     def id(self) -> str:
-        """Return its id: 64 hexadecimal digits, others after it was created anew."""
+        """Return its id: 64 hexadecimal digits, different for each generation."""
         return hashlib.sha256(f"{self.name} {self.generation}".encode()).hexdigest()
 
     @property
@@ -74,11 +74,11 @@ class SimulatedContainer:
 
     @property
     def _listed_health(self) -> str | None:
-        """Return what moby says: a container with a healthcheck that doesn't run is unhealthy to it."""
+        """Return moby's health status: a container with a healthcheck is `unhealthy` unless it runs."""
         return self.health if self.health is None or self.state == "running" else "unhealthy"
 
     def row(self, now: float) -> dict[str, Any]:
-        """Return its row of `/containers/json` at the Unix time `now`, as moby words it from API 1.52 on."""
+        """Return its row of `/containers/json` at the Unix time `now`, as moby writes it from API 1.52 on."""
         return {
             "Id": self.id,
             "Names": [f"/{self.name}"],
@@ -116,7 +116,7 @@ class SimulatedContainer:
         }
 
     def status(self, now: float, age: Callable[[float], str] = _age) -> str:
-        """Word it as moby's `State.String` does (container/state.go); `age` words seconds."""
+        """Return `Status` as moby's `State.String` does (container/state.go); `age` formats seconds."""
         up, ago = age(now - self.started), age(now - self.finished)
         health = {"starting": " (health: starting)", None: ""}.get(self.health, f" ({self.health})")
         return {
@@ -131,7 +131,7 @@ class SimulatedContainer:
 
 
 class Request(BaseHTTPRequestHandler):
-    """One request to a simulated engine; any endpoint but the four is refused, as by a socket proxy."""
+    """One request to a simulated engine; other endpoints than the four are refused, as by a socket proxy."""
 
     protocol_version = "HTTP/1.1"
     server_version = f"Docker/{VERSION} (linux)"
@@ -139,7 +139,7 @@ class Request(BaseHTTPRequestHandler):
     server: SimulatedEngine
 
     def do_GET(self) -> None:
-        """Have the engine answer."""
+        """Pass the request to the engine."""
         url = urlsplit(self.path)
         found = _ENDPOINT.fullmatch(url.path)
         endpoint, container_id = (found.lastgroup or "", found["inspect"] or "") if found else ("", "")
@@ -160,9 +160,9 @@ class Request(BaseHTTPRequestHandler):
 
 
 class SimulatedEngine(ThreadingUnixStreamServer):
-    """Answers as a Docker engine does, from `containers()` at each request; listens while it is a context.
+    """Answers as a Docker engine does, from `containers()` at each request; listens inside `with`.
 
-    Tests add what only they need in a subclass: `respond` gets each request, `answer` what is said to it.
+    Subclasses in tests override `respond`, which gets each request, and `answer`, which returns its JSON.
     """
 
     daemon_threads = True
@@ -175,12 +175,12 @@ class SimulatedEngine(ThreadingUnixStreamServer):
 
     @property
     def url(self) -> str:
-        """Return its address as `DOCKER_HOST` takes it."""
+        """Return its address in the form of `DOCKER_HOST`."""
         return f"unix://{self.path}"
 
     def __enter__(self) -> Self:
         """Listen on the socket."""
-        path: Any = str(self.path)  # no address to the server that stands in on Windows
+        path: Any = str(self.path)  # Any: not an address of the TCP server on Windows
         super().__init__(path, self.handler)
         Thread(target=self.serve_forever, args=(0.005,), name="simulated engine", daemon=True).start()
         return self
@@ -217,22 +217,22 @@ class SimulatedEngine(ThreadingUnixStreamServer):
         return 403, {"message": "the simulated engine has four endpoints"}
 
     def listed(self, query: Mapping[str, str]) -> tuple[int, Any]:
-        """Return the rows that the filters let through."""
+        """Return the status and the rows that match the filters."""
         filters = json.loads(query.get("filters") or "{}")
         now = time.time()
         return 200, [each.row(now) for each in self.containers() if passes(each, filters)]
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that went away."""
+        """Log nothing about clients that disconnected."""
 
 
 def no_such(container_id: str) -> dict[str, str]:
-    """Return what is said of a container that is not there."""
+    """Return moby's error for a container that does not exist."""
     return {"message": f"No such container: {container_id}"}
 
 
 def passes(container: SimulatedContainer, filters: Mapping[str, Any]) -> bool:
-    """Tell whether a list with these filters has the container."""
+    """Tell whether the container matches the filters of a list."""
     ids, labels = filters.get("id"), filters.get("label", ())
     return (ids is None or container.id in ids) and all(label in container.labels for label in labels)
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 WATCH: Final = {"docker-prometheus-exporter.metric.container_health.enabled": "true"}
 PERIOD: Final = 120
-"""Seconds after which the play begins anew."""
+"""Length of the play in seconds; it then begins again."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One container of the play: what it is at first, and what becomes of it at which second.
+    """One container of the play as it begins, and its changes, each with a second of the play.
 
-    A change to the state `""` removes the container; one from there creates it anew.
+    A change to the state `""` removes the container; the next change of its state creates it again.
     """
 
     container: SimulatedContainer
@@ -79,19 +79,19 @@ _PLAY: Final = (
 
 
 class Play:
-    """About a dozen containers that go through every state within two minutes, then again.
+    """About a dozen containers that go through every state in two minutes, over and over.
 
-    The same seed gives the same play: it sets when each container's part begins. `clock` gives Unix seconds.
+    `seed` sets when each part begins: the same seed gives the same play. `clock` returns Unix seconds.
     """
 
     def __init__(self, seed: int = 0, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._began = clock()
-        chance = random.Random(seed)  # noqa: S311  a play, no secret
+        chance = random.Random(seed)  # noqa: S311  not a secret
         self._delays = [chance.randrange(0, 10) for _ in _PLAY]
 
     def containers(self) -> list[SimulatedContainer]:
-        """Return the containers there are now."""
+        """Return the current containers."""
         elapsed = self._clock() - self._began
         scenes = (self._scene(part, elapsed - delay) for part, delay in zip(_PLAY, self._delays, strict=True))
         return [container for container in scenes if container.state]
@@ -115,13 +115,13 @@ class Play:
 
 
 def _changed(container: SimulatedContainer, change: dict[str, Any], at: float) -> SimulatedContainer:
-    """Apply a change, with the times and counts an engine would note."""
+    """Apply a change, and update times and counts as an engine does."""
     after = replace(container, **change)
     if after.state == container.state or "paused" in (container.state, after.state):
         return after
     if after.state == "running":
-        anew = not container.state
-        created, generation = (at, container.generation + 1) if anew else (after.created, after.generation)
+        is_new = not container.state
+        created, generation = (at, container.generation + 1) if is_new else (after.created, after.generation)
         restarts = container.restarts + (container.state == "restarting")
         return replace(after, started=at, created=created, generation=generation, restarts=restarts)
     return replace(after, finished=at)
