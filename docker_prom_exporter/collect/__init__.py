@@ -67,7 +67,7 @@ class Collector:
         """Find the containers; `date` is the engine's clock in Unix seconds. Raises `EngineError`."""
         if info != self._info:
             self._info = info
-            self._questions.meet(info)
+            self._questions.reset(info)
             self._inspect_mode.started = False
         if self._inspects(info) and self._inspect_mode.started:
             inspected = self._inspect_mode.refresh(deadline)

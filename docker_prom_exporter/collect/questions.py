@@ -57,7 +57,7 @@ class Questions:
         self.expensive: bool | None = None
         self.unreadable = 0
 
-    def meet(self, info: EngineInfo) -> None:
+    def reset(self, info: EngineInfo) -> None:
         """Reset the state for another engine."""
         self.health_listed = not info.is_podman
         self.expensive = None
