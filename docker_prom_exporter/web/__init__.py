@@ -1,4 +1,4 @@
-"""The web side: an exposition and a status page over HTTP."""
+"""Serve an exposition and a status page over HTTP."""
 
 from docker_prom_exporter.web.app import App, Site
 from docker_prom_exporter.web.credentials import BearerToken, CredentialsError, ServerTls

@@ -1,4 +1,4 @@
-"""Routes, and who may see what."""
+"""Routes, and the credentials that each requires."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_QUERY_FIELDS: Final = 1000
 _PROTECTED_PATHS: Final = ("/metrics", "/")
 _VARY: Final = ("Vary", "Accept, Accept-Encoding")
 
-# A header each: Chromium takes the first challenge of a header for all of it.
+# One header for each challenge: Chromium reads only the first challenge of a header.
 _CHALLENGES: Final = (
     ("WWW-Authenticate", "Bearer"),
     ("WWW-Authenticate", 'Basic realm="docker-prom-exporter", charset="UTF-8"'),
@@ -33,7 +33,7 @@ _CHALLENGES: Final = (
 
 
 class Site(NamedTuple):
-    """What is served: `/-/healthy` and `/-/ready` ask whether it is; without a page `/` is the exposition."""
+    """Data of the app. The functions answer `/-/healthy` and `/-/ready`; without a page `/` is `/metrics`."""
 
     exposition: Exposition
     is_healthy: Callable[[], bool]
@@ -42,7 +42,7 @@ class Site(NamedTuple):
 
 
 class App:
-    """Answers requests. Any number of threads may call it."""
+    """Answers requests. It is thread-safe."""
 
     def __init__(self, site: Site, client_ip_source: str, token: BearerToken | None = None) -> None:
         self._site = site
@@ -58,7 +58,7 @@ class App:
         }
 
     def __call__(self, request: Request) -> Response:
-        """Answer a request, and log it."""
+        """Answer and log a request."""
         response = self._respond(request)
         self._log.debug(
             "http.request",
@@ -82,12 +82,12 @@ class App:
             return refusal(HTTPStatus.METHOD_NOT_ALLOWED, "try GET or HEAD", ("Allow", "GET, HEAD"))
         try:
             return route(request)
-        except Exception as error:  # noqa: BLE001  one bad answer must not end the conversation
+        except Exception as error:  # noqa: BLE001  a failed request must not close the connection
             self._log.error("http.failed", path=request.path, exc_info=error)
             return refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "see the log")
 
     def _root(self, request: Request) -> Response:
-        """Give a browser the page, anything else the exposition."""
+        """Return the status page to browsers and the exposition to other clients."""
         page = self._site.page
         if page is None or not prefers_html(_joined(request, "Accept")):
             return self._metrics(request)
@@ -122,7 +122,7 @@ def _state(good_text: str, bad_text: str, *, good: bool) -> Response:
 
 
 def prefers_html(accept: str) -> bool:
-    """Tell whether `Accept` names HTML, and neither text nor OpenMetrics before it, as a browser's does."""
+    """Return whether `Accept` has HTML, at least as high as text and OpenMetrics, as browsers send it."""
     qualities = {"text/html": 0.0, "text/plain": 0.0, "application/openmetrics-text": 0.0}
     for media_type, parameters in media_ranges(accept):
         quality = parameters.get("q", "1")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from http.client import HTTPMessage
 
-# An element of Forwarded (RFC 7239): `for=192.0.2.60:4711`, `for="[2001:db8::17]:4711"`, or without port.
+# An element of Forwarded (RFC 7239): `for=192.0.2.60:4711`, `for="[2001:db8::17]:4711"`, or without a port.
 _FORWARDED_FOR: Final = re.compile(r'(?:^|;)\s*for\s*=\s*"?(?:\[([^]";]*)|([^":;]*))', re.IGNORECASE)
 
 HEADERS: Final = {
@@ -22,13 +22,13 @@ HEADERS: Final = {
     "CloudFrontViewerAddress": "CloudFront-Viewer-Address",
     "XEnvoyExternalAddress": "X-Envoy-External-Address",
 }
-"""The header that each value of `CLIENT_IP_SOURCE` reads; `ConnectInfo` reads none."""
+"""The header for each value of `CLIENT_IP_SOURCE`; `ConnectInfo` uses no header."""
 
 
 def client_address(headers: HTTPMessage, peer: str, source: str) -> str:
-    """Return the client's address from the header of `source`; `peer` where that has none.
+    """Return the client's address from the header of `source`; `peer` if the header has no valid address.
 
-    A proxy adds to what a client sent, so the last address of the last such header counts.
+    A proxy appends to the header that a client sent, so the last address of the last such header counts.
     """
     values = headers.get_all(HEADERS.get(source, ""), [])
     if not values:

@@ -1,4 +1,4 @@
-"""Load and reload TLS files and the bearer token, and compare what clients show with them."""
+"""Load and reload TLS files and the bearer token, and check clients against them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _T = TypeVar("_T")
 
 
 class CredentialsError(ValueError):
-    """A certificate, key or token file can't be used; the message is one line without any of its content."""
+    """A certificate, key or token file can't be used. The one-line message has no content of the file."""
 
 
 class ServerTls:
     """TLS 1.2 or newer with a certificate, its key, and optionally the CA that signs clients' certificates.
 
-    Raises `CredentialsError` where a file can't be used. When a changed file can't be used, that is logged
-    once, and what was read before stays in force.
+    Raises `CredentialsError` if a file can't be used. If that happens after a change, it is logged once and
+    the previous content stays in use.
     """
 
     def __init__(self, cert_file: str, key_file: str, client_ca_file: str | None) -> None:
@@ -39,28 +39,28 @@ class ServerTls:
         self._contexts = _Reread(lambda: _contexts(cert_file, key_file, client_ca_file), *files)
 
     def wrap(self, connection: socket.socket, *, same_host: bool) -> ssl.SSLSocket:
-        """Return the connection with TLS, before its handshake.
+        """Return the connection with TLS, before the handshake.
 
-        Only a client from this host's own address may do without a certificate: the healthcheck has none.
+        A client from this host's own address needs no certificate: the healthcheck has none.
         """
         context = self._contexts.value()[same_host]
         return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
     def is_certified(self, connection: ssl.SSLSocket) -> bool:
-        """Tell, after the handshake, whether the client has a certificate of the client CA, or needs none."""
+        """Return after the handshake whether the client has a certificate of the client CA or needs none."""
         return not self._needs_certificate or connection.getpeercert(binary_form=True) is not None
 
 
 class BearerToken:
-    """The token in a file, which clients must show. Raises `CredentialsError` where there is none."""
+    """The token that clients must send, read from a file. Raises `CredentialsError` if the file has none."""
 
     def __init__(self, path: str) -> None:
         self._token = _Reread(lambda: _token(path), path)
 
     def matches(self, authorization: str) -> bool:
-        """Tell whether an `Authorization` header has the token: as `Bearer`, or as the password of `Basic`.
+        """Return whether an `Authorization` header has the token: as `Bearer`, or as the password of `Basic`.
 
-        The time that takes says nothing of the token.
+        The comparison takes constant time.
         """
         scheme, _, credentials = authorization.partition(" ")
         given = credentials.strip().encode("utf-8", "replace")
@@ -75,7 +75,7 @@ class BearerToken:
 
 
 class _Reread(Generic[_T]):
-    """What `read` makes of some files, read again when one of them changes. Any thread may ask for it."""
+    """The result of `read`, which is called again when one of the files changes. Thread-safe."""
 
     def __init__(self, read: Callable[[], _T], *paths: str) -> None:
         self._read = read
@@ -99,7 +99,7 @@ class _Reread(Generic[_T]):
 
 
 def _identity(path: str) -> tuple[int, ...] | None:
-    """Return what changes whenever a file is written or replaced; None while there is none."""
+    """Return values that change when the file is written or replaced; None if there is no file."""
     try:
         status = Path(path).stat()
     except OSError:
@@ -108,7 +108,7 @@ def _identity(path: str) -> tuple[int, ...] | None:
 
 
 def _contexts(cert_file: str, key_file: str, client_ca_file: str | None) -> tuple[ssl.SSLContext, ...]:
-    """Return what TLS is made of for clients from the network, and for those from this host."""
+    """Return two TLS contexts: for clients from the network, and for clients from this host."""
     _certificates(cert_file)
     _read(key_file)
     if client_ca_file is None:
@@ -127,7 +127,7 @@ def _context(cert_file: str, key_file: str) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION
     try:
         context.load_cert_chain(cert_file, key_file, password=lambda: "")
-    except OSError as error:  # which does not say which file is to blame
+    except OSError as error:  # the error does not name the file
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
         cause = f"{cert_file}: OpenSSL can't use it: {reason}"
         if reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):

@@ -1,4 +1,4 @@
-"""A bounded HTTP server: how many connections, how long each step may take, which one is dropped first."""
+"""An HTTP server with limits on connections, times and sizes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from docker_prom_exporter.web.credentials import ServerTls
 
 _MAX_CONNECTIONS: Final = 48
-_OTHER_DESCRIPTORS: Final = 32  # what the rest of the exporter may have open
+_OTHER_DESCRIPTORS: Final = 32  # reserved for the rest of the exporter
 _BACKLOG: Final = 1024
 _MAX_LINE: Final = 8 * 1024
 _MAX_HEADERS: Final = 100
@@ -49,7 +49,7 @@ _REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) ([!-~]+) HTTP/1\.([01])\r?\n"
 
 
 class Request(NamedTuple):
-    """The head of a request; `certified`: the client has the certificate it needs, if it needs one."""
+    """A request without its body. `certified`: the client has a valid certificate, or needs none."""
 
     method: str
     path: str
@@ -60,7 +60,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """An answer, its body in parts that are not copied for a client; a header may be there twice."""
+    """An answer. Clients share the parts of the body without copies; a header may occur twice."""
 
     status: HTTPStatus
     body: tuple[bytes, ...]
@@ -69,17 +69,17 @@ class Response(NamedTuple):
 
 
 def refusal(status: HTTPStatus, explanation: str, *headers: tuple[str, str]) -> Response:
-    """Return a response that says in a line why there is no other."""
+    """Return an error response whose body is one line: the status and an explanation."""
     line = f"{status.value} {status.phrase}: {explanation}\n"
     return Response(status, (line.encode(),), headers=headers)
 
 
 class _RefusedError(Exception):
-    """A request is not passed on: the status of the answer, and why."""
+    """The request is not passed to the app. Its arguments are the status of the answer and the reason."""
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Bind and listen, or raise `OSError`; `::` takes IPv4 too, and nothing else where there is no IPv6."""
+    """Bind and listen, or raise `OSError`. `::` accepts IPv4 too, and only IPv4 on a host without IPv6."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     dual = address == "::" and socket.has_dualstack_ipv6()
     try:
@@ -91,17 +91,17 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 class _Slot(NamedTuple):
-    """A client's host, and when its connection is to be dropped, on the monotonic clock."""
+    """The client's host, and the monotonic time at which its connection is dropped."""
 
     host: str
     deadline: float
 
 
 class BoundedServer(ThreadingMixIn, BaseServer):
-    """Answers requests by `app`: one thread accepts connections, and each connection has one.
+    """Answers requests with `app`: one thread accepts connections, and each connection has a thread.
 
-    When there are as many threads as there may be, the longest-quiet connection of the host that has most of
-    them is dropped: a scrape always gets a connection.
+    At the maximum number of threads, a new connection replaces the longest-idle connection of the host that
+    has the most, so that a scrape always gets a connection.
     """
 
     daemon_threads = True
@@ -109,12 +109,12 @@ class BoundedServer(ThreadingMixIn, BaseServer):
     def __init__(
         self, listener: socket.socket, app: Callable[[Request], Response], tls: ServerTls | None = None
     ) -> None:
-        super().__init__(listener.getsockname(), _Conversation)
+        super().__init__(listener.getsockname(), _ConnectionHandler)
         self.app = app
         self.tls = tls
         self._listener = listener
         self._descriptor = listener.fileno()
-        self._slots: dict[socket.socket, _Slot] = {}  # without those dropped, the longest-quiet first
+        self._slots: dict[socket.socket, _Slot] = {}  # without dropped connections, longest-idle first
         self._thread_count = 0
         self._max_threads = _max_threads()
         self._changed = threading.Condition()
@@ -124,13 +124,13 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         listener.listen(_BACKLOG)
 
     def start(self) -> None:
-        """Begin to accept; connections made since `listen` have been waiting."""
+        """Begin to accept; connections made since `listen` wait in the backlog."""
         self._thread.start()
 
     def stop(self) -> None:
         """Close the listener and every connection, within half a second."""
         threading.Thread(target=self.shutdown, daemon=True).start()
-        with suppress(OSError):  # it wakes `serve_forever` on Linux; elsewhere that takes half a second
+        with suppress(OSError):  # wakes `serve_forever` on Linux; other systems need half a second
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join(_STOP_TIMEOUT)
         self._listener.close()
@@ -138,11 +138,11 @@ class BoundedServer(ThreadingMixIn, BaseServer):
             self._drop([*self._slots])
 
     def fileno(self) -> int:
-        """Return what `serve_forever` waits for."""
+        """Return the descriptor on which `serve_forever` waits."""
         return self._descriptor
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a connection that is not abandoned; return it and its client's address and port."""
+        """Accept a connection that is not abandoned; return it with its client's address and port."""
         try:
             connection, (host, port, *_) = self._listener.accept()
             while self.is_abandoned(connection):
@@ -155,23 +155,23 @@ class BoundedServer(ThreadingMixIn, BaseServer):
                     self._log.warning("http.no_descriptors", cause=error.strerror, advice=advice)
                 self._warned = True
                 with self._changed:
-                    self._make_room()  # and pause: `accept` would fail again at once
+                    self._drop_one()  # this also waits: `accept` would fail again at once
             raise
         if self.tls is not None:
             connection = self.tls.wrap(connection, same_host=host == connection.getsockname()[0])
         return connection, (host.removeprefix("::ffff:"), port)
 
     def verify_request(self, request: socket.socket, client_address: tuple[str, int]) -> bool:  # type: ignore[override]
-        """Take a slot for a connection, as soon as there may be another thread."""
+        """Wait until another thread is allowed, and add a slot for the connection."""
         with self._changed:
             while self._thread_count >= self._max_threads:
-                self._make_room()
+                self._drop_one()
             self._thread_count += 1
             self._slots[request] = _Slot(client_address[0], time.monotonic() + _REQUEST_TIMEOUT)
         return True
 
     def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
-        """Close a connection, at the end of its thread."""
+        """Close a connection at the end of its thread."""
         with self._changed:
             self._thread_count -= 1
             self._slots.pop(request, None)
@@ -179,7 +179,7 @@ class BoundedServer(ThreadingMixIn, BaseServer):
             self._changed.notify()
 
     def service_actions(self) -> None:
-        """Drop the connections whose time is over; `serve_forever` calls this at least twice a second."""
+        """Drop connections past their deadlines; `serve_forever` calls this at least twice a second."""
         now = time.monotonic()
         with self._changed:
             self._drop([connection for connection, slot in self._slots.items() if slot.deadline < now])
@@ -193,30 +193,33 @@ class BoundedServer(ThreadingMixIn, BaseServer):
             self._log.error("http.failed", client=client_address[0], exc_info=error)
 
     def allow(self, connection: socket.socket, seconds: float) -> None:
-        """Give a connection time for its next step, and move it to the end of the order of dropping."""
+        """Set the deadline of the next step, and move the connection to the end of the eviction order.
+
+        Raises `ConnectionAbortedError` if the connection was dropped.
+        """
         with self._changed:
             if connection not in self._slots:
                 raise ConnectionAbortedError("dropped")
             self._slots[connection] = _Slot(self._slots.pop(connection).host, time.monotonic() + seconds)
 
     def is_abandoned(self, connection: socket.socket) -> bool:
-        """Tell whether the client has hung up while others wait to be accepted."""
+        """Return whether the client has hung up while other clients wait to be accepted (Linux only)."""
         if sys.platform != "linux":
             return False
-        # Where nobody waits it is answered: it may have closed only its sending side, as busybox's `nc` does.
+        # If none waits, this client gets an answer: busybox's `nc` closes only its sending side.
         poll = select.poll()
         poll.register(connection, select.POLLRDHUP)
         poll.register(self._descriptor, select.POLLIN)
         return len(poll.poll(0)) == 2
 
-    def _make_room(self) -> None:
-        """Drop the longest-quiet connection of the host that has most; wait a moment for the end of any."""
+    def _drop_one(self) -> None:
+        """Drop the longest-idle connection of the host with the most; wait briefly for a thread to end."""
         for host, _ in Counter(slot.host for slot in self._slots.values()).most_common(1):
             self._drop([next(connection for connection, slot in self._slots.items() if slot.host == host)])
         self._changed.wait(_DROP_TIMEOUT)
 
     def _drop(self, connections: Iterable[socket.socket]) -> None:
-        """Shut connections down, which ends their threads wherever these wait for a client."""
+        """Shut down connections, which ends their threads, even if these wait for a client."""
         for connection in connections:
             del self._slots[connection]
             with suppress(OSError):
@@ -225,31 +228,31 @@ class BoundedServer(ThreadingMixIn, BaseServer):
 
 
 def _max_threads() -> int:
-    """Return how many connections there may be: fewer where the process may open few descriptors."""
+    """Return the maximum number of connections; a low limit of open descriptors reduces it."""
     if sys.platform == "win32":
         return _MAX_CONNECTIONS
     limit = os.sysconf("SC_OPEN_MAX")
     return _MAX_CONNECTIONS if limit < 0 else max(1, min(_MAX_CONNECTIONS, limit - _OTHER_DESCRIPTORS))
 
 
-class _Conversation(BaseHTTPRequestHandler):
-    """One connection: answers one request after the other."""
+class _ConnectionHandler(BaseHTTPRequestHandler):
+    """Answers the requests of one connection."""
 
     protocol_version = request_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else the end of an answer waits for the client's delayed ACK
-    wbufsize = _BUFFER  # head and body in one write, if they fit
+    disable_nagle_algorithm = True  # otherwise the end of an answer waits for the client's delayed ACK
+    wbufsize = _BUFFER  # headers and a small body in one write
     server: BoundedServer
     rfile: io.BufferedReader
 
     def setup(self) -> None:
-        """Shake hands."""
+        """Do the TLS handshake."""
         if self.server.tls is not None:
             self.request.do_handshake()
             self.server.allow(self.request, _REQUEST_TIMEOUT)
         super().setup()
 
     def handle_one_request(self) -> None:
-        """Read a request and answer it, unless the client is gone."""
+        """Read and answer a request, unless the client has closed the connection."""
         self.close_connection = True
         if not self.rfile.peek(1):
             return
@@ -312,9 +315,9 @@ class _Conversation(BaseHTTPRequestHandler):
             self.server.allow(self.request, _IDLE_TIMEOUT)
 
     def _linger(self) -> None:
-        """Take what the client still sends: closing at once would reset its answer away.
+        """Read and discard what the client still sends: a reset at once could destroy the answer.
 
-        Under TLS, too, the bytes are read as they come: nobody needs them.
+        With TLS the bytes are not decrypted.
         """
         self.server.allow(self.request, _LINGER_TIMEOUT)
         socket.socket.shutdown(self.request, socket.SHUT_WR)

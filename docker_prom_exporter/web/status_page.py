@@ -1,4 +1,4 @@
-"""The status page: a `Snapshot` as one HTML document, which runs no script and fetches nothing."""
+"""The status page: a `Snapshot` as one HTML document without scripts and without external resources."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _MODES: Final = {
 
 
 class _Html(str):
-    """Text that is HTML already."""
+    """Text that needs no escaping."""
 
     __slots__ = ()
 
 
 class _Verdict(NamedTuple):
-    """A word, and for those who see it a shape and a tone; of containers' the worst has rank 0."""
+    """A word, with a symbol and a tone for sighted readers. Containers sort by `rank`; 0 is the worst."""
 
     word: str
     mark: str
@@ -72,10 +72,10 @@ _VERDICTS: Final = {
 
 @dataclass(frozen=True)
 class StatusPage:
-    """Renders what `take` returns, at most once for each snapshot and second, however many ask.
+    """Renders the snapshot that `take` returns, at most once for each snapshot and second.
 
-    `poll_interval` is in seconds; `only_labelled` and `details` are the exporter's settings. `clock` is that
-    of a snapshot's `ended`; `now` gives Unix seconds.
+    `poll_interval` is in seconds; `only_labelled` and `details` are the exporter's settings. `clock` is the
+    clock of a snapshot's `ended`; `now` returns Unix seconds.
     """
 
     take: Callable[[], Snapshot]
@@ -94,10 +94,10 @@ class StatusPage:
         ("Referrer-Policy", "no-referrer"),
         ("X-Frame-Options", "DENY"),
     )
-    """What to tell a browser with the page: nothing may be fetched, run or framed."""
+    """Headers of the page: a browser may not fetch, run or frame anything."""
 
     def render(self, *, refreshing: bool = True, gzipped: bool = False) -> bytes:
-        """Return the page in UTF-8; unless it is `refreshing`, it stays until somebody reloads it."""
+        """Return the page in UTF-8; if it is not `refreshing`, it does not reload itself."""
         with self._rendering:
             snapshot, clock = self.take(), self.clock()
             kept = self._kept.get(refreshing)
@@ -154,7 +154,7 @@ class StatusPage:
         )
 
     def _not_watched(self, snapshot: Snapshot) -> _Html | None:
-        """Say how to see which containers are not watched, and give the fix to copy."""
+        """Return how to list the containers that are not watched, and how to change that."""
         if not snapshot.listed or snapshot.unwatched == 0:
             return None
         if self.only_labelled:
@@ -229,7 +229,7 @@ def _verdict(container: Container, *, listed: bool) -> _Verdict:
 
 
 def _row(verdict: _Verdict, container: Container, now: float, *, listed: bool) -> _Html:
-    """Return a row; a cell that does not apply, or of which nobody knows, is empty."""
+    """Return a row; a cell that does not apply, or whose value is unknown, is empty."""
     details, running = container.details if listed else None, container.running
     return _fill(
         "row",
@@ -246,7 +246,7 @@ def _row(verdict: _Verdict, container: Container, now: float, *, listed: bool) -
 
 
 def _since(container: Container) -> float | None:
-    """Return the Unix time since which it is in its state; None where Docker tells none, as of a pause."""
+    """Return the Unix time of the last change of state; None if Docker has none, as for a pause."""
     if container.state == "created":
         return container.created
     if container.details is None or container.state in ("paused", "removing"):
@@ -262,7 +262,7 @@ def _exit(details: Details) -> str:
 
 
 def _ago(when: float | None, now: float) -> _Html | None:
-    """Return how long ago that is; None where the calendar ends before, as Docker's years go on."""
+    """Return how long ago a Unix time is; None if `datetime` can't represent the time, which Docker can."""
     try:
         return _fill("ago", when=datetime.fromtimestamp(when, UTC), span=_span(now - when)) if when else None
     except (ValueError, OverflowError, OSError):
@@ -270,7 +270,7 @@ def _ago(when: float | None, now: float) -> _Html | None:
 
 
 def _span(seconds: float) -> str:
-    """Word a span by its two largest units: `2 h 5 min`."""
+    """Format seconds with their two largest units: `2 h 5 min`."""
     minutes, s = divmod(max(int(seconds), 0), 60)
     hours, m = divmod(minutes, 60)
     days, h = divmod(hours, 24)
@@ -280,7 +280,7 @@ def _span(seconds: float) -> str:
 
 
 def _fill(part: str, **values: object) -> _Html:
-    """Fill in a part of status_page.html. Text is escaped here and in `_joined`, None and False are empty."""
+    """Fill in a part of status_page.html. Text is escaped here and in `_joined`; None and False are empty."""
     return _Html(_PARTS[part].format_map({name: _escaped(value) for name, value in values.items()}))
 
 
