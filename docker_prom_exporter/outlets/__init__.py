@@ -1,6 +1,6 @@
-"""Where else the exposition goes, in threads of their own: a Pushgateway, and a file for node_exporter.
+"""Deliver the exposition to a Pushgateway and to a file for node_exporter, each in its own thread.
 
-`Expirer` is beside them: it deletes from a Pushgateway what others no longer push.
+`Expirer` deletes groups that are no longer pushed from a Pushgateway.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Expirer", "Outlet", "OutletError", "open_outlets"]
 
 
 def open_outlets(settings: Settings, stop: threading.Event) -> list[Outlet]:
-    """Return the outlets that the settings ask for. Raises `OutletError` where one lacks what it needs."""
+    """Return the outlets that the settings ask for. Raises `OutletError` if one can't be opened."""
     targets: list[Pusher | TextFile] = []
     if settings.push_url is not None:
         targets.append(Pusher(settings, stop))
@@ -34,9 +34,9 @@ def open_outlets(settings: Settings, stop: threading.Event) -> list[Outlet]:
 
 
 class Outlet:
-    """Delivers to a target in a daemon thread, so that no poll and no scrape waits; counts and logs.
+    """Delivers to a target in a daemon thread, so that no poll or scrape waits; counts and logs the results.
 
-    Once `stop` is set and it is woken, it takes back what it delivered.
+    When `wake` is called after `stop` is set, the outlet withdraws what it delivered, and its thread ends.
     """
 
     def __init__(self, target: Pusher | TextFile, stop: threading.Event) -> None:
@@ -49,17 +49,17 @@ class Outlet:
         self._failing: str | None = None
 
     def families(self) -> list[Metric]:
-        """Return the metrics of the deliveries so far."""
+        """Return the metrics about deliveries."""
         return self._target.families(self._results)
 
     def deliver(self, exposition: Exposition) -> bool:
-        """Deliver, count the result, log it where it differs from the last, and tell whether it went well."""
+        """Deliver, count the result, log it if it differs from the last, and return whether it succeeded."""
         failure = None
         try:
             self._target.deliver(exposition)
         except OutletError as error:
             failure = error
-        except Exception as error:  # noqa: BLE001  one bad delivery must not end those to come
+        except Exception as error:  # noqa: BLE001  a failed delivery must not end the thread
             failure = OutletError(type(error).__name__, one_line(error))
         self._results["failure" if failure else "success"] += 1
         if failure and failure.reason != self._failing:
@@ -70,16 +70,16 @@ class Outlet:
         return failure is None
 
     def start(self, exposition: Exposition) -> None:
-        """Begin to deliver what the exposition holds at the time."""
+        """Start the thread. Each delivery has the content of the exposition at that time."""
         self._thread = threading.Thread(target=self._run, args=(exposition,), name=self._topic, daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that there is a new publication, or that `stop` is set. Returns at once."""
+        """Signal a new publication, or that `stop` is set. Returns at once."""
         self._wake.set()
 
     def join(self, deadline: float) -> None:
-        """Wait for its end, until a time on the monotonic clock."""
+        """Wait for the end of the thread, until `deadline` on the monotonic clock."""
         self._thread.join(max(deadline - time.monotonic(), 0))
         if self._thread.is_alive():
             self._left_behind("timeout")

@@ -1,4 +1,4 @@
-"""What is raised where an outlet fails."""
+"""Errors of outlets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MAX_DETAIL: Final = 200
 
 
 class OutletError(Exception):
-    """An outlet can't start or deliver: a short reason, a line of detail, the Pushgateway's status if any."""
+    """An outlet can't start or deliver. `detail` is one line, `status` the Pushgateway's, if any."""
 
     def __init__(self, reason: str, detail: str, status: int | None = None) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -18,11 +18,11 @@ class OutletError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """Whether the same request may succeed in a moment."""
+        """Whether a retry of the request may succeed."""
         return self.status is None or self.status >= 500
 
 
 def one_line(error: Exception) -> str:
-    """Return what the system calls the error, else its own words, in one line."""
+    """Return the system's text for the error, or else its message, in one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return " ".join(text.split())[:MAX_DETAIL] or type(error).__name__

@@ -35,12 +35,12 @@ _DELETE_TIMEOUT: Final = 5
 _SECONDS_TO_DELETE: Final = 1
 _INTERVALS_TO_TRUST: Final = 3
 
-# By default newer gateways replace characters in UTF-8 label names, so that two groups can look like one.
-# With this scheme, which older gateways ignore, names are written as a path takes them.
+# By default newer gateways replace characters in UTF-8 label names, so that two groups can look the same.
+# With this scheme, which older gateways ignore, label names are as in the path of the group.
 _ACCEPT: Final = "text/plain;version=0.0.4;escaping=values"
 
 _BLOCK_BYTES: Final = 64 * 1024
-_MAX_LINE_BYTES: Final = 2 * 1024 * 1024  # a path, and so a label of a group, has at most half of it
+_MAX_LINE_BYTES: Final = 2 * 1024 * 1024  # a path, and so a group's label, has at most half of this
 _MAX_GROUPS: Final = 100_000
 _PUSHED: Final = b"push_time_seconds{"
 _FAILED: Final = b"push_failure_time_seconds{"
@@ -51,12 +51,12 @@ _PLAIN: Final = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*")
 
 
 class Expirer:
-    """Deletes the groups of `--push-job` on the gateway at `--push-url` that nobody pushes any more.
+    """Deletes the groups of `--push-job` at `--push-url` that have not been pushed for `--expire-after`.
 
-    It publishes after each look. A group is deleted when two looks in a row found it expired, right after the
-    second: a host that pushes again once the gateway is back keeps its group. A push between that look and
-    the deletion is lost until the next one, as `DELETE` takes no condition. Once `stop` is set nothing is
-    published. Raises `OutletError` where the password or the certificates can't be read.
+    It publishes after each look. A group is deleted right after the second look in a row that found it
+    expired, so that a host that pushes again after an outage of the gateway keeps its group. `DELETE` has no
+    condition: a push between look and deletion is lost until the next push. After `stop` is set nothing is
+    published. Raises `OutletError` if the password or the certificates can't be read.
     """
 
     def __init__(
@@ -69,24 +69,24 @@ class Expirer:
         self._log = structlog.get_logger().bind(url=self._gateway.url)
         self._candidates: set[Group] = set()
         self._expired = 0
-        self._failing: str | None = ""  # why the last turn failed; None where it went well
+        self._failing: str | None = ""  # why the last turn failed; None if it succeeded
         self.first_look_ended = threading.Event()
 
     def run(self) -> None:
-        """Look once in `poll_interval` until `stop` is set."""
+        """Look once per `poll_interval` until `stop` is set."""
         self._publish(self.publication())
         for _ in each_interval(self._settings.poll_interval, self._stop):
             while self.turn():
                 pass
 
     def turn(self) -> bool:
-        """Look, delete and publish; tell whether more is to be deleted now, after another look."""
+        """Look, delete and publish; return whether another turn should follow at once for more deletions."""
         more = False
         try:
             more = self._delete(self._look())
         except OutletError as error:
             self._lose(error.reason, error.detail)
-        except Exception as error:  # noqa: BLE001  one bad answer must not end the looks to come
+        except Exception as error:  # noqa: BLE001  a bad answer must not end the thread
             self._lose(type(error).__name__, one_line(error))
         else:
             self._find()
@@ -97,7 +97,7 @@ class Expirer:
         return more
 
     def publication(self) -> Publication:
-        """Return what came of the looks so far; before the first the gateway counts as down."""
+        """Return the results so far; before the first look the gateway counts as down."""
         longest_turn = _LOOK_TIMEOUT + _SECONDS_TO_DELETE + 2 * _DELETE_TIMEOUT
         trusted_for = _INTERVALS_TO_TRUST * self._settings.poll_interval + longest_turn
         return expiry_publication(
@@ -110,7 +110,7 @@ class Expirer:
         return self._gateway.send(request, _LOOK_TIMEOUT, self._read)
 
     def _read(self, response: http.client.HTTPResponse) -> dict[Group, float]:
-        """Judge by the gateway's clock, which sets `Date` as it sets the times of pushes."""
+        """Compare with the gateway's clock, which sets both `Date` and the times of pushes."""
         try:
             now = parsedate_to_datetime(response.headers["Date"]).timestamp()
         except (TypeError, ValueError):
@@ -119,9 +119,9 @@ class Expirer:
         return {group: now - last for group, last in pushes.items()}
 
     def _delete(self, expired: Mapping[Group, float]) -> bool:
-        """Delete groups that were expired before, for a second; tell whether some of them are left.
+        """Delete, for a second, groups found expired by two looks in a row; return whether some remain.
 
-        One that the gateway refuses to delete keeps none of the others.
+        If the gateway refuses to delete a group, the others are still deleted.
         """
         due = [group for group in expired if group in self._candidates]
         self._candidates = {*expired}
@@ -164,11 +164,11 @@ class Expirer:
 
 
 def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, float]:
-    """Return when each group of the job was last pushed, of those not pushed after `until`; in Unix seconds.
+    """Return the time of the last push of each group of the job that was not pushed after `until`.
 
-    The lines are a gateway's own exposition. `push_time_seconds` carries the labels of its group and is 0
-    where no push has succeeded: there the last failure counts (`push_failure_time_seconds`).
-    Raises `OutletError` for what is no Pushgateway's.
+    Times are Unix seconds. The lines are the gateway's exposition: `push_time_seconds` has the labels of its
+    group and is 0 if no push has succeeded. The last failure then counts (`push_failure_time_seconds`).
+    Raises `OutletError` if the lines are not from a Pushgateway.
     """
     pushed: dict[Group, float] = {}
     failed: dict[Group, float] = {}
@@ -186,9 +186,9 @@ def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, f
 
 
 def paths(group: Group) -> Iterator[str]:
-    """Return the paths by which a gateway knows the group, most often one; each begins with the job.
+    """Yield the possible paths of the group on a gateway, usually one; each begins with the job.
 
-    A gateway shows an empty `instance` for a group that has none; it refuses to have both.
+    A gateway shows an empty `instance` for a group without one, and never holds both groups.
     """
     for labels in dict.fromkeys((group, group - {("instance", "")})):
         ordered = sorted(labels, key=lambda label: (label[0] != "job", label))
@@ -196,14 +196,14 @@ def paths(group: Group) -> Iterator[str]:
 
 
 def _segment(name: str, value: str) -> str:
-    """Return a label as part of a path; a gateway takes `%2F` for a slash, and `.` out of the path."""
+    """Return a label as part of a path; a gateway reads `%2F` as a slash, and removes `.` from the path."""
     if _PLAIN.fullmatch(value):
         return f"/{name}/{value}"
     return f"/{name}@base64/{base64.urlsafe_b64encode(value.encode()).decode() or '='}"
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Yield the lines about pushes and the gateway itself; one that is too long is cut."""
+    """Yield the lines about pushes and the gateway itself; a line that is too long is cut."""
     stream = io.BufferedReader(cast("io.RawIOBase", response), _BLOCK_BYTES)
     begins = True
     while line := stream.readline(_MAX_LINE_BYTES):
@@ -213,7 +213,7 @@ def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 def _value(line: bytes) -> float:
-    """Return the value of a sample that is there to its end: half of a recent time would be an old one."""
+    """Return the value of a complete line: half of a recent time would be an old time."""
     try:
         return float(line[line.rindex(b"} ") + 2 : line.rindex(b"\n")])
     except ValueError:

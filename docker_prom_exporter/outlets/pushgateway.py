@@ -1,4 +1,4 @@
-"""Requests to a Pushgateway, and the exposition on it."""
+"""Push the exposition to a Pushgateway."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _ADVICE_BY_STATUS: Final = {
 
 
 class Request(NamedTuple):
-    """What is asked of a Pushgateway."""
+    """A request to a Pushgateway."""
 
     method: str
     url: str
@@ -59,10 +59,10 @@ class Request(NamedTuple):
 
 
 class Gateway:
-    """A Pushgateway. Each request has a connection of its own.
+    """A Pushgateway. Each request opens a connection.
 
-    Redirects are not followed and the environment's proxies not used: the password goes to `--push-url` or
-    nowhere. Raises `OutletError` where the password or the certificates can't be read.
+    Redirects are not followed and the environment's proxies are not used, so that only `--push-url` gets the
+    password. Raises `OutletError` if the password or the certificates can't be read.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -80,9 +80,9 @@ class Gateway:
         )
 
     def send(self, request: Request, seconds: float, read: Callable[[http.client.HTTPResponse], T]) -> T:
-        """Send a request and return what `read` makes of a good answer, all within so many seconds.
+        """Send a request and return the result of `read` for a 2xx answer, all within `seconds`.
 
-        Raises `OutletError`, as `read` may, too.
+        Raises `OutletError`; `read` may raise it, too.
         """
         agent = f"docker-prom-exporter/{__version__}"
         headers = {**dict(request.headers), **self._authorization(), "User-Agent": agent}
@@ -92,7 +92,7 @@ class Gateway:
         def exchange() -> T:
             with closing(connection):
                 connection.request(request.method, urlsplit(request.url).path, request.body, headers)
-                sockets.append(connection.sock)  # the connection forgets it where the answer ends with it
+                sockets.append(connection.sock)  # `connection.sock` may be None later
                 with connection.getresponse() as response:
                     if not 200 <= response.status < 300:
                         raise _status_error(response)
@@ -125,7 +125,7 @@ def _tls(ca_file: str | None) -> ssl.SSLContext:
 
 
 def _shut_down(*sockets: socket.socket | None) -> None:
-    """End what is waited for; there is no socket yet while a name is looked up."""
+    """Shut down sockets, so that no thread waits for them; a socket is None during the name lookup."""
     for each in filter(None, sockets):
         with suppress(OSError):
             socket.socket.shutdown(each, socket.SHUT_RDWR)
@@ -148,8 +148,8 @@ def _beginning(response: http.client.HTTPResponse) -> bytes:
 class Pusher:
     """Replaces a Pushgateway's group once an interval, also while Docker is down; deletes it at the end.
 
-    Requests are made by prometheus-client's own push. A failure that may pass is tried again, with what the
-    exposition then holds, until the next push is due. All that asks the gateway raises `OutletError`.
+    prometheus-client's push functions make the requests. A transient failure is retried with the current
+    content of the exposition until the next push is due. Methods that send requests raise `OutletError`.
     """
 
     topic = "push"
@@ -173,11 +173,11 @@ class Pusher:
         )
 
     def families(self, results: Mapping[str, int]) -> list[Metric]:
-        """Return the pushes by result and the time of the last one that succeeded."""
+        """Return the pushes by result and the time of the last success."""
         return push_families(results, self._last)
 
     def is_due(self, _: Exposition) -> bool:
-        """Tell whether an interval has passed, whatever there is to push."""
+        """Return whether an interval has passed; the content does not matter."""
         return time.monotonic() >= self._due
 
     def pause(self) -> float:
@@ -185,7 +185,7 @@ class Pusher:
         return max(self._due - time.monotonic(), 0)
 
     def deliver(self, exposition: Exposition) -> None:
-        """Push, again and again if need be."""
+        """Push, and retry transient failures."""
         try:
             self._retrying(self._push, exposition, time.monotonic() + self._interval)
         finally:
@@ -198,7 +198,7 @@ class Pusher:
         delete_from_gateway(url, job, key, _DELETE_TIMEOUT, self._handle)
 
     def delivered(self) -> None:
-        """Log, after the first push, what becomes of a group that is no longer replaced."""
+        """After the first push, log if groups never expire, expire too early, or if that is unknown."""
         if self._expiry_logged:
             return
         self._expiry_logged = True
@@ -225,11 +225,11 @@ class Pusher:
         except OutletError as error:
             if error.status != 400 or not self._gzips:
                 raise
-            self._gzips = False  # a Pushgateway before 1.5 takes gzip for bad metrics
+            self._gzips = False  # a Pushgateway before 1.5 reads gzip as invalid metrics
             self._push(exposition, deadline)
 
     def _time_to_live(self) -> float:
-        """Ask for how many seconds the gateway keeps a group; 0 where for ever, as upstream's does.
+        """Return for how many seconds the gateway keeps a group; 0 means for ever, as upstream's does.
 
         Builds that expire groups, like k0s's, have a flag for it, which `/api/v1/status` shows (from 1.2).
         """
@@ -243,7 +243,7 @@ class Pusher:
     def _handle(
         self, url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes
     ) -> Callable[[], bytes]:
-        """Be a handler as prometheus-client takes it: return what sends the request."""
+        """Return a function that sends the request: a handler for prometheus-client."""
         if data and self._gzips:
             headers = [*headers, ("Content-Encoding", "gzip")]
             data = gzip.compress(data)

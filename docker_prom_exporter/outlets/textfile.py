@@ -30,10 +30,10 @@ _MODE: Final = 0o644
 
 
 class TextFile:
-    """A file that is replaced whole when what was found changed, and each minute; removed at the end.
+    """A file that is replaced atomically when the results change and each minute; removed at the end.
 
-    It is written beside its place under a name that no `*.prom` matches. Raises `OutletError` where that
-    can't be done.
+    The temporary file is in the same directory and does not match `*.prom`. Raises `OutletError` if it can't
+    be written.
     """
 
     topic = "textfile"
@@ -60,13 +60,13 @@ class TextFile:
         return textfile_families(results)
 
     def is_due(self, exposition: Exposition) -> bool:
-        """Tell whether something else was found than is in the file, or a minute has passed."""
+        """Return whether the results differ from those in the file, or a minute has passed."""
         return self._written is None or (
             time.monotonic() >= self._due or [*map(id, exposition.found())] != [*map(id, self._written)]
         )
 
     def pause(self) -> float:
-        """Return the seconds until `is_due` is worth asking: what is published gets too old by itself."""
+        """Return the seconds until `is_due` has to be checked, since a publication can expire in between."""
         return min(self._poll_interval, max(self._due - time.monotonic(), 0))
 
     def deliver(self, exposition: Exposition) -> None:
@@ -85,7 +85,7 @@ class TextFile:
         self._written = found
 
     def delivered(self) -> None:
-        """Do nothing: the file says it all."""
+        """Do nothing; a `Pusher` checks the expiry here."""
 
     def withdraw(self) -> None:
         """Remove the file."""
@@ -95,9 +95,9 @@ class TextFile:
             raise OutletError(one_line(error), "the file stays as it was") from error
 
     def _create(self) -> BufferedWriter:
-        """Make the temporary file anew: nothing that has its name, be it a link or a FIFO, is opened."""
+        """Create the temporary file. An existing file, link or FIFO of that name is deleted, never opened."""
         self._temporary.unlink(missing_ok=True)
         file = self._temporary.open("xb")
         if sys.platform != "win32":
-            os.fchmod(file.fileno(), _MODE)  # the umask may have taken some of it away
+            os.fchmod(file.fileno(), _MODE)  # regardless of the umask
         return file
