@@ -1,4 +1,4 @@
-"""A registry's file storage, scanned again and again, as metrics."""
+"""Scan a registry's file storage at intervals and publish the results as metrics."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _SECONDS_BETWEEN_RENEWALS: Final = 1
 
 
 class _StoppedError(Exception):
-    """The exporter is to end."""
+    """`stop` was set during a scan."""
 
 
 class Scanner:
-    """Scans the storage at `path` once in `interval` seconds, and publishes what it finds.
+    """Scans the storage at `path` every `interval` seconds, and publishes the results.
 
-    Only the thread that calls `run` touches the storage, so a file system that hangs holds up nothing else.
-    `publish` must return at once. Once `stop` is set it is not called any more.
+    Only the thread that calls `run` accesses the storage, so that a hanging file system blocks nothing else.
+    `publish` must return at once. It is not called after `stop` is set.
     """
 
     def __init__(
@@ -49,22 +49,22 @@ class Scanner:
         self._log = structlog.get_logger()
         self._families: list[Metric] = []
         self._unusable: frozenset[Unusable] = frozenset()
-        self._lost: str | None = None  # why the storage was lost; empty where it was found
+        self._lost: str | None = None  # why the last scan failed; empty after a success
         self._duration = self._last_scan = 0.0
         self._began = self._progress_due = self._renewal_due = 0.0
         self.first_scan_ended = Event()
 
     def run(self) -> None:
-        """Scan once an interval until `stop` is set.
+        """Scan once per interval until `stop` is set.
 
-        Until the first scan has ended, nothing is said of the storage, unless it hangs.
+        Until the first scan has ended, there are no metrics of the storage, unless it hangs.
         """
         self._publish(self.publication())
         for _ in each_interval(self._interval, self._stop):
             self.scan()
 
     def scan(self) -> bool:
-        """Scan once, publish what was found, and tell whether the storage could be read."""
+        """Scan once, publish the results, and return whether the storage could be read."""
         self._began = time.monotonic()
         self._progress_due = self._began + _SECONDS_BETWEEN_PROGRESS
         try:
@@ -73,7 +73,7 @@ class Scanner:
             self._lose(str(error), advice=error.advice)
         except _StoppedError:
             return False
-        except Exception as error:  # noqa: BLE001  a monitor that dies of what it meets is none
+        except Exception as error:  # noqa: BLE001  a failed scan must not end the thread
             self._lose(repr(error), exc_info=error)
         self._duration = time.monotonic() - self._began
         if not self._stop.is_set():
@@ -82,7 +82,7 @@ class Scanner:
         return not self._lost
 
     def publication(self) -> Publication:
-        """Return what is known of the storage, which can be trusted for some intervals from now on."""
+        """Return the results of the last scan, to be trusted for the next few intervals."""
         return Publication(
             self._families,
             fallback=[up_family(up=False)],
@@ -93,7 +93,7 @@ class Scanner:
     def _find(self, contents: Contents) -> None:
         known = {family.name: family for family in self._families}
         self._families = [
-            # One that says the same as before need not be encoded again.
+            # A family without changes stays the same object, so that it is not encoded again.
             old if (old := known.get(new.name)) and old.samples == new.samples else new
             for new in (up_family(up=True), *contents_families(contents))
         ]
@@ -112,7 +112,7 @@ class Scanner:
         self._lost = cause
 
     def _checkpoint(self) -> None:
-        """End a scan that is to end; say how far it is where it takes long, and that the first goes on."""
+        """End the scan if `stop` is set; log the progress of a long one; republish during the first."""
         if self._stop.is_set():
             raise _StoppedError
         now = time.monotonic()
@@ -124,7 +124,7 @@ class Scanner:
             self._publish(self.publication())
 
     def _log_unusable(self, unusable: Sequence[Unusable]) -> None:
-        """Log each thing that can't be used once, until it can be used again."""
+        """Log each unusable tag, manifest or folder once, until it is usable again."""
         for each in unusable:
             if each not in self._unusable:
                 what = {"manifest" if ":" in each.name else "tag": each.name} if each.name else {}

@@ -1,4 +1,4 @@
-"""The blobs of a registry's storage: which there are, their sizes, and those of them that are manifests."""
+"""The blobs of a registry's storage: digests, sizes and manifests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Prefix(NamedTuple):
-    """Blobs whose digests begin alike; `version` is None where they have to be listed again."""
+    """Blobs with a common beginning of the digest; `version` is None if they must be listed again."""
 
     version: files.Version | None = None
     digests: frozenset[str] = frozenset()
@@ -30,8 +30,8 @@ class _Prefix(NamedTuple):
 class Blobs:
     """Blobs in the folder `path`, by digest.
 
-    A digest never says anything else, so each size is asked for and each manifest read once, and kept while
-    the blob is there. `checkpoint` is called for each file or folder that is looked at.
+    The content of a digest never changes, so each size and each manifest is read once and kept until the blob
+    is deleted. `checkpoint` is called before each file or folder is accessed.
     """
 
     def __init__(self, path: str, checkpoint: Callable[[], object]) -> None:
@@ -44,11 +44,11 @@ class Blobs:
         self.manifests_read = 0
 
     def __len__(self) -> int:
-        """Return how many blobs are known."""
+        """Return the number of blobs with a known size."""
         return len(self._sizes)
 
     def refresh(self) -> bool:
-        """List what has changed; tell whether a blob is gone or has another size. Raises `OSError`."""
+        """List changed folders; return whether a blob was deleted or has a new size. Raises `OSError`."""
         self._prefixes = {prefix: self._list(prefix) for prefix in self._prefix_names()}
         there = frozenset().union(*(prefix.digests for prefix in self._prefixes.values()))
         vanished = self._sizes.keys() - there
@@ -59,9 +59,9 @@ class Blobs:
         return resized or bool(vanished)
 
     def size(self, digest: str) -> int | None:
-        """Return the bytes a blob has on disk, None where it isn't there. Raises `OSError`.
+        """Return a blob's bytes on disk, None if the blob does not exist. Raises `OSError`.
 
-        One that was not listed may have been pushed since.
+        A blob that was not listed may have been pushed since.
         """
         size = self._sizes.get(digest)
         if size is None:
@@ -71,7 +71,7 @@ class Blobs:
         return size
 
     def manifest(self, digest: str) -> Manifest | Defect:
-        """Return the manifest that a blob is, or why there is none that can be used. Raises `OSError`."""
+        """Return the manifest in a blob, or the reason why it can't be used. Raises `OSError`."""
         if self.size(digest) is None:
             return missing(digest)
         if digest not in self._manifests:
@@ -82,19 +82,19 @@ class Blobs:
         return self._manifests[digest]
 
     def bytes_by_holder(self, tagged: Container[str], untagged: Container[str]) -> dict[str, int]:
-        """Return the bytes of blobs that are held by tags, only by what is untagged, and by nothing."""
+        """Return the bytes of blobs held by tags, held only by untagged manifests, and held by nothing."""
         totals = {"tag": 0, "untagged": 0, "nothing": 0}
         for digest, size in self._sizes.items():
             totals["tag" if digest in tagged else "untagged" if digest in untagged else "nothing"] += size
         return totals
 
     def _prefix_names(self) -> Iterator[str]:
-        """Yield the beginnings of digests that there are folders for, like `sha256:0f`."""
+        """Yield the beginnings of digests that have a folder, like `sha256:0f`."""
         for algorithm in files.folders(self._path):
             yield from (f"{algorithm}:{name}" for name in files.folders(f"{self._path}/{algorithm}"))
 
     def _list(self, prefix: str) -> _Prefix:
-        """List the blobs of a prefix, unless its folder is as it was when it was listed."""
+        """List the blobs of a prefix, unless its folder has not changed since the last listing."""
         self._checkpoint()
         path = f"{self._path}/{prefix.replace(':', '/')}"
         known = self._prefixes.get(prefix, _Prefix())

@@ -1,4 +1,4 @@
-"""Files that others may change at any moment: no symbolic link is followed, and no FIFO waited for."""
+"""Access to files that may change at any time, without following symbolic links or waiting for FIFOs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from docker_prom_exporter.registry.manifests import DefectError
 if sys.platform == "win32":
     _READ = _LIST = os.O_RDONLY
 else:
-    _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO has no end to wait for
+    _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # to open a FIFO must not block
     _LIST = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
 
-# A change within one tick of a file system's clock leaves no trace in its times.
+# A second change within one tick of a file system's clock does not change the times.
 _NANOSECONDS_TO_SETTLE: Final = 2 * 10**9
 
 
 class Version(NamedTuple):
-    """Which version of a file or folder it is; another one follows each change of its content."""
+    """Identifies the content of a file or folder; each change of the content leads to a new version."""
 
     inode: int
     size: int
@@ -32,30 +32,30 @@ class Version(NamedTuple):
 
 
 def version(path: str) -> Version | None:
-    """Return the version of what is at a path, None where nothing is. Raises `OSError`."""
+    """Return the version of the file or folder, None if it does not exist. Raises `OSError`."""
     found = _status(path)
     return _version(found) if found else None
 
 
 def is_settled(found: Version) -> bool:
-    """Tell whether the next change will show in the version: not so soon after the last."""
+    """Return whether the next change will change the version; not so soon after the last change."""
     return found.changed < time.time_ns() - _NANOSECONDS_TO_SETTLE
 
 
 def is_folder(path: str) -> bool:
-    """Tell whether there is a folder. Raises `OSError`."""
+    """Return whether the path is a folder. Raises `OSError`."""
     found = _status(path)
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def size(path: str) -> int | None:
-    """Return a file's size in bytes, None where there is no file. Raises `OSError`."""
+    """Return a file's size in bytes, None if there is no regular file. Raises `OSError`."""
     found = _status(path)
     return found.st_size if found and stat.S_ISREG(found.st_mode) else None
 
 
 def folders(path: str) -> list[str]:
-    """Return the names of the folders in one; none where it is gone or not a folder. Raises `OSError`."""
+    """Return the names of subfolders; no names if the path is not a folder or is gone. Raises `OSError`."""
     try:
         opened = os.open(path, _LIST)
     except OSError as error:
@@ -70,7 +70,7 @@ def folders(path: str) -> list[str]:
 
 
 def read(path: str, limit: int) -> tuple[bytes, Version]:
-    """Return what is in a file. Raises `DefectError`, also where it has more than `limit` bytes."""
+    """Return a file's content and version. Raises `DefectError`, also if it has more than `limit` bytes."""
     try:
         with open(path, "rb", opener=lambda path, _: os.open(path, _READ)) as file:
             status = os.fstat(file.fileno())

@@ -1,4 +1,4 @@
-"""Manifests: what an image, an index or an artifact names, and what a tag leads to through them. Pure."""
+"""Parse manifests of images, indexes and artifacts, and resolve tags through them. No input or output."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ REASONS: Final = ("missing", "corrupt", "unsupported", "denied")
 
 DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
 
-MAX_BYTES: Final = 4 * 2**20  # distribution takes no larger one: maxManifestBodySize
+MAX_BYTES: Final = 4 * 2**20  # distribution's limit: maxManifestBodySize
 
-# A value takes up to 240 bytes of memory, so 4 MiB of empty lists would take 100 MB.
+# A value needs up to 240 bytes of memory, so that 4 MiB of empty lists would need 100 MB.
 _MAX_VALUES: Final = 100_000
 _MAX_SIZE: Final = 2**63 - 1
 
@@ -28,14 +28,14 @@ _BUILD_CACHE_CONFIG: Final = "application/vnd.buildkit.cacheconfig.v0"
 
 
 class Defect(NamedTuple):
-    """Why a manifest or a tag can't be used: one of `REASONS`, and a line about it."""
+    """Why a manifest or a tag can't be used: one of `REASONS`, and a line of detail."""
 
     reason: str
     detail: str
 
 
 def missing(digest: str) -> Defect:
-    """Say that a manifest or another blob is gone."""
+    """Return the defect of a manifest or another blob that does not exist."""
     return Defect("missing", f"{digest} is gone")
 
 
@@ -48,7 +48,7 @@ class DefectError(Exception):
 
 
 class Layer(NamedTuple):
-    """A layer. `size` is in bytes, None where the manifest says none; a `foreign` one may be elsewhere."""
+    """A layer. `size` is in bytes, None if the manifest has none; a `foreign` layer may be elsewhere."""
 
     digest: str
     size: int | None
@@ -56,22 +56,22 @@ class Layer(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What a manifest names: layers, blobs of another kind, and for an index other manifests, by digest."""
+    """The layers, config digests and, for an index, manifest digests (`children`) that a manifest names."""
 
     layers: tuple[Layer, ...]
     configs: tuple[str, ...] = ()
     children: tuple[str, ...] = ()
 
     def digests(self) -> tuple[str, ...]:
-        """Return the digests of all that it names directly."""
+        """Return all digests that the manifest names directly."""
         return (*(layer.digest for layer in self.layers), *self.configs, *self.children)
 
 
 class Image(NamedTuple):
-    """What a tag leads to: manifests, and all blobs together, by digest.
+    """The digests of the manifests and of all blobs that a tag leads to.
 
-    `layers` counts the different ones, `size` is theirs in bytes; None is what can't be known. `defect` is
-    why it can't be pulled.
+    `layers` is the number of different layers, `size` their bytes; both are None if unknown. `defect` is the
+    reason why the image can't be pulled.
     """
 
     manifests: frozenset[str] = frozenset()
@@ -82,9 +82,9 @@ class Image(NamedTuple):
 
 
 def parse(text: bytes) -> Manifest:
-    """Read a manifest: Docker schema 1 and 2, Docker list, OCI image, index or artifact; raise `DefectError`.
+    """Parse a manifest: Docker schema 1, 2 or list, OCI image, index or artifact. Raises `DefectError`.
 
-    The kind is told as distribution tells it: by `mediaType`, and where there is none by what is in it.
+    The kind is determined as in distribution: by `mediaType`, or by the content if there is no `mediaType`.
     """
     if sum(map(text.count, (b",", b"[", b"{"))) > _MAX_VALUES:
         raise DefectError("unsupported", f"it has more than {_MAX_VALUES} values")
@@ -104,7 +104,7 @@ def parse(text: bytes) -> Manifest:
 
 
 def image(root: str, revisions: Revisions, size_on_disk: SizeOnDisk) -> Image:
-    """Find what a tag leads to; `size_on_disk` is None for a blob that is not there."""
+    """Resolve a tag's digest `root`; `size_on_disk` returns None for a blob that does not exist."""
     reached = _reached(root, revisions)
     defects = [found for found in reached.values() if isinstance(found, Defect)]
     if defects:
@@ -148,7 +148,7 @@ def _schema_1(document: Mapping[str, Any]) -> Manifest:
 
 
 def _index(document: Mapping[str, Any]) -> Manifest:
-    """Read an index. BuildKit's cache is one that names layers and a config instead of images."""
+    """Read an index. BuildKit's cache is an index of layers and a config instead of images."""
     named = [(entry.get("mediaType"), entry) for entry in document.get("manifests") or ()]
     return Manifest(
         _layers(e for kind, e in named if kind not in _READERS and kind != _BUILD_CACHE_CONFIG),
@@ -175,7 +175,7 @@ def _digest(text: str) -> str:
 
 
 def _sizes(layers: list[Layer], size_on_disk: SizeOnDisk) -> dict[str, int | None]:
-    """Return each layer's size as its manifest says, or where that says none (schema 1) the one on disk."""
+    """Return each layer's size from its manifest, or the size on disk if that has none (schema 1)."""
     sizes: dict[str, int | None] = {layer.digest: layer.size for layer in layers if layer.size is not None}
     return {digest: size_on_disk(digest) for digest, *_ in layers if digest not in sizes} | sizes
 

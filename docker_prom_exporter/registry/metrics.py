@@ -1,4 +1,4 @@
-"""Names, HELP and labels of every metric of a registry's storage; `Contents` to families."""
+"""Names, HELP and labels of the metrics of a registry's storage, and their families from `Contents`."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ SCAN_ERRORS: Final = (
 
 
 def up_family(*, up: bool) -> Metric:
-    """Return whether the storage could be read."""
+    """Return the family for whether the storage could be read."""
     return GaugeMetricFamily(*UP, up)
 
 
 def scan_families(duration: float, last_scan: float) -> list[Metric]:
-    """Return what there is to say of the exporter: seconds, and a Unix time."""
+    """Return the families about the exporter; `duration` is in seconds, `last_scan` a Unix time."""
     return [
         build_info(),
         GaugeMetricFamily(*SCAN_DURATION, duration),
@@ -73,7 +73,7 @@ def scan_families(duration: float, last_scan: float) -> list[Metric]:
 
 
 def contents_families(contents: Contents) -> list[Metric]:
-    """Return what there is to say of a storage."""
+    """Return the families about a storage."""
     repositories = contents.repositories
     tags = [(each.name, tag) for each in repositories for tag in each.tags]
     errors = Counter(unusable.defect.reason for unusable in contents.unusable)
@@ -94,7 +94,7 @@ def contents_families(contents: Contents) -> list[Metric]:
 def _gauge(
     family: tuple[str, str], labels: tuple[str, ...], samples: Iterable[tuple[*tuple[str, ...], float | None]]
 ) -> Metric:
-    """Return a family of samples, each of which is label values and a value, left out where it is None."""
+    """Return a family. A sample is its label values and a value; it is left out if the value is None."""
     gauge = GaugeMetricFamily(*family, labels=labels)
     for *values, value in samples:
         if value is not None:

@@ -1,4 +1,4 @@
-"""A registry's file storage: what is in its repositories, and what holds the bytes of its blobs.
+"""Read a registry's file storage: the content of its repositories, and the references to its blobs.
 
 The layout is that of distribution 2 and 3 (registry/storage/paths.go). Only links and manifests are read.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from docker_prom_exporter.registry.manifests import Revisions
 
-# What distribution/reference takes as names. A repository's is a path of components.
+# Names that distribution/reference allows. A repository's name is a path of components.
 _COMPONENT: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TAG: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}")
 _MAX_NAME: Final = 255
@@ -35,7 +35,7 @@ _MAX_LOOKS: Final = 5
 
 
 class StorageError(Exception):
-    """The storage can't be read: what is wrong, and what to do about it."""
+    """The storage can't be read. The message is the cause; `advice` is how to fix it."""
 
     def __init__(self, cause: str, advice: str) -> None:
         super().__init__(cause)
@@ -43,7 +43,7 @@ class StorageError(Exception):
 
 
 class Tag(NamedTuple):
-    """A tag. `pushed` is a Unix time, `size` in bytes; None is what can't be known."""
+    """A tag. `pushed` is a Unix time, `size` is in bytes; unknown values are None."""
 
     name: str
     pushed: float | None
@@ -52,7 +52,7 @@ class Tag(NamedTuple):
 
 
 class Repository(NamedTuple):
-    """A repository: its tags by name, how many manifests it links, and the bytes its usable tags hold."""
+    """A repository: tags by name, the number of linked manifests, and the bytes its usable tags hold."""
 
     name: str
     tags: tuple[Tag, ...]
@@ -69,7 +69,7 @@ class Unusable(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a storage holds. `blob_bytes` are by what holds them: `tag`, `untagged` or `nothing`."""
+    """The content of a storage. `blob_bytes` has the bytes held by `tag`, `untagged` and `nothing`."""
 
     repositories: tuple[Repository, ...]
     blob_bytes: Mapping[str, int]
@@ -78,7 +78,7 @@ class Contents(NamedTuple):
 
 
 class _Link(NamedTuple):
-    """What a tag's link says: a digest, or a defect. `version` is None while it may change unseen."""
+    """The digest in a tag's link, or a defect. `version` is None while a change might not alter it."""
 
     pushed: float | None
     digest: str = ""
@@ -87,7 +87,7 @@ class _Link(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A repository's links, and what follows from them: for good, if it is `final` and its blobs stay."""
+    """A repository's links and their results, valid while links and blobs stay the same if it is `final`."""
 
     links: Mapping[str, _Link]
     revisions: frozenset[str]
@@ -99,9 +99,9 @@ class _Found(NamedTuple):
 
 
 class Storage:
-    """A registry's file storage at `path`. One thread calls `scan`; any may call `progress`.
+    """A registry's file storage at `path`. One thread calls `scan`; any thread may call `progress`.
 
-    `checkpoint` is called for each file or folder that is looked at; what it raises ends the scan.
+    `checkpoint` is called before each file or folder is accessed; an exception from it ends the scan.
     """
 
     def __init__(self, path: str, checkpoint: Callable[[], object] = lambda: None) -> None:
@@ -113,11 +113,11 @@ class Storage:
         self._denied: list[Unusable] = []
 
     def progress(self) -> dict[str, int]:
-        """Count what the scan under way has seen, and the manifests read since the start."""
+        """Return the counts of the current scan, and the number of manifests read since the start."""
         return {**self._seen, "blobs": len(self._blobs), "manifests_read": self._blobs.manifests_read}
 
     def scan(self) -> Contents:
-        """Return what the storage holds now; it may be written to meanwhile. Raises `StorageError`."""
+        """Return the content of the storage, which may change during the scan. Raises `StorageError`."""
         try:
             return self._scan()
         except OSError as error:
@@ -152,7 +152,7 @@ class Storage:
         )
 
     def _roots(self) -> list[tuple[int, int]]:
-        """Return device and inode of the two folders that make it a registry's storage."""
+        """Return device and inode of the two folders that a registry's storage must have."""
         try:
             roots = [os.lstat(f"{self._path}/{name}") for name in ("repositories", "blobs")]
         except (FileNotFoundError, NotADirectoryError):
@@ -179,7 +179,7 @@ class Storage:
             todo += (each for each in longer if len(each) <= _MAX_NAME)
 
     def _repository(self, name: str) -> _Found:
-        """Read a repository's links, the tags' first, as a push makes them last; work out what follows."""
+        """Read a repository's links and evaluate them. Tags are read first, since a push writes them last."""
         known = self._found.get(name)
         links = self._links(name, known.links if known else {})
         revisions = frozenset(self._revisions(name))
@@ -212,9 +212,9 @@ class Storage:
     def _images(
         self, links: Mapping[str, _Link], manifests: Revisions
     ) -> tuple[dict[str, Image], set[str], set[str]]:
-        """Return what tags lead to, and of all together the manifests, and the blobs of those that are whole.
+        """Return images by digest, all manifests that tags lead to, and the blobs of images without defect.
 
-        What each holds is forgotten at once: many tags may lead to much the same.
+        Images are kept without their digests, to save memory: many tags may lead to nearly the same digests.
         """
         images: dict[str, Image] = {}
         reached: set[str] = set()
@@ -229,7 +229,7 @@ class Storage:
         return images, reached, blobs
 
     def _look_again(self, found: dict[str, _Found]) -> None:
-        """Read anew those repositories where the link of an unusable tag was being written or deleted."""
+        """Read repositories with unusable tags again, in case a link was just being written or deleted."""
         suspects = {*found}
         for _ in range(_MAX_LOOKS):
             suspects = {name for name in suspects if found[name].unusable}
@@ -239,7 +239,7 @@ class Storage:
             suspects = {name for name in suspects if self._has_changed(name, found)}
 
     def _has_changed(self, name: str, found: dict[str, _Found]) -> bool:
-        """Read a repository anew if its links have changed, and tell whether they have."""
+        """Read a repository again if its links have changed, and return whether they have."""
         with self._noting_denials(name):
             if self._links(name, found[name].links) != found[name].links:
                 found[name] = self._repository(name)
@@ -247,7 +247,7 @@ class Storage:
         return False
 
     def _links(self, name: str, known: Mapping[str, _Link]) -> dict[str, _Link]:
-        """Return what the link of each tag says, in the tags' order. A folder without a link is no tag."""
+        """Return the link of each tag, sorted by tag. A folder without a link is not a tag."""
         tags = sorted(filter(_TAG.fullmatch, self._folders(f"{name}/_manifests/tags")))
         return {tag: link for tag in tags if (link := self._link(name, tag, known.get(tag)))}
 
@@ -264,7 +264,7 @@ class Storage:
             return None if error.defect.reason == "missing" else _Link(None, defect=error.defect)
 
     def _revisions(self, name: str) -> Iterator[str]:
-        """Yield the digests the repository links. A delete removes the link and leaves its folder."""
+        """Yield the digests that the repository links. A deletion removes the link and leaves its folder."""
         folder = f"{name}/_manifests/revisions"
         for algorithm in self._folders(folder):
             for each in self._folders(f"{folder}/{algorithm}"):
@@ -288,7 +288,7 @@ class Storage:
 
     @contextmanager
     def _noting_denials(self, repository: str) -> Iterator[None]:
-        """Count what can't be seen of a repository, and go on without it; the whole must be visible."""
+        """Note a folder of a repository that can't be read, and go on; the top folder must be readable."""
         try:
             yield
         except PermissionError as error:
@@ -308,7 +308,7 @@ def _read_link(path: str) -> _Link:
 
 
 def _held(manifests: Revisions, revisions: frozenset[str]) -> frozenset[str]:
-    """Return the blobs these hold: a garbage collection marks a manifest and what it names directly."""
+    """Return the blobs that revisions hold: as in garbage-collect, a manifest and the digests in it."""
     found = [manifests[digest] for digest in revisions]
     named = (digest for each in found if isinstance(each, Manifest) for digest in each.digests())
     return frozenset((*revisions, *named))
