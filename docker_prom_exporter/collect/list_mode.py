@@ -32,13 +32,13 @@ class _Known:
         self.settled = settled
 
     def still_holds(self, row: Row, answered: float, date: float | None) -> bool:
-        """Tell whether the inspect still holds by a row, its list's monotonic time and the engine's clock."""
+        """Return whether the inspect still holds, by a row, the time of its list and the engine's clock."""
         if not self.settled or self.key != (row.container, row.summary):
             return False
         return answered - row.min_age <= self.holds_at or self._began_after(date)
 
     def _began_after(self, date: float | None) -> bool:
-        """Tell whether the engine's clock was set back behind the last start or end; ages are wrong then."""
+        """Return whether the engine's clock was set back behind the last start or end, which spoils ages."""
         details = self.container.details
         began = details and (details.started if self.container.running else details.finished)
         return bool(date and began and began > date + 1)

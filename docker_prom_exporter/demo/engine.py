@@ -232,7 +232,7 @@ def no_such(container_id: str) -> dict[str, str]:
 
 
 def passes(container: SimulatedContainer, filters: Mapping[str, Any]) -> bool:
-    """Tell whether the container matches the filters of a list."""
+    """Return whether the container matches the filters of a list."""
     ids, labels = filters.get("id"), filters.get("label", ())
     return (ids is None or container.id in ids) and all(label in container.labels for label in labels)
 
