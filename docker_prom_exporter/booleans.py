@@ -1,4 +1,4 @@
-"""Booleans as labels and options write them."""
+"""Booleans in labels and options."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ _BOOLEANS: Final = {
 
 
 def parse_boolean(text: str) -> bool | None:
-    """Read `true/1/yes/on` or `false/0/no/off` in any case; `None` for anything else."""
+    """Parse `true/1/yes/on` or `false/0/no/off` in any case; return `None` for anything else."""
     return _BOOLEANS.get(text.strip().lower())

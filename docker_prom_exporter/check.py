@@ -1,4 +1,4 @@
-"""The command `check`: ask each endpoint once, report the answer, and which containers are watched."""
+"""The command `check`: ask each endpoint once, and report the answers and the watched containers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MAX_NAMES: Final = 20
 
 
 class Report(NamedTuple):
-    """Lines of a topic, a word and an explanation, the word in colour where `coloured`."""
+    """Writes lines of a topic, a word and an explanation, the word in colour if `coloured`."""
 
     stream: TextIO
     coloured: bool = False
@@ -84,8 +84,8 @@ class _Check:
         self._report_mode(info, expensive=expensive and not info.is_podman)
         if "inspect" in self._errors and info.is_podman:
             return self._fail(f"{info.name} reports health by inspect only")
-        but = ", but no restarts, exit codes and times" if "inspect" in self._errors else ""
-        self._report.say("result", "good", f"container health can be reported{but}", colour=_GREEN)
+        limits = ", but no restarts, exit codes and times" if "inspect" in self._errors else ""
+        self._report.say("result", "good", f"container health can be reported{limits}", colour=_GREEN)
         return 0
 
     def _fail(self, why: str) -> int:
@@ -96,7 +96,7 @@ class _Check:
         return time.monotonic() + self._settings.docker_timeout
 
     def _ask(self, endpoint: str, question: Callable[[float], Any], describe: Callable[[Any], str]) -> Any:
-        """Ask one question, say what came of it, and return the answer; `None` where there is none."""
+        """Ask one question, report the outcome, and return the answer, or `None` if the request failed."""
         began = time.monotonic()
         try:
             answer = question(self._deadline())
@@ -114,7 +114,7 @@ class _Check:
         self._report.say(endpoint, "not asked", why, colour=_YELLOW)
 
     def _inspect(self, info: EngineInfo | None, containers: list[Container]) -> Any:
-        """Ask for one container, a watched one where there is one."""
+        """Inspect one container, a watched one if there is any."""
         if not containers:
             return self._skip("inspect", "the list named no container")
         if not self._settings.container_details and info and not info.is_podman:
@@ -137,7 +137,7 @@ class _Check:
         return container.is_watched(only_labelled=self._settings.container_health_filter_label)
 
     def _report_watched(self, containers: list[Container]) -> None:
-        """Say which containers are watched and, by the reason, which are not."""
+        """Report the watched containers, and the other containers by reason."""
         watched = [container for container in containers if self._is_watched(container)]
         colour, count = _GREEN if watched else _YELLOW, f"{len(watched)} of {len(containers)}"
         self._report.say("watched", count, _names(watched) or NONE_WATCHED, colour=colour)
@@ -145,13 +145,13 @@ class _Check:
         for container in containers:
             if not self._is_watched(container):
                 left_out.setdefault(_why_left_out(container), []).append(container)
-        for why, those in left_out.items():
-            self._report.say("left out", str(len(those)), f"{why}: {_names(those)}")
+        for why, group in left_out.items():
+            self._report.say("left out", str(len(group)), f"{why}: {_names(group)}")
         if self._settings.container_labels:
             self._report.say("labels", "exported", ", ".join(self._settings.container_labels))
 
     def _report_mode(self, info: EngineInfo, *, expensive: bool) -> None:
-        """Say how the containers are found in each poll."""
+        """Report how each poll finds the containers."""
         inspects = self._settings.container_details and "inspect" not in self._errors
         if info.is_podman or (expensive and inspects):
             explanation = "each watched container is inspected, only new ones are listed"

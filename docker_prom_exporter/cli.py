@@ -1,4 +1,4 @@
-"""The command line: arguments to a command and its `Settings`, the help, one line for what is wrong."""
+"""Parse the command line, read the `Settings` and run the command; print an error as one line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _EPILOG: Final = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0, 1 where it failed, 2 for an option that can't be used."""
+    """Run the command and return its exit code: 0, 1 if it failed, 2 for an invalid option."""
     signals = StopSignals()
     try:
         given = _parse(sys.argv[1:] if arguments is None else arguments)
@@ -67,26 +67,26 @@ def _run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int
 
         with standard_output():
             return healthcheck(settings)
-    from docker_prom_exporter import commands  # noqa: PLC0415  healthcheck is quick without the libraries
+    from docker_prom_exporter import commands  # noqa: PLC0415  healthcheck starts faster without this
 
     return commands.run(command, settings, own)
 
 
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Raise `BadOptionError` instead of printing the usage; a quoted value may hold a password."""
+        """Raise `BadOptionError` instead of printing the usage; redact a password in a quoted value."""
         raise BadOptionError(re.sub(r"(?s)(['\"]).*@", r"\1…@", message))
 
 
 def _parse(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the command (`None`: serve), the options given by name, and what a command takes for itself."""
+    """Return the command (`None`: serve), the given options by name, and the command's own arguments."""
     options = _Parser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
     _add_options(options)
     given, rest = options.parse_known_args(arguments)
-    if rest == ["healthcheck"]:  # quick: the other parser takes longer than all the rest
+    if rest == ["healthcheck"]:  # building the full parser takes longer than the rest
         return {"command": "healthcheck", **vars(given)}
     if rest and rest[0].startswith("-") and rest[0] not in _OTHER_FLAGS:
-        raise _unknown(rest)  # the other parser takes the value of such a flag for a command
+        raise _unknown(rest)  # the full parser would take the flag's value for a command
     given, rest = _parser(options).parse_known_args(arguments)
     if rest:
         raise _unknown(rest)
@@ -98,7 +98,7 @@ def _unknown(arguments: Sequence[str]) -> BadOptionError:
 
 
 def _parser(options: ArgumentParser) -> ArgumentParser:
-    """Build the parser: every command takes the options, which may also stand before it."""
+    """Build the full parser; options may stand before or after the command."""
     shared: dict[str, Any] = {
         "allow_abbrev": False,
         "argument_default": SUPPRESS,
@@ -107,18 +107,18 @@ def _parser(options: ArgumentParser) -> ArgumentParser:
     }
     parser = _Parser(prog=_NAME, usage="%(prog)s [COMMAND] [OPTIONS]", description=summary, **shared)
     parser.add_argument("--version", action="version", version=f"{_NAME} {__version__}")
-    adding = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     _add_options(parser)
     shared["parents"] = [options]
     commands = {
-        name: adding.add_parser(
+        name: subparsers.add_parser(
             name,
-            help=does,
-            description=does,
+            help=description,
+            description=description,
             usage=f"{_NAME} {name} {_ARGUMENTS.get(name, '')}[OPTIONS]",
             **shared,
         )
-        for name, does in _COMMANDS.items()
+        for name, description in _COMMANDS.items()
     }
     commands["demo"].add_argument("--seed", type=int, default=0, metavar="N", help="another play")
     commands["registry"].add_argument(
@@ -133,14 +133,14 @@ def _add_options(parser: ArgumentParser) -> None:
         default = f" (default: {option.default})" if option.default else ""
         text = f"{option.help}; takes {option.values.words}{default}"
         groups[option.group].add_argument(option.flag, help=text.replace("%", "%%"))
-    # The Rust exporter's own name for it.
+    # The Rust exporter's name for this flag.
     groups["Containers"].add_argument(
         "--container_health.filter_label", dest="container_health_filter_label", help=SUPPRESS
     )
 
 
 def _fail(message: str, code: int) -> int:
-    """Write a line to standard error, where there is one, and return the exit code."""
+    """Write a line to standard error, unless it is closed, and return the exit code."""
     with suppress(OSError, AttributeError):
         os.write(sys.stderr.fileno(), f"{_NAME}: {printable(message)}\n".encode())
     return code

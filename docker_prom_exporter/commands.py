@@ -1,4 +1,4 @@
-"""What each command does: the wiring, the order of start and end."""
+"""The commands: each connects the parts it needs, and starts and stops them in order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import Snapshot
 
-# A scrape must not find the exporter before it has found anything, nor wait for an engine that is stuck.
+# The server starts after the first result, so that no scrape is empty, or after this time in seconds.
 _FIRST_RESULT_TIMEOUT: Final = 0.5
 _WORK_TIMEOUT: Final = 0.4
 _OUTLETS_TIMEOUT: Final = 0.7
@@ -39,7 +39,7 @@ _LOG_TIMEOUT: Final = 0.25
 
 
 def run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int:
-    """Run the command, or serve without one; return the exit code. Raises `CommandError`.
+    """Run the command (`None`: serve) and return its exit code. Raises `CommandError`.
 
     `own` are the arguments that only this command takes.
     """
@@ -57,7 +57,7 @@ def run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int:
 
 
 def _engine(settings: Settings, environ: Mapping[str, str]) -> Engine:
-    """Find the engine, which asks it nothing yet."""
+    """Return the engine; no request is sent to it yet."""
     if not hasattr(requests.adapters.HTTPAdapter, "get_connection_with_tls_context"):
         raise CommandError(f"requests {requests.__version__} is too old: install 2.32.2 or newer")
     return Engine(find_target(settings.docker_host, environ), settings.docker_timeout)
@@ -73,7 +73,7 @@ def _check(settings: Settings) -> int:
 
 
 def _once(settings: Settings) -> int:
-    """Poll, deliver and print; what was pushed or written stays."""
+    """Poll once; push, write and print the metrics. The pushed group and the text file are kept."""
     never = threading.Event()
     engine, outlets = _engine(settings, os.environ), _outlets(settings, never)
     with standard_output() as output:
@@ -86,7 +86,7 @@ def _once(settings: Settings) -> int:
 
 
 def _demo(settings: Settings, seed: int) -> int:
-    """Serve the simulated engine by the same exporter that serves a real one."""
+    """Serve the metrics of a simulated engine, with the same code as those of a real one."""
     if sys.platform == "win32":
         raise CommandError("demo needs unix sockets, which Python does not have on Windows")
     from docker_prom_exporter.demo import Play, SimulatedEngine  # noqa: PLC0415
@@ -104,7 +104,7 @@ def _demo(settings: Settings, seed: int) -> int:
 def _serve(
     settings: Settings, environ: Mapping[str, str] = os.environ, signals: StopSignals | None = None
 ) -> int:
-    """Poll an engine and serve what is found."""
+    """Poll an engine and serve its metrics."""
     engine = _engine(settings, environ)
     publications = Publications(settings.container_labels)
     serving = _Serving(settings, signals or StopSignals())
@@ -126,7 +126,7 @@ def _serve(
 
 
 def _registry(settings: Settings, path: str) -> int:
-    """Scan a registry's storage and serve what it holds."""
+    """Scan a registry's storage and serve its metrics."""
     if sys.platform == "win32":
         raise CommandError("registry needs a POSIX file system, to read files that may be replaced by links")
     from docker_prom_exporter.registry import Scanner  # noqa: PLC0415
@@ -139,7 +139,7 @@ def _registry(settings: Settings, path: str) -> int:
 
 
 def _expire(settings: Settings) -> int:
-    """Give the groups of a Pushgateway a time to live, and serve what came of it; push nothing."""
+    """Delete the expired groups of a Pushgateway and serve metrics of the deletions; push nothing."""
     if settings.push_url is None:
         raise CommandError("expire needs --push-url (PUSH_URL)", 2)
     serving = _Serving(settings._replace(push_url=None), StopSignals())
@@ -149,9 +149,9 @@ def _expire(settings: Settings) -> int:
 
 
 class _Serving:
-    """What every serving command has: a listener, credentials, outlets, and one order of start and end.
+    """The listener, credentials and outlets of a serving command, and the order of start and stop.
 
-    All threads are daemons, so that nothing that hangs holds up the end. Raises `CommandError`.
+    All threads are daemons, so that a thread that hangs does not delay the exit. Raises `CommandError`.
     """
 
     def __init__(self, settings: Settings, signals: StopSignals) -> None:
@@ -167,7 +167,7 @@ class _Serving:
         self.exposition = Exposition(lambda: [f for outlet in self._outlets for f in outlet.families()])
 
     def publish(self, publication: Publication) -> None:
-        """Replace what is served, and tell the outlets."""
+        """Replace the served publication and wake the outlets."""
         self.exposition.publish(publication)
         self._wake_outlets()
 
@@ -179,9 +179,9 @@ class _Serving:
         page: web.StatusPage | None = None,
         abort: Callable[[], object] = lambda: None,
     ) -> int:
-        """Start the worker, serve once it has `found` something or a moment is over, end all at a signal.
+        """Start the worker, start the server when `found` is set or 0.5 s later, stop all at a signal.
 
-        The worker ends when `stop` is set; `abort` cuts what it waits for.
+        The worker ends when `stop` is set; `abort` interrupts the requests that it waits for.
         """
         site = web.Site(self.exposition, is_healthy, found.is_set, page)
         app = web.App(site, self._settings.client_ip_source, self._token)

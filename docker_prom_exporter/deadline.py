@@ -1,4 +1,4 @@
-"""Time limits that hold whatever a request waits for: a name, a connection, an answer that drips."""
+"""Time limits for requests, whether they wait for a name lookup, a connection or a slow answer."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SHORTEST_WAIT: Final = 0.01
 def call(
     action: Callable[[], T], seconds: float, cut: Callable[[threading.Thread], object] = lambda _: None
 ) -> T:
-    """Return what `action` returns, or raise what it raises; `TimeoutError` once the seconds are over.
+    """Call `action` and return its result or raise its error; raise `TimeoutError` after `seconds`.
 
-    It runs in a daemon thread, because a look-up of a name can't be interrupted. When its time is over, `cut`
-    is called with that thread until the thread has ended: a connection may be made after that.
+    The action runs in a daemon thread, because a name lookup can't be interrupted. After a timeout, `cut` is
+    called with that thread again and again until it ends: it may open a connection after a call of `cut`.
     """
     try:
         return call_each([(None, action)], seconds, cut=cut)[None].result()
@@ -41,14 +41,14 @@ def call_each(
     at_a_time: int = 1,
     cut: Callable[[threading.Thread], object] = lambda _: None,
 ) -> dict[K, Future[T]]:
-    """Call each action for at most `seconds`, `at_a_time` at once; return a future for each that began.
+    """Call each action for at most `seconds`, `at_a_time` in parallel; return futures of those that began.
 
-    None begins after `deadline`, a time on the monotonic clock, and none lasts beyond it. The future of an
-    action that took too long is cancelled; it may still be running, in a thread of its own.
+    No action begins or lasts after `deadline`, a time on the monotonic clock. The future of an action that
+    took too long is cancelled, but its thread may still run.
     """
     todo = iter(actions)
     futures: dict[K, Future[T]] = {}
-    workers: dict[threading.Thread, tuple[Future[T], float]] = {}  # what each is at, and until when
+    workers: dict[threading.Thread, tuple[Future[T], float]] = {}  # the current action's future and end
     changed = threading.Condition()
 
     def start_worker() -> None:
@@ -61,11 +61,11 @@ def call_each(
             with suppress(InvalidStateError):  # it was cancelled meanwhile
                 try:
                     future.set_result(action())
-                except BaseException as error:  # noqa: BLE001  it's raised again by the future
+                except BaseException as error:  # noqa: BLE001  the future raises it again
                     future.set_exception(error)
 
     def begin() -> tuple[Callable[[], T], Future[T]] | None:
-        """Give the calling worker its next action; `None` once none is left or the worker was replaced."""
+        """Return the calling worker's next action; `None` if none is left or the worker was replaced."""
         worker = threading.current_thread()
         with changed:
             now = time.monotonic()

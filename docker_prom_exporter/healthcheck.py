@@ -1,4 +1,4 @@
-"""Ask a running exporter whether it is healthy; quick, as that happens every few seconds."""
+"""The command `healthcheck`: ask a running exporter whether it is healthy. Fast, because it runs often."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 _TIMEOUT: Final = 2
 _MAX_BYTES: Final = 4096
-_OWN_ADDRESSES: Final = {"0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")}  # noqa: S104  none is bound to
+_OWN_ADDRESSES: Final = {"0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")}  # noqa: S104  not for binding
 
 
 def healthcheck(settings: Settings) -> int:
-    """Ask `/-/healthy` at the address and port of the same settings; print the answer, return 0 or 1.
+    """Request `/-/healthy` at the address and port of the settings; print the answer, return 0 or 1.
 
-    By hand over a socket: http.client takes longer to import than all the rest takes together. The path needs
-    no token, nor a client certificate from the exporter's own address. The exporter's certificate is not
-    verified: nothing secret is sent, and the answer counts without TLS, too.
+    It uses a socket, because importing http.client takes longer than everything else. The path needs no
+    token, and no client certificate for requests from the exporter's own address. The exporter's certificate
+    is not verified: nothing secret is sent, and without TLS the answer is trusted, too.
     """
     hosts = _OWN_ADDRESSES.get(settings.listen_addr, (settings.listen_addr,))
     try:
@@ -39,7 +39,7 @@ def healthcheck(settings: Settings) -> int:
 
 
 def _connect(hosts: tuple[str, ...], port: int) -> socket.socket:
-    """Connect to the first of these that listens; a host without IPv6 has no `::1`."""
+    """Connect to the first host that listens; a machine without IPv6 has no `::1`."""
     *others, last = hosts
     for host in others:
         with suppress(OSError):
@@ -48,7 +48,7 @@ def _connect(hosts: tuple[str, ...], port: int) -> socket.socket:
 
 
 def _encrypted(connection: socket.socket) -> socket.socket:
-    import ssl  # noqa: PLC0415  it takes a while, too
+    import ssl  # noqa: PLC0415  importing ssl is slow, too
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

@@ -1,4 +1,4 @@
-"""The log: structlog's lines to standard error, which nothing ever waits for."""
+"""Write structlog's lines to standard error without blocking the threads that log."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _RETRY_INTERVAL: Final = 0.05
 
 
 class Writer:
-    """Writes lines to a file descriptor, or to nowhere, in a daemon thread.
+    """Writes lines to a file descriptor in a daemon thread; without a descriptor, writes nothing.
 
-    While nothing can be written, the oldest of 1,000 queued lines make room for new ones. Once a line can be
-    written again, `notice` of how many were lost goes before it. It is a structlog logger, too.
+    When 1,000 lines are queued, each new line replaces the oldest. `notice` turns the number of lost lines
+    into a line that is written before the next one. The writer is a structlog logger, too.
     """
 
     def __init__(self, descriptor: int | None, notice: Callable[[int], str]) -> None:
@@ -49,7 +49,7 @@ class Writer:
     debug = info = warning = error = critical = exception = msg
 
     def close(self, seconds: float) -> None:
-        """Wait until all lines are written, for so many seconds at most."""
+        """Wait until all lines are written, but at most `seconds`."""
         if self._descriptor is not None:
             with self._changed:
                 self._changed.wait_for(lambda: not self._lines and not self._is_writing, seconds)
@@ -68,7 +68,7 @@ class Writer:
                 self._changed.notify_all()
 
     def _write(self, text: str) -> bool:
-        """Write all of it, by the descriptor: `sys.stderr` would keep the interpreter from ending."""
+        """Write the whole text; False if it failed. `sys.stderr` would keep the interpreter from exiting."""
         data = text.encode("utf-8", "backslashreplace")
         while data:
             try:
@@ -83,8 +83,8 @@ class Writer:
 def configure(level: str, form: str) -> Writer:
     """Log events of `level` and above as `console`, `logfmt` or `json`; `auto` is `console` on a terminal.
 
-    What libraries log by themselves (docker-py, urllib3) stays out: each of their failures is logged here, by
-    name. Close the writer that is returned before the process ends.
+    Log records of libraries (docker-py, urllib3) are dropped: the exporter logs their failures as its events.
+    Close the returned writer before the process ends.
     """
     descriptor = _standard_error()
     coloured = descriptor is not None and os.isatty(descriptor)
@@ -119,7 +119,7 @@ def configure(level: str, form: str) -> Writer:
 
 
 def _standard_error() -> int | None:
-    """Return its file descriptor; None where it was closed at the start, as another file may have it now."""
+    """Return its descriptor; None if it was closed at the start: another file may have that number now."""
     with suppress(AttributeError, OSError, ValueError):
         return sys.stderr.fileno()
     return None

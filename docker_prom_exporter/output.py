@@ -1,4 +1,4 @@
-"""What a command says: on standard output, in one line where it fails, in lines for people."""
+"""Output of commands: standard output, one-line errors, and escaped text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class CommandError(Exception):
-    """A command can't do its work: one line for the user, and the exit code."""
+    """A command failed; the message is one line for the user, `code` the exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -22,18 +22,18 @@ class CommandError(Exception):
 
 @contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """Yield standard output, and flush it at the end. Raises `CommandError` where it is closed or full."""
+    """Yield standard output and flush it at the end. Raises `CommandError` if it is closed or full."""
     if sys.stdout is None:
         raise CommandError("can't write to standard output: it is closed")
     try:
         yield sys.stdout
         sys.stdout.flush()
     except OSError as error:
-        # What is left in the buffer goes nowhere: the interpreter would complain of it at its end.
+        # Discard the buffer: at exit the interpreter would flush it and report another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise CommandError(f"can't write to standard output: {error.strerror or error}") from error
 
 
 def printable(text: str) -> str:
-    """Escape what a foreign engine or client could break a line or colour a terminal with."""
+    """Escape text of an engine or a client that could break a line or colour a terminal."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()

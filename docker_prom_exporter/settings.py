@@ -1,6 +1,6 @@
 """The options, with flag, variable, default, values and help, and `Settings` read from them.
 
-Named tuples, because `healthcheck` starts every few seconds and to import dataclasses takes long.
+Named tuples, because `healthcheck` starts every few seconds and importing dataclasses is slow.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ LOG_FORMATS: Final = ("auto", "console", "logfmt", "json")
 
 
 class BadOptionError(ValueError):
-    """An option can't be used; the message is one line that says which, why, and what it takes."""
+    """An option is invalid; the message is one line with the option, the error and the valid values."""
 
 
 class Settings(NamedTuple):
     """The options' values; `docker_timeout` and all intervals are in seconds.
 
-    `docker_host` is `None` where docker-py looks it up: in the Docker CLI's context, else the local socket.
-    `push_url` and `textfile` are `None` where nothing is pushed or written.
+    If `docker_host` is `None`, docker-py uses the Docker CLI's context, else the local socket.
+    If `push_url` or `textfile` is `None`, nothing is pushed or written.
     """
 
     docker_host: str | None
@@ -73,14 +73,14 @@ class Settings(NamedTuple):
 
 
 class Values(NamedTuple):
-    """The values an option takes, in words; `read` returns None or raises `ValueError` for any other."""
+    """The valid values of an option, in words; for others `read` returns None or raises `ValueError`."""
 
     read: Callable[[str], Any]
     words: str
 
 
 class Option(NamedTuple):
-    """One option. Without a default its value is `unset` where neither flag nor variable is given."""
+    """One option. Without a default its value is `unset` if neither its flag nor its variable is given."""
 
     name: str
     group: str
@@ -105,10 +105,10 @@ def read_settings(
     environ: Mapping[str, str],
     defaults: Mapping[str, str] = MappingProxyType({}),
 ) -> Settings:
-    """Read each option from `flags` (by `Option.name`), else `environ`, `defaults`, its own default.
+    """Read each option from `flags` (by `Option.name`), else `environ`, `defaults`, `Option.default`.
 
-    Raises `BadOptionError` with the option as the user wrote it, the value, and what it takes; or with an
-    option that is missing beside another.
+    Raises `BadOptionError` with the option as the user wrote it, its value and the valid values, or with a
+    missing option that another one needs.
     """
     settings = Settings(**{option.name: _read(option, flags, environ, defaults) for option in OPTIONS})
     for name, needed in _NEEDS:
@@ -119,7 +119,7 @@ def read_settings(
 
 
 def redacted(text: str) -> str:
-    """Return a value without what may be a password: all before the last `@` but a scheme, and a query."""
+    """Return a value with the query, and all before the last `@` except the scheme, as `…`: no passwords."""
     text = re.sub(r"(?s)^([a-zA-Z]+://)?.*@", r"\1…@", text)
     return re.sub(r"(?s)\?.*", "?…", text)
 
@@ -241,7 +241,7 @@ OPTIONS: Final = (
            "time after which expire deletes a group that is no longer pushed"),
 )
 # fmt: on
-"""Every option, in the order `--help` and the README show them."""
+"""Every option, in the order of `--help` and the README."""
 
 _NEEDS: Final = (
     ("push_username", "push_password_file"),

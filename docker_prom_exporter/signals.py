@@ -11,9 +11,9 @@ _NAMES: Final = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 class StopSignals:
-    """Handles the signals from now on: the first is noted, one after it ends the process at once.
+    """Handles the signals once created: notes the first one, and ends the process at the second.
 
-    Only the main thread may make one. PID 1 gets no signal that it has no handler for.
+    Only the main thread may create it. PID 1 gets only the signals that it has a handler for.
     """
 
     def __init__(self) -> None:
@@ -29,9 +29,9 @@ class StopSignals:
                 signal.signal(number, self._handle)
 
     def end_at_once(self, code: int | None = None) -> None:
-        """End the process at the first signal, or now if it came already.
+        """End the process at the first signal, or now if there was one already.
 
-        The exit code is `code`, or, as in a shell, 128 and the signal's number.
+        The exit code is `code`; for `None` it is 128 plus the signal's number, as in a shell.
         """
         self._code, self._ends_at_once = code, True
         if self._noted:
@@ -40,8 +40,8 @@ class StopSignals:
     def wait(self) -> None:
         """Return at the first signal.
 
-        Python writes to the socket when a signal comes. What else could be waited for misses one that comes
-        just before the wait begins, or to another thread.
+        Python writes to the socket at each signal. Other ways to wait miss a signal that arrives just before
+        the wait begins, or in another thread.
         """
         self._reader.recv(1)
 
