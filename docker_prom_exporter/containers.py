@@ -1,4 +1,4 @@
-"""What a container is, and how a list row or an inspect answer becomes one. Pure."""
+"""`Container`, and pure functions that parse list rows and inspect answers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any, Final, NamedTuple
 from docker_prom_exporter.booleans import parse_boolean
 
 STATES: Final = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
-"""Docker's own states; moby, `container/state.go`."""
+"""Docker's container states, from moby's `container/state.go`."""
 
 HEALTH_STATUSES: Final = ("none", "starting", "healthy", "unhealthy")
-"""Docker's own verdicts of a healthcheck."""
+"""Docker's healthcheck statuses."""
 
 RESTART_POLICIES: Final = ("no", "always", "unless-stopped", "on-failure")
-"""Docker's own restart policies; an empty one is `no`."""
+"""Docker's restart policies; an empty name means `no`."""
 
 LABEL: Final = "docker-prometheus-exporter.metric.container_health.enabled"
 """The label that decides whether a container is watched."""
 
-# Podman leaks states of its own (libpod/define/containerstate.go).
+# Podman also sends states that Docker does not have (libpod/define/containerstate.go).
 _STATES: Final = {
     **{state: state for state in STATES},
     "configured": "created",
@@ -33,7 +33,7 @@ _STATES: Final = {
     "stopping": "running",
 }
 
-# `reset` is Podman's for a healthcheck that has not run since the container started.
+# Podman sends `reset` if the healthcheck has not run since the container started.
 _HEALTH_STATUSES: Final = {**{status: status for status in HEALTH_STATUSES}, "reset": "starting"}
 
 _NANOSECONDS: Final = 10**9
@@ -73,11 +73,11 @@ _HEALTH_WHILE_RUNNING: Final[dict[str | None, ContainerHealth]] = {
 
 
 class Details(NamedTuple):
-    """What only `/containers/{id}/json` says of a container.
+    """The fields of a container that only `/containers/{id}/json` has.
 
-    Times are Unix seconds, `None` where the engine's time is zero. `exit_code` is `None` in every state but
+    Times are Unix seconds, `None` if the engine's time is zero. `exit_code` is `None` in every state except
     `exited` and `dead`, `failing_streak` without a healthcheck. `restart_policy` is one of
-    `RESTART_POLICIES`, or `None` for one that nobody knows.
+    `RESTART_POLICIES`, or `None` for any other.
     """
 
     started: float | None
@@ -92,11 +92,11 @@ class Details(NamedTuple):
 class Container(NamedTuple):
     """A container as one poll found it.
 
-    `state` is one of `STATES`, or empty where the engine named none of them. `health_status` is one of
-    `HEALTH_STATUSES`, or `None` where the engine's answer does not tell; it means something only while the
-    container runs, because moby sets it to `unhealthy` when one stops, pauses or restarts. `created_ns` is in
+    `state` is one of `STATES`, or empty if the engine's state is not among them. `health_status` is one of
+    `HEALTH_STATUSES`, or `None` if it is invalid or not listed; it is valid only while the container runs,
+    because moby sets it to `unhealthy` when a container stops, pauses or restarts. `created_ns` is in
     nanoseconds since 1970; from a list row it is a whole number of seconds. `watch_label` is the value of
-    `LABEL`, `None` without; `labels` has the values of the labels that the user chose, in that order.
+    `LABEL`, `None` without it; `labels` has the values of the labels in CONTAINER_LABELS, in that order.
     """
 
     id: str
@@ -124,37 +124,37 @@ class Container(NamedTuple):
 
     @property
     def health(self) -> ContainerHealth:
-        """What `container_health` says of it."""
+        """Its value of `container_health`."""
         if not self.running:
             return ContainerHealth.STOPPED if self.state else ContainerHealth.UNKNOWN
         return _HEALTH_WHILE_RUNNING.get(self.health_status, ContainerHealth.UNKNOWN)
 
     @property
     def enabled(self) -> bool | None:
-        """The boolean in its `LABEL`; `None` without the label, or with a value that is no boolean."""
+        """The boolean in its `LABEL`; `None` if the label is absent or not a boolean."""
         return parse_boolean(self.watch_label or "")
 
     @property
     def misread(self) -> bool:
-        """Whether the value of its `LABEL` is no boolean."""
+        """Whether its `LABEL` is present but not a boolean."""
         return self.watch_label is not None and self.enabled is None
 
     def is_watched(self, *, only_labelled: bool) -> bool:
-        """Tell whether it is reported."""
+        """Tell whether it is reported; with `only_labelled`, only if its `LABEL` is true."""
         return bool(self.enabled) or (self.enabled is None and not only_labelled)
 
     def without_verdict(self) -> Container:
-        """Return it with nothing said of its state and health, for when the engine can't be asked."""
+        """Return a copy without state, health and details, for when the engine does not answer."""
         return self._replace(state="", health_status=None, details=None)
 
 
 class Row(NamedTuple):
-    """What a row of `/containers/json` says beside the container.
+    """A row of `/containers/json`: the container, and fields that only the list has.
 
-    `summary` is `Status` without the age that moby writes into it (`Up 5 minutes`). `min_age` is the least
-    that age can be, in seconds: for so long the container has not been started or stopped; infinite for a
-    state that no start or stop leads back to. `failing_streak` is there from API 1.52 on. `described_image`:
-    the engine looked the image up in the containerd image store, which makes a list expensive.
+    `summary` is `Status` without the age that moby writes into it (`Up 5 minutes`). `min_age` is the minimum
+    of that age in seconds, during which the container was not started or stopped; infinite for a state to
+    which no start or stop returns. `failing_streak` exists from API 1.52 on. `described_image`: the engine
+    looked the image up in the containerd image store, which makes a list expensive.
     """
 
     container: Container
@@ -165,14 +165,14 @@ class Row(NamedTuple):
 
 
 def read_row(row: Any, label_keys: tuple[str, ...] = (), *, health_listed: bool = True) -> Row | None:
-    """Read one row of `/containers/json`; `None` for one that names no container.
+    """Parse one row of `/containers/json`; return `None` if it has no valid id.
 
-    What is missing or nonsense is left out. `health_listed` says whether this kind of engine lists a running
-    container's health: Docker does, in `Health` from API 1.52 on and in the suffix of `Status` in every
-    version; Podman before 6 does not.
+    Missing and invalid values count as absent. `health_listed`: the engine lists the health of running
+    containers. Docker does, in `Health` from API 1.52 on and in the suffix of `Status` in every version;
+    Podman before 6 does not.
     """
     summary, health_status, min_age = _read_status(as_text(_at(row, "Status")))
-    health_status = _health_status(_at(row, "Health"), unsaid=health_status if health_listed else None)
+    health_status = _health_status(_at(row, "Health"), default=health_status if health_listed else None)
     created = _integer(_at(row, "Created")) or 0
     container = _container(
         row,
@@ -197,7 +197,7 @@ def read_row(row: Any, label_keys: tuple[str, ...] = (), *, health_listed: bool 
 
 
 def read_inspect(answer: Any, label_keys: tuple[str, ...] = ()) -> Container | None:
-    """Read an answer of `/containers/{id}/json`, as `read_row` does a row; the container has details."""
+    """Parse an answer of `/containers/{id}/json` as `read_row` parses a row; the container has details."""
     status = _at(answer, "State")
     state, health_status = _state(_at(status, "Status")), _health_status(_at(status, "Health"))
     policy = _at(answer, "HostConfig", "RestartPolicy", "Name") or "no"
@@ -224,12 +224,12 @@ def read_inspect(answer: Any, label_keys: tuple[str, ...] = ()) -> Container | N
 
 
 def stores_images_in_containerd(inspect: Any) -> bool:
-    """Tell by an inspect answer of Docker whether listing is expensive: the graph driver is `overlay2`."""
+    """Tell from Docker's inspect answer whether listing is expensive; a graph driver is `overlay2`."""
     return bool(_at(inspect, "Driver") == "overlayfs")
 
 
 def _container(
-    answer: Any, *, labels: Any, label_keys: tuple[str, ...], name: str, **said: Any
+    answer: Any, *, labels: Any, label_keys: tuple[str, ...], name: str, **fields: Any
 ) -> Container | None:
     container_id = _at(answer, "Id")
     if not isinstance(container_id, str) or not _ID.fullmatch(container_id):
@@ -241,13 +241,13 @@ def _container(
         compose_service=as_text(_at(labels, "com.docker.compose.service")),
         watch_label=None if _at(labels, LABEL) is None else as_text(_at(labels, LABEL)),
         labels=tuple(as_text(_at(labels, key)) for key in label_keys),
-        **said,
+        **fields,
     )
 
 
 @lru_cache(maxsize=4096)
 def _read_status(status: str) -> tuple[str, str | None, float]:
-    """Take moby's `Status` apart: the text without its age, the health, the least age.
+    """Split moby's `Status` into the text without its age, the health, and the minimum age in seconds.
 
     `Up 5 minutes (healthy)` gives `("Up  (healthy)", "healthy", 300)`.
     """
@@ -256,7 +256,7 @@ def _read_status(status: str) -> tuple[str, str | None, float]:
     if age is None:
         return status, health, 0
     seconds = int(age["count"] or 1) * _SECONDS.get(age["unit"], 0)
-    # go-units' HumanDuration cuts off, but rounds hours: from the second on, half of one may be missing.
+    # go-units' HumanDuration truncates, but rounds hours: 2 hours and more may be half an hour too long.
     min_age = seconds - 1800 if seconds > 3600 else seconds
     return status[: age.start()] + status[age.end() :], health, min_age
 
@@ -265,11 +265,11 @@ def _state(value: Any) -> str:
     return _STATES.get(as_text(value).lower(), "")
 
 
-def _health_status(health: Any, unsaid: str | None = "none") -> str | None:
-    """Read a `Health`; `unsaid` where it says nothing, `None` where it is nonsense."""
+def _health_status(health: Any, default: str | None = "none") -> str | None:
+    """Parse a `Health` field; return `default` if it is empty, `None` if it is invalid."""
     verdict = health.get("Status") if isinstance(health, dict) else health
     if verdict in (None, ""):
-        return unsaid
+        return default
     return _HEALTH_STATUSES.get(verdict.lower()) if isinstance(verdict, str) else None
 
 
@@ -278,20 +278,20 @@ def _streak(fields: Any, health_status: str | None) -> int | None:
 
 
 def _own_name(names: Any) -> str:
-    """Find the entry with one slash: a legacy link adds the other's alias, `/parent/alias`, in any order."""
+    """Return the name with one slash: legacy links add names, `/parent/alias`, in any order."""
     texts = [as_text(name).removeprefix("/") for name in names] if isinstance(names, list) else []
     return next((text for text in texts if text and "/" not in text), "")
 
 
 def _at(answer: Any, *path: str) -> Any:
-    """Follow keys into nested JSON objects; `None` where there is none."""
+    """Return the value at a path of keys in nested JSON objects; `None` if there is none."""
     for key in path:
         answer = answer.get(key) if isinstance(answer, dict) else None
     return answer
 
 
 def as_text(value: Any) -> str:
-    """Take a string as it is, but for lone surrogates, which JSON can say and UTF-8 can't; else empty."""
+    """Return a string with lone surrogates replaced, which JSON allows and UTF-8 does not; else empty."""
     if not isinstance(value, str):
         return ""
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
@@ -303,9 +303,9 @@ def _integer(value: Any) -> int | None:
 
 
 def _nanoseconds(value: Any) -> int | None:
-    """Read RFC 3339 as nanoseconds since 1970; Go's zero time and all before 1970 are none.
+    """Parse RFC 3339 to nanoseconds since 1970; `None` for Go's zero time and all times before 1970.
 
-    Go leaves trailing zeros of a fraction out.
+    Go omits trailing zeros of a fraction.
     """
     match = _TIME.fullmatch(as_text(value))
     with suppress(ValueError):  # 30 February

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from docker_prom_exporter.snapshot import EngineInfo
 
 _NONE_WATCHED: Final = f"{NONE_WATCHED}; docker-prom-exporter check shows which are not watched, and why"
-_MAY_PASS: Final = ("unreachable", "bad_response", "error")
+_RETRIED_REASONS: Final = ("unreachable", "bad_response", "error")
 
 
 class Poller:
-    """Polls an engine. One thread calls `run` or `poll`; any may read `snapshot`, which is swapped whole.
+    """Polls an engine. One thread calls `run` or `poll`; any may read `snapshot`, replaced as a whole.
 
-    A poll's deadline is one interval after the timeout of a single request, well before a snapshot stops
-    being trusted. Once `stop` is set nothing is published any more. `on_poll` gets each snapshot once it is
-    published, and delays the next poll by what it takes.
+    A poll may take `poll_interval` plus `docker_timeout`, which is less than a snapshot is trusted for. Once
+    `stop` is set, nothing is published. `on_poll` is called with each snapshot after it is published; the
+    next poll waits until it returns.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Poller:
             stop=stop_any(stop_after_attempt(2), stop_when_event_set(stop)),
             wait=wait_fixed(0.1),
             sleep=sleep_using_event(stop),
-            retry=retry_if_exception(lambda e: isinstance(e, EngineError) and e.reason in _MAY_PASS),
+            retry=retry_if_exception(lambda e: isinstance(e, EngineError) and e.reason in _RETRIED_REASONS),
             reraise=True,
         )
         self.first_poll_ended = Event()
@@ -81,13 +81,13 @@ class Poller:
             self.poll()
 
     def poll(self) -> Snapshot:
-        """Poll once, and publish and return what was found; nothing the engine does makes it raise."""
+        """Poll once, publish the snapshot and return it; no error of the engine is raised."""
         began = time.monotonic()
         deadline = began + self.settings.poll_interval + self.settings.docker_timeout
         try:
             found = self._found(self._retrying(self._find, deadline))
             self._counts.polls["success"] += 1
-        except Exception as error:  # noqa: BLE001  a monitor must not die of what it meets
+        except Exception as error:  # noqa: BLE001  no error may end the polling
             found = self._lost(error)
             self._counts.polls["failure"] += 1
         if not self._stop.is_set():
@@ -133,7 +133,7 @@ class Poller:
         )
 
     def _lost(self, error: Exception) -> Snapshot:
-        """Keep the containers last seen, their health unknown; where Docker answered the ping, it is up."""
+        """Keep the last containers, with unknown health; Docker is up if it answered the ping."""
         if not isinstance(error, EngineError):
             self._engine.disconnect()
             self._log.error("poll.failed", exc_info=error)
@@ -141,7 +141,7 @@ class Poller:
         up = error.endpoint in ("list", "inspect")
         failure = self._failure(error)
         event = "containers.unknown" if up else "docker.lost"
-        if not self._stop.is_set() and self._is_news("docker", (event, error.reason == "denied")):
+        if not self._stop.is_set() and self._has_changed("docker", (event, error.reason == "denied")):
             self._log.warning(event, **_explain(failure))
         return replace(self.snapshot.distrusted(), up=up, failure=failure, engine=self._info)
 
@@ -150,7 +150,7 @@ class Poller:
 
     def _log_found(self, found: Found) -> None:
         info = self._info
-        if info is not None and self._is_news("docker", (info, found.mode)):
+        if info is not None and self._has_changed("docker", (info, found.mode)):
             self._log.info(
                 "docker.found",
                 engine=info.name,
@@ -167,24 +167,24 @@ class Poller:
             name = found.misread[container_id]
             self._log.warning("container.label_ignored", name=name, label=LABEL, takes="true or false")
         self._misread = {*found.misread}
-        # Details that are missing are told of once for each reason, not for each container and poll.
+        # One warning for each reason, not for each container and poll.
         by_reason = {error.reason: error for error in found.errors.values()}
-        if self._is_news("inspect", {*by_reason}):
+        if self._has_changed("inspect", {*by_reason}):
             for error in by_reason.values():
                 explained = _explain(self._failure(error))
                 self._log.warning("containers.details_missing", containers=len(found.errors), **explained)
 
     def _warn(self, event: str, value: object, **more: Any) -> None:
         """Warn when a value changes, unless it is false."""
-        if self._is_news(event, value) and value:
+        if self._has_changed(event, value) and value:
             self._log.warning(event, **more)
 
-    def _is_news(self, topic: str, value: Any) -> bool:
-        """Tell whether a topic's value differs from its last: a state is logged when it changes."""
+    def _has_changed(self, topic: str, value: Any) -> bool:
+        """Store a topic's value and tell whether it has changed: a state is logged when it changes."""
         before, self._last_logged[topic] = self._last_logged.get(topic), value
         return bool(before != value)
 
 
 def _explain(failure: Failure) -> dict[str, str]:
-    """Return what a log line says of a failure; what nobody can tell is left out."""
+    """Return the keys and values that a log line has for a failure, without empty ones."""
     return {key: text for key, text in failure._asdict().items() if text}

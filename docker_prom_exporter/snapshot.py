@@ -1,4 +1,4 @@
-"""What one poll found, when, and for how long it can be trusted."""
+"""The result of one poll, its time, and for how long it is trusted."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Mode = Literal["list", "inspect"]
 """How the containers are found: one list of all, or an inspect of each and a list of the new ones."""
 
 ENDPOINTS: Final = ("version", "ping", "list", "inspect")
-"""The four endpoints the exporter asks."""
+"""The endpoints that the exporter asks."""
 
 REASONS: Final = ("unreachable", "timeout", "denied", "not_found", "bad_response", "error")
-"""The ways a request can fail."""
+"""The reasons why a request can fail."""
 
 FAILURES: Final = tuple(pair for pair in product(ENDPOINTS, REASONS) if pair != ("inspect", "not_found"))
-"""Each endpoint and reason that can be counted: a container gone before its inspect is no failure."""
+"""The counted pairs of endpoint and reason; a container removed before its inspect is no failure."""
 
 SIMULATED: Final = "-simulated"
-"""The end of a simulated engine's version."""
+"""The suffix of a simulated engine's version."""
 
 
 class EngineInfo(NamedTuple):
-    """What an engine says of itself in `/version`; `name` is `Docker` or `Podman`."""
+    """An engine, from its `/version`; `name` is `Docker` or `Podman`."""
 
     name: str
     version: str
@@ -41,12 +41,12 @@ class EngineInfo(NamedTuple):
 
     @property
     def is_simulated(self) -> bool:
-        """Whether it is the one of `demo`, which says so in its version."""
+        """Whether it is the simulated engine of `demo`."""
         return self.version.endswith(SIMULATED)
 
 
 class Failure(NamedTuple):
-    """Why a request failed, in one line of `detail`, and what to do about it, where anybody can tell."""
+    """A failed request; `detail` is the cause in one line, `advice` the remedy, empty if unknown."""
 
     endpoint: str
     reason: str
@@ -56,7 +56,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the exporter has counted since it started: polls by result, requests and errors."""
+    """Counts since the start: polls by result, requests by endpoint, errors by endpoint and reason."""
 
     polls: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("success", "failure"), 0))
     requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDPOINTS, 0))
@@ -67,19 +67,19 @@ class Counts:
         self.errors[endpoint, reason] += 1
 
     def copy(self) -> Counts:
-        """Return the counts as of now."""
+        """Return a copy of the current counts."""
         return Counts(dict(self.polls), dict(self.requests), dict(self.errors))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What one poll found. Immutable: any thread may read it, and nobody sees half of one.
+    """The result of one poll. Immutable and replaced as a whole: any thread may read it.
 
-    `up`: the engine answered the last ping, and `since` is when that last changed, in Unix seconds. `listed`:
-    its containers were found too; where not, `containers` are those last seen, nothing else is known of
-    them, and `failure` says why. `unwatched` counts the engine's other containers, `None` where it was not
-    asked for them. `ended` is when the poll ended and `trusted_for` how long it may be believed, both in
-    seconds on the monotonic clock. `duration` is in seconds, `last_success` in Unix seconds (0: never).
+    `up`: the engine answered the last ping; `since` is when `up` last changed, in Unix seconds. `listed`: the
+    containers were found, too; if not, `containers` are the last ones found, in unknown state, and `failure`
+    is the cause. `unwatched` counts the engine's other containers, `None` if they were not listed. `ended` is
+    the end of the poll on the monotonic clock, `trusted_for` the time after it for which the snapshot is
+    trusted; both and `duration` are in seconds. `last_success` is in Unix seconds (0: never).
     """
 
     ended: float
@@ -99,9 +99,9 @@ class Snapshot:
 
     @property
     def trusted_until(self) -> float:
-        """The time on the monotonic clock until which it may be believed."""
+        """The time on the monotonic clock until which the snapshot is trusted."""
         return self.ended + self.trusted_for
 
     def distrusted(self) -> Snapshot:
-        """Return what is left to say once nobody can tell whether any of it still holds."""
+        """Return a copy with `up` and `listed` false, for a failed poll or a snapshot too old to trust."""
         return replace(self, up=False, listed=False)
