@@ -1,4 +1,4 @@
-"""Families to bytes: encoded once a change, gzipped, and put together for each scrape."""
+"""Encode families once per change, gzip them, and assemble the answer to each scrape."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 _SAMPLE_NAME: Final = re.compile(rb"(?:#[^\n]*\n)*([^{ \n]+)")
 _GZIP_WBITS: Final = 31
-_GZIP_MEMORY: Final = 6  # of 9: the state that is kept takes 160 KiB, not the 256 KiB of the default
+_GZIP_MEMORY: Final = 6  # of 9: the kept compressor takes 160 KiB, not the default's 256 KiB
 
 
 class Publication(NamedTuple):
-    """What is to be served from now on.
+    """The families to serve until the next publication.
 
-    `families` are kept encoded: one that is the same object as in the last publication is not encoded again.
-    Once `trusted_until`, a time on the monotonic clock, is over, `fallback` stands in for them. `own` are
-    those of the exporter itself, which change with each publication. All samples of a family have one name.
+    A family in `families` that is the same object as in the last publication is not encoded again. After
+    `trusted_until`, a time on the monotonic clock, `fallback` replaces `families`. `own` are the exporter's
+    own families, which change with each publication. All samples of a family have one name.
     """
 
     families: Sequence[Metric] = ()
@@ -73,7 +73,7 @@ _OPENMETRICS: Final = _Format(
 
 
 class _Page(NamedTuple):
-    """A publication in one format: each of `families` encoded, and all zipped up to where `own` follows."""
+    """A publication in one format; `zipping` is the compressor state between `zipped` families and `own`."""
 
     families: Sequence[Metric]
     encoded: Sequence[bytes]
@@ -83,7 +83,7 @@ class _Page(NamedTuple):
 
 
 def _page(form: _Format, publication: Publication, before: _Page | None = None) -> _Page:
-    """Encode a publication, but for those of its families that are in the page before."""
+    """Encode a publication; families that are in the page before are not encoded again."""
 
     def encoded(families: Sequence[Metric]) -> bytes:
         return form.encode(Families(families)).removesuffix(b"# EOF\n")
@@ -98,24 +98,24 @@ def _page(form: _Format, publication: Publication, before: _Page | None = None) 
 
 
 def _sample_name(encoded: bytes) -> str | None:
-    """Return the name that all samples of an encoded family have; None where it has no samples."""
+    """Return the name of an encoded family's samples; None if it has no samples."""
     match = _SAMPLE_NAME.match(encoded)
     return match and match[1].decode()
 
 
 class _Published(NamedTuple):
-    """What is served, and its page in each format that was asked for."""
+    """The served publication, and its page in each format requested so far."""
 
     publication: Publication
     pages: dict[_Format, _Page]
 
 
 class Exposition:
-    """Serves what was published last. Any thread may call any method.
+    """Serves the last publication. Any thread may call any method.
 
-    A publication is encoded by the thread that publishes it, in each format that was asked for before; a
-    scrape adds to the kept bytes only what is collected for it: `others`, `process_*` and `python_info`.
-    Who asks first once a publication is too old to trust has its `fallback` encoded.
+    The publishing thread encodes a publication in each format requested before. A scrape encodes only the
+    families that are collected for it: `others`, `process_*` and `python_info`. The first scrape after
+    `trusted_until` encodes `fallback`.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Exposition:
         self._encoding = threading.RLock()
 
     def publish(self, publication: Publication) -> None:
-        """Replace what is served; a scrape gets all of the old or all of the new."""
+        """Replace the served publication; a scrape gets either all of the old one or all of the new one."""
         with self._encoding:
             before = self._published.pages.items()
             pages = {form: _page(form, publication, page) for form, page in before}
@@ -138,18 +138,18 @@ class Exposition:
         return self._clock() <= self._published.publication.trusted_until
 
     def found(self) -> tuple[Metric, ...]:
-        """Return the published `families`, or the `fallback` once they are too old to trust."""
+        """Return the published `families`, or `fallback` after `trusted_until`."""
         return tuple(self._current().publication.families)
 
     def families(self) -> list[Metric]:
-        """Return what is published, as far as it is recent enough, without `others` and `process_*`."""
+        """Return the families of `found` and the published `own`, without `others` and `process_*`."""
         publication = self._current().publication
         return [*publication.families, *publication.own]
 
     def render(self, accept: str = "", accept_encoding: str = "", names: Collection[str] = ()) -> Answer:
-        """Answer a scrape with these headers: all, or only the samples that `name[]` names.
+        """Answer a scrape with these headers: all families, or only the samples in `names` (`name[]`).
 
-        What is picked by name is not gzipped, so that no client makes the exporter compress for it alone.
+        With `names` the answer is not gzipped, so that no client makes the exporter compress for it alone.
         """
         form = _OPENMETRICS if accepts_openmetrics(accept) else _TEXT
         current = self._current()
@@ -167,7 +167,7 @@ class Exposition:
         return Answer(form.content_type, "gzip", (page.zipped, zipping.compress(rest) + zipping.flush()))
 
     def _current(self) -> _Published:
-        """Return what is to be served; in a publication too old to trust `fallback` replaces `families`."""
+        """Return the publication to serve; after `trusted_until`, `fallback` replaces its `families`."""
         published = self._published
         publication = published.publication
         if self._clock() <= publication.trusted_until or publication.families is publication.fallback:
@@ -185,7 +185,7 @@ class Exposition:
 
 
 def media_ranges(accept: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield each media range that an `Accept` header names, and its parameters, all in lower case."""
+    """Yield each media range of an `Accept` header, and its parameters, all in lower case."""
     for choice in accept.lower().split(","):
         media_type, *parameters = (part.strip() for part in choice.split(";"))
         pairs = (parameter.partition("=") for parameter in parameters)
@@ -193,6 +193,6 @@ def media_ranges(accept: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def accepts_openmetrics(accept: str) -> bool:
-    """Tell whether an `Accept` header names OpenMetrics in the one version that is written, or in any."""
-    of_openmetrics = (what for name, what in media_ranges(accept) if name == "application/openmetrics-text")
-    return "1.0.0" in (what.get("version", "1.0.0") for what in of_openmetrics)
+    """Tell whether an `Accept` header has OpenMetrics with version 1.0.0, or without a version."""
+    openmetrics = (values for name, values in media_ranges(accept) if name == "application/openmetrics-text")
+    return "1.0.0" in (values.get("version", "1.0.0") for values in openmetrics)

@@ -1,4 +1,4 @@
-"""Every metric's name, HELP and labels; a `Snapshot` becomes families."""
+"""Every metric's name, HELP and labels, and the families of a `Snapshot`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _HELP: Final = {
 class _ContainerMetric(NamedTuple):
     """A metric of each container: a counter if its name ends in `_total`, else a gauge.
 
-    `read` gives a container's samples: the values of the labels beside `id` and `name`, and the value.
+    `read` returns a container's samples: the values of the labels after `id` and `name`, and the value.
     """
 
     name: str
@@ -88,7 +88,7 @@ class _ContainerMetric(NamedTuple):
     read: _Read
 
 
-def _one(value: float | None) -> _Samples:
+def _unlabelled(value: float | None) -> _Samples:
     return () if value is None else (((), value),)
 
 
@@ -98,11 +98,11 @@ def _one_hot(values: tuple[str, ...], current: str | None) -> _Samples:
 
 
 def _detail(name: str) -> _Read:
-    return lambda c: _one(getattr(c.details, name, None))
+    return lambda c: _unlabelled(getattr(c.details, name, None))
 
 
-_HEALTH: Final = _ContainerMetric("container_health", (), lambda c: _one(c.health))
-_UNKNOWN: Final = _HEALTH._replace(read=lambda _: _one(ContainerHealth.UNKNOWN))
+_HEALTH: Final = _ContainerMetric("container_health", (), lambda c: _unlabelled(c.health))
+_UNKNOWN: Final = _HEALTH._replace(read=lambda _: _unlabelled(ContainerHealth.UNKNOWN))
 _CONTAINER_METRICS: Final = (
     _HEALTH,
     _ContainerMetric(
@@ -116,7 +116,7 @@ _CONTAINER_METRICS: Final = (
         ("status",),
         lambda c: _one_hot(HEALTH_STATUSES, c.health_status if c.running else None),
     ),
-    _ContainerMetric("docker_container_created_timestamp_seconds", (), lambda c: _one(c.created)),
+    _ContainerMetric("docker_container_created_timestamp_seconds", (), lambda c: _unlabelled(c.created)),
     _ContainerMetric("docker_container_started_timestamp_seconds", (), _detail("started")),
     _ContainerMetric("docker_container_finished_timestamp_seconds", (), _detail("finished")),
     _ContainerMetric("docker_container_restarts_total", (), _detail("restarts")),
@@ -132,9 +132,9 @@ _CONTAINER_METRICS: Final = (
 
 
 class _ContainerFamily(Metric):
-    """A metric of all containers, which makes each sample only when it is read.
+    """A metric of all containers; creates each sample only when it is read.
 
-    A list of them would take megabytes, and at 10,000 containers encoding would take a quarter longer.
+    A list of samples would take megabytes, and encoding 10,000 containers would take a quarter longer.
     """
 
     def __init__(self, metric: _ContainerMetric, containers: Sequence[Container] = ()) -> None:
@@ -144,9 +144,9 @@ class _ContainerFamily(Metric):
         self._containers = containers
         self.has_samples = any(map(metric.read, containers))
 
-    @property  # type: ignore[override]  # a list to the base class; encoders only iterate
+    @property  # type: ignore[override]  # the base class has a list; encoders only iterate
     def samples(self) -> Iterator[Sample]:
-        """Make the samples, one after the other."""
+        """Yield the samples."""
         name, own_labels, read = self._metric
         labels = ("id", "name", *own_labels)
         for c in self._containers:
@@ -155,10 +155,10 @@ class _ContainerFamily(Metric):
 
     @samples.setter
     def samples(self, _: list[Sample]) -> None:
-        """Take no others."""
+        """Ignore the list that the base class assigns."""
 
     def updated(self, containers: Sequence[Container], changes: _Changes | None) -> _ContainerFamily:
-        """Return the family of these containers: this one, unless a sample has changed."""
+        """Return the family of these containers, which is this object unless a sample has changed."""
         read = self._metric.read
         if changes is not None and all(read(was) == read(now) for was, now in changes):
             return self
@@ -166,10 +166,10 @@ class _ContainerFamily(Metric):
 
 
 class Publications:
-    """Turns one snapshot after the other into what is to be served.
+    """Turns snapshots into publications.
 
-    A family that has the samples it had in the last snapshot is the same object, which need not be encoded
-    again. `label_keys` are the container labels that the user chose.
+    A family whose samples are the same as in the last snapshot stays the same object, so that it is not
+    encoded again. `label_keys` are the container labels to export.
     """
 
     def __init__(self, label_keys: Sequence[str] = ()) -> None:
@@ -180,7 +180,7 @@ class Publications:
         self._containers: tuple[Container, ...] = ()
 
     def of(self, snapshot: Snapshot) -> Publication:
-        """Return what is to be served from now on."""
+        """Return the publication of a snapshot."""
         changes = _changes(self._containers, snapshot.containers)
         self._containers = snapshot.containers
         self._families = [each.updated(snapshot.containers, changes) for each in self._families]
@@ -198,7 +198,7 @@ class Publications:
 
 
 def _changes(before: Sequence[Container], after: Sequence[Container]) -> _Changes | None:
-    """Return what each changed container was and is; `None` where others are shown, or in other order."""
+    """Return each changed container before and after; `None` if ids, names or their order differ."""
     if [(c.id, c.name) for c in before] != [(c.id, c.name) for c in after]:
         return None
     return [(was, now) for was, now in zip(before, after, strict=True) if was != now]
@@ -226,13 +226,13 @@ def _own_families(snapshot: Snapshot) -> list[Metric]:
 
 
 def build_info() -> Metric:
-    """Return which exporter this is, on which Python."""
+    """Return the versions of the exporter and of Python."""
     versions = {"version": __version__, "python_version": platform.python_version()}
     return _info("docker_exporter_build_info", versions)
 
 
 def push_families(results: Mapping[str, int], last: float) -> list[Metric]:
-    """Return how many pushes had which result, and when the last one succeeded, in Unix seconds."""
+    """Return the number of pushes by result, and the time of the last success, in Unix seconds."""
     return [
         _counter("docker_exporter_pushes_total", ("result",), results),
         _gauge("docker_exporter_last_push_timestamp_seconds", last),
@@ -240,12 +240,12 @@ def push_families(results: Mapping[str, int], last: float) -> list[Metric]:
 
 
 def textfile_families(results: Mapping[str, int]) -> list[Metric]:
-    """Return how many writes of the text file had which result."""
+    """Return the number of writes of the text file by result."""
     return [_counter("docker_exporter_textfile_writes_total", ("result",), results)]
 
 
 def expiry_publication(*, up: bool, expired: int, trusted_until: float) -> Publication:
-    """Return what `expire` serves: whether it could ask the gateway, and how many groups it deleted."""
+    """Return the publication of `expire`: whether the gateway answered, and the number of deleted groups."""
     return Publication(
         families=[_gauge("docker_exporter_gateway_up", up)],
         fallback=[_gauge("docker_exporter_gateway_up", 0)],
@@ -265,7 +265,7 @@ def _info(name: str, labels: Mapping[str, str]) -> Metric:
 
 
 def _counter(name: str, labels: Sequence[str], counts: Mapping[Any, int]) -> Metric:
-    """Return a counter whose counts are by the value of its label, or by those of all its labels."""
+    """Return a counter; the keys of `counts` are the value of its one label, or tuples of all values."""
     family = CounterMetricFamily(name, _HELP[name], labels=labels)
     for values, count in counts.items():
         family.add_metric((values,) if isinstance(values, str) else values, count)
