@@ -140,7 +140,7 @@ class Container(NamedTuple):
         return self.watch_label is not None and self.enabled is None
 
     def is_watched(self, *, only_labelled: bool) -> bool:
-        """Tell whether it is reported; with `only_labelled`, only if its `LABEL` is true."""
+        """Return whether it is reported; with `only_labelled`, only if its `LABEL` is true."""
         return bool(self.enabled) or (self.enabled is None and not only_labelled)
 
     def without_verdict(self) -> Container:
@@ -224,7 +224,7 @@ def read_inspect(answer: Any, label_keys: tuple[str, ...] = ()) -> Container | N
 
 
 def stores_images_in_containerd(inspect: Any) -> bool:
-    """Tell from Docker's inspect answer whether listing is expensive; a graph driver is `overlay2`."""
+    """Return whether listing is expensive, by Docker's inspect answer; a graph driver is `overlay2`."""
     return bool(_at(inspect, "Driver") == "overlayfs")
 
 

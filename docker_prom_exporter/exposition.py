@@ -134,7 +134,7 @@ class Exposition:
             self._published = _Published(publication, pages)
 
     def is_trusted(self) -> bool:
-        """Tell whether the last publication is recent enough."""
+        """Return whether the last publication is recent enough."""
         return self._clock() <= self._published.publication.trusted_until
 
     def found(self) -> tuple[Metric, ...]:
@@ -193,6 +193,6 @@ def media_ranges(accept: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def accepts_openmetrics(accept: str) -> bool:
-    """Tell whether an `Accept` header has OpenMetrics with version 1.0.0, or without a version."""
+    """Return whether an `Accept` header has OpenMetrics with version 1.0.0, or without a version."""
     openmetrics = (values for name, values in media_ranges(accept) if name == "application/openmetrics-text")
     return "1.0.0" in (values.get("version", "1.0.0") for values in openmetrics)

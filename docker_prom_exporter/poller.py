@@ -180,7 +180,7 @@ class Poller:
             self._log.warning(event, **more)
 
     def _has_changed(self, topic: str, value: Any) -> bool:
-        """Store a topic's value and tell whether it has changed: a state is logged when it changes."""
+        """Store a topic's value and return whether it has changed: a state is logged when it changes."""
         before, self._last_logged[topic] = self._last_logged.get(topic), value
         return bool(before != value)
 
