@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.containers import LABEL, Details
 from docker_prom_exporter.demo import SimulatedContainer
+from docker_prom_exporter.engine import Engine
 from docker_prom_exporter.snapshot import Snapshot
 from support.clock import Clock
 from support.polls import STEADY, asked, healths
@@ -307,6 +309,16 @@ def test_a_restart_hidden_by_a_clock_that_jumps(
 
     assert [0] == hidden
     assert [1] == [details.restarts for details in details_of(poller.snapshot)]
+
+
+def test_an_inspect_may_take_two_seconds(simulated: Simulation) -> None:
+    """An inspect may take two seconds, even if the timeout of other requests is longer."""
+    simulated.stage.add("web", health="healthy")
+    with patch.object(Engine, "inspect", autospec=True, side_effect=Engine.inspect) as inspect:
+        poller_for(simulated.url, docker_timeout=60).poll()
+    (_, _, _, seconds, _), _ = inspect.call_args
+
+    assert 2 == seconds
 
 
 def test_one_stuck_container_costs_only_its_details(simulated: Simulation, clock: Clock) -> None:
