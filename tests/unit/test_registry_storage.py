@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from docker_prom_exporter.registry import files
-from docker_prom_exporter.registry.manifests import MAX_BYTES
 from docker_prom_exporter.registry.storage import Contents, Repository, Storage, StorageError, Tag
 from support import storages
 from support.storages import (
@@ -291,7 +290,7 @@ BROKEN: dict[str, tuple[str, bytes]] = {
     "schema 3": ("unsupported", b'{"schemaVersion": 3}'),
     "an empty object": ("unsupported", b"{}"),
     "too many values": ("unsupported", b"[" + b"{}," * 100_000 + b"{}]"),
-    "too large": ("unsupported", b" " * (MAX_BYTES + 1)),
+    "too large": ("unsupported", b" " * (4 * 2**20 + 1)),
 }
 
 
