@@ -5,10 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import quote, urlsplit
-from urllib.request import urlopen
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,24 +13,20 @@ from docker_prom_exporter.demo import WATCH
 from support.exporters import exporter
 from support.expositions import Sample, Scrape
 from support.missing import require_program
-from support.ports import free_port
-from support.processes import Command, Daemon
+from support.prometheus import Server, running
 from support.real import Engine
 from support.waiting import wait_for
 
 AWKWARD = 'a "quoted" \\ back\\nslash,\nsecond line {} = 🐳 ümläut'
 
 
-class Prometheus:
+class Prometheus(Server):
     """A Prometheus that scrapes one exporter each second."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
 
     def ask(self, query: str) -> dict[Sample, float]:
         """Return the samples of an instant query, without the labels that Prometheus adds."""
         found: dict[Sample, float] = {}
-        for series in self._get(f"/api/v1/query?query={quote(query)}")["data"]["result"]:
+        for series in self.query(query):
             labels = series["metric"]
             kept = {name: labels[name] for name in labels.keys() - {"__name__", "instance", "job"}}
             found[labels.get("__name__", ""), frozenset(kept.items())] = float(series["value"][1])
@@ -41,42 +34,21 @@ class Prometheus:
 
     def last_error(self) -> str:
         """Return the error of Prometheus's last scrape; empty if it succeeded."""
-        (target,) = self._get("/api/v1/targets")["data"]["activeTargets"]
+        (target,) = json.loads(self.get("/api/v1/targets"))["data"]["activeTargets"]
         return str(target["lastError"])
-
-    def has_scraped(self) -> bool:
-        """Whether Prometheus answers and a scrape has succeeded."""
-        try:
-            return 1 in self.ask("up").values()
-        except HTTPError as error:
-            error.close()
-        except OSError:
-            pass
-        return False
-
-    def _get(self, path: str) -> Any:
-        with urlopen(self._url + path, timeout=10) as response:
-            return json.load(response)
 
 
 @contextmanager
 def prometheus(folder: Path, exporter_url: str) -> Iterator[Prometheus]:
     """Yield a Prometheus that has scraped this exporter."""
-    program = require_program("prometheus")
     target = {"targets": [urlsplit(exporter_url).netloc]}
     job = {"job_name": "docker", "scrape_interval": "1s", "static_configs": [target]}
     config = folder / "prometheus.yml"
     config.write_text(json.dumps({"scrape_configs": [job]}))
-    address = f"127.0.0.1:{free_port()}"
-    options = [f"--config.file={config}", f"--storage.tsdb.path={folder}/data"]
-    daemon = Daemon(folder / "prometheus.log")
-    try:
-        daemon.start(Command([program, *options, f"--web.listen-address={address}"], {}))
-        server = Prometheus(f"http://{address}")
-        wait_for(server.has_scraped, what="Prometheus to scrape the exporter", seconds=30)
+    options = f"--config.file={config}", f"--storage.tsdb.path={folder}/data"
+    with running(Prometheus("prometheus", folder, *options)) as server:
+        wait_for(lambda: 1 in server.ask("up").values(), what="Prometheus to scrape the exporter", seconds=30)
         yield server
-    finally:
-        daemon.terminate()
 
 
 def stored_form(scrape: Scrape) -> dict[Sample, float]:

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError
 
 from support.expositions import Scrape, parse
@@ -70,8 +70,11 @@ class Server:
             return connection.connect_ex(("127.0.0.1", int(self.url.rpartition(":")[2]))) == 0
 
 
+AnyServer = TypeVar("AnyServer", bound=Server)
+
+
 @contextmanager
-def running(server: Server) -> Iterator[Server]:
+def running(server: AnyServer) -> Iterator[AnyServer]:
     """Start the server and yield it; kill it afterwards."""
     server.start()
     try:
