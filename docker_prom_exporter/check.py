@@ -85,24 +85,32 @@ class _Check:
         if "inspect" in self._errors and info.is_podman:
             return self._fail(f"{info.name} reports health by inspect only")
         limits = ", but no restarts, exit codes and times" if "inspect" in self._errors else ""
-        self._report.say("result", "good", f"container health can be reported{limits}", colour=_GREEN)
+        self._report.say(
+            "result", "good", f"container health can be reported{limits}", colour=_GREEN
+        )
         return 0
 
     def _fail(self, why: str) -> int:
-        self._report.say("result", "bad", f"container health can't be reported: {why}", colour=_RED)
+        self._report.say(
+            "result", "bad", f"container health can't be reported: {why}", colour=_RED
+        )
         return 1
 
     def _deadline(self) -> float:
         return time.monotonic() + self._settings.docker_timeout
 
-    def _ask(self, endpoint: str, question: Callable[[float], Any], describe: Callable[[Any], str]) -> Any:
+    def _ask(
+        self, endpoint: str, question: Callable[[float], Any], describe: Callable[[Any], str]
+    ) -> Any:
         """Ask one question, report the outcome, and return the answer, or `None` if the request failed."""
         began = time.monotonic()
         try:
             answer = question(self._deadline())
         except EngineError as error:
             self._errors[endpoint] = error
-            explanation = ": ".join(filter(None, (error.detail, advise(error, self._engine.url))))
+            explanation = ": ".join(
+                filter(None, (error.detail, advise(error, self._engine.url)))
+            )
             self._report.say(endpoint, _OUTCOMES[error.reason], explanation, colour=_RED)
             return None
         took = f"in {(time.monotonic() - began) * 1000:.0f} ms"
@@ -130,7 +138,9 @@ class _Check:
             raise answer
 
         return self._ask(
-            "inspect", question, lambda answer: one.name if answer else f"{one.name} was removed meanwhile"
+            "inspect",
+            question,
+            lambda answer: one.name if answer else f"{one.name} was removed meanwhile",
         )
 
     def _is_watched(self, container: Container) -> bool:
@@ -159,11 +169,16 @@ class _Check:
         elif expensive:
             self._report.say("mode", "list", LISTING_IS_EXPENSIVE, colour=_YELLOW)
         else:
-            self._report.say("mode", "list", "one list in each poll, inspects where a row has changed")
+            self._report.say(
+                "mode", "list", "one list in each poll, inspects where a row has changed"
+            )
 
 
 def _describe(info: EngineInfo) -> str:
-    name, platform = f"{info.name} {info.version}".strip(), "/".join(filter(None, (info.os, info.arch)))
+    name, platform = (
+        f"{info.name} {info.version}".strip(),
+        "/".join(filter(None, (info.os, info.arch))),
+    )
     return ", ".join(filter(None, (name, f"API {info.api_version}", platform)))
 
 

@@ -105,7 +105,9 @@ def _parser(options: ArgumentParser) -> ArgumentParser:
         "formatter_class": partial(HelpFormatter, max_help_position=6, width=100),
         "epilog": _EPILOG,
     }
-    parser = _Parser(prog=_NAME, usage="%(prog)s [COMMAND] [OPTIONS]", description=summary, **shared)
+    parser = _Parser(
+        prog=_NAME, usage="%(prog)s [COMMAND] [OPTIONS]", description=summary, **shared
+    )
     parser.add_argument("--version", action="version", version=f"{_NAME} {__version__}")
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     _add_options(parser)
@@ -120,15 +122,22 @@ def _parser(options: ArgumentParser) -> ArgumentParser:
         )
         for name, description in _COMMANDS.items()
     }
-    commands["demo"].add_argument("--seed", type=int, default=0, metavar="N", help="another play")
+    commands["demo"].add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another play"
+    )
     commands["registry"].add_argument(
-        "path", metavar="PATH", help="the storage: the folder docker/registry/v2 of the registry's files"
+        "path",
+        metavar="PATH",
+        help="the storage: the folder docker/registry/v2 of the registry's files",
     )
     return parser
 
 
 def _add_options(parser: ArgumentParser) -> None:
-    groups = {option.group: parser.add_argument_group(f"{option.group} options") for option in OPTIONS}
+    groups = {
+        option.group: parser.add_argument_group(f"{option.group} options")
+        for option in OPTIONS
+    }
     for option in OPTIONS:
         default = f" (default: {option.default})" if option.default else ""
         text = f"{option.help}; takes {option.values.words}{default}"

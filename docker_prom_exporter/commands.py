@@ -59,7 +59,9 @@ def run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int:
 def _engine(settings: Settings, environ: Mapping[str, str]) -> Engine:
     """Return the engine; no request is sent to it yet."""
     if not hasattr(requests.adapters.HTTPAdapter, "get_connection_with_tls_context"):
-        raise CommandError(f"requests {requests.__version__} is too old: install 2.32.2 or newer")
+        raise CommandError(
+            f"requests {requests.__version__} is too old: install 2.32.2 or newer"
+        )
     return Engine(find_target(settings.docker_host, environ), settings.docker_timeout)
 
 
@@ -68,7 +70,11 @@ def _check(settings: Settings) -> int:
 
     engine = _engine(settings, os.environ)
     with standard_output() as output:
-        coloured = output.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        coloured = (
+            output.isatty()
+            and not os.environ.get("NO_COLOR")
+            and os.environ.get("TERM") != "dumb"
+        )
         return check(engine, settings, Report(output, coloured=coloured))
 
 
@@ -102,7 +108,9 @@ def _demo(settings: Settings, seed: int) -> int:
 
 
 def _serve(
-    settings: Settings, environ: Mapping[str, str] = os.environ, signals: StopSignals | None = None
+    settings: Settings,
+    environ: Mapping[str, str] = os.environ,
+    signals: StopSignals | None = None,
 ) -> int:
     """Poll an engine and serve its metrics."""
     engine = _engine(settings, environ)
@@ -122,13 +130,17 @@ def _serve(
     )
     polling = threading.Thread(target=poller.run, name="poller", daemon=True)
     healthy = serving.exposition.is_trusted
-    return serving.until_signal(polling, healthy, poller.first_poll_ended, page, abort=engine.abort)
+    return serving.until_signal(
+        polling, healthy, poller.first_poll_ended, page, abort=engine.abort
+    )
 
 
 def _registry(settings: Settings, path: str) -> int:
     """Scan a registry's storage and serve its metrics."""
     if sys.platform == "win32":
-        raise CommandError("registry needs a POSIX file system, to read files that may be replaced by links")
+        raise CommandError(
+            "registry needs a POSIX file system, to read files that may be replaced by links"
+        )
     from docker_prom_exporter.registry import Scanner  # noqa: PLC0415
 
     serving = _Serving(settings, StopSignals())
@@ -145,7 +157,9 @@ def _expire(settings: Settings) -> int:
     serving = _Serving(settings._replace(push_url=None), StopSignals())
     expirer = Expirer(settings, serving.publish, serving.stop)
     expiring = threading.Thread(target=expirer.run, name="expirer", daemon=True)
-    return serving.until_signal(expiring, serving.exposition.is_trusted, expirer.first_look_ended)
+    return serving.until_signal(
+        expiring, serving.exposition.is_trusted, expirer.first_look_ended
+    )
 
 
 class _Serving:
@@ -159,12 +173,16 @@ class _Serving:
         self._signals = signals
         cert, key = settings.web_tls_cert_file, settings.web_tls_key_file
         token = settings.web_bearer_token_file
-        self._tls = web.ServerTls(cert, key, settings.web_client_ca_file) if cert and key else None
+        self._tls = (
+            web.ServerTls(cert, key, settings.web_client_ca_file) if cert and key else None
+        )
         self._token = web.BearerToken(token) if token else None
         self.stop = threading.Event()
         self._outlets = _outlets(settings, self.stop)
         self._listener = _listener(settings)
-        self.exposition = Exposition(lambda: [f for outlet in self._outlets for f in outlet.families()])
+        self.exposition = Exposition(
+            lambda: [f for outlet in self._outlets for f in outlet.families()]
+        )
 
     def publish(self, publication: Publication) -> None:
         """Replace the served publication and wake the outlets."""
@@ -226,7 +244,9 @@ _COMMANDS: Final[dict[str | None, Callable[..., int]]] = {
 
 def _outlets(settings: Settings, stop: threading.Event) -> list[Outlet]:
     if settings.push_url is not None and settings.push_instance is None:
-        raise CommandError("--push-url (PUSH_URL) needs --push-instance (PUSH_INSTANCE), too", 2)
+        raise CommandError(
+            "--push-url (PUSH_URL) needs --push-instance (PUSH_INSTANCE), too", 2
+        )
     return open_outlets(settings, stop)
 
 
@@ -238,4 +258,6 @@ def _listener(settings: Settings) -> socket.socket:
         advice = ""
         if error.errno == errno.EADDRINUSE:
             advice = "; Portainer, MinIO, php-fpm and ClickHouse often have 9000: set another --listen-port"
-        raise CommandError(f"can't listen on {address}: {error.strerror or error}{advice}") from error
+        raise CommandError(
+            f"can't listen on {address}: {error.strerror or error}{advice}"
+        ) from error

@@ -34,7 +34,10 @@ _STATES: Final = {
 }
 
 # Podman sends `reset` if the healthcheck has not run since the container started.
-_HEALTH_STATUSES: Final = {**{status: status for status in HEALTH_STATUSES}, "reset": "starting"}
+_HEALTH_STATUSES: Final = {
+    **{status: status for status in HEALTH_STATUSES},
+    "reset": "starting",
+}
 
 _NANOSECONDS: Final = 10**9
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -164,7 +167,9 @@ class Row(NamedTuple):
     described_image: bool
 
 
-def read_row(row: Any, label_keys: tuple[str, ...] = (), *, health_listed: bool = True) -> Row | None:
+def read_row(
+    row: Any, label_keys: tuple[str, ...] = (), *, health_listed: bool = True
+) -> Row | None:
     """Parse one row of `/containers/json`; return `None` if it has no valid id.
 
     Missing and invalid values count as absent. `health_listed`: the engine lists the health of running
@@ -172,7 +177,9 @@ def read_row(row: Any, label_keys: tuple[str, ...] = (), *, health_listed: bool 
     Podman before 6 does not.
     """
     summary, health_status, min_age = _read_status(as_text(_at(row, "Status")))
-    health_status = _health_status(_at(row, "Health"), default=health_status if health_listed else None)
+    health_status = _health_status(
+        _at(row, "Health"), default=health_status if health_listed else None
+    )
     created = _integer(_at(row, "Created")) or 0
     container = _container(
         row,
@@ -215,7 +222,9 @@ def read_inspect(answer: Any, label_keys: tuple[str, ...] = ()) -> Container | N
             started=_timestamp(_at(status, "StartedAt")),
             finished=_timestamp(_at(status, "FinishedAt")),
             restarts=max(0, _integer(_at(answer, "RestartCount")) or 0),
-            exit_code=_integer(_at(status, "ExitCode")) if state in ("exited", "dead") else None,
+            exit_code=_integer(_at(status, "ExitCode"))
+            if state in ("exited", "dead")
+            else None,
             oom_killed=_at(status, "OOMKilled") is True,
             failing_streak=_streak(status, health_status),
             restart_policy=policy if policy in RESTART_POLICIES else None,
@@ -274,12 +283,16 @@ def _health_status(health: Any, default: str | None = "none") -> str | None:
 
 
 def _streak(fields: Any, health_status: str | None) -> int | None:
-    return None if health_status == "none" else _integer(_at(fields, "Health", "FailingStreak"))
+    return (
+        None if health_status == "none" else _integer(_at(fields, "Health", "FailingStreak"))
+    )
 
 
 def _own_name(names: Any) -> str:
     """Return the name with one slash: legacy links add names, `/parent/alias`, in any order."""
-    texts = [as_text(name).removeprefix("/") for name in names] if isinstance(names, list) else []
+    texts = (
+        [as_text(name).removeprefix("/") for name in names] if isinstance(names, list) else []
+    )
     return next((text for text in texts if text and "/" not in text), "")
 
 
@@ -309,7 +322,10 @@ def _nanoseconds(value: Any) -> int | None:
     """
     match = _TIME.fullmatch(as_text(value))
     with suppress(ValueError):  # 30 February
-        if match and (seconds := int(datetime.fromisoformat(match[1] + match[3]).timestamp())) > 0:
+        if (
+            match
+            and (seconds := int(datetime.fromisoformat(match[1] + match[3]).timestamp())) > 0
+        ):
             return seconds * _NANOSECONDS + int((match[2] or "").ljust(9, "0"))
     return None
 

@@ -20,7 +20,9 @@ _SHORTEST_WAIT: Final = 0.01
 
 
 def call(
-    action: Callable[[], T], seconds: float, cut: Callable[[threading.Thread], object] = lambda _: None
+    action: Callable[[], T],
+    seconds: float,
+    cut: Callable[[threading.Thread], object] = lambda _: None,
 ) -> T:
     """Call `action` and return its result or raise its error; raise `TimeoutError` after `seconds`.
 
@@ -48,7 +50,9 @@ def call_each(
     """
     todo = iter(actions)
     futures: dict[K, Future[T]] = {}
-    workers: dict[threading.Thread, tuple[Future[T], float]] = {}  # the current action's future and end
+    workers: dict[
+        threading.Thread, tuple[Future[T], float]
+    ] = {}  # the current action's future and end
     changed = threading.Condition()
 
     def start_worker() -> None:
@@ -84,16 +88,22 @@ def call_each(
             start_worker()
         while workers:
             now = time.monotonic()
-            for worker in [w for w, (future, end) in workers.items() if end <= now and future.cancel()]:
+            for worker in [
+                w for w, (future, end) in workers.items() if end <= now and future.cancel()
+            ]:
                 del workers[worker]
-                threading.Thread(target=_cut_until_ended, args=(worker, cut), daemon=True).start()
+                threading.Thread(
+                    target=_cut_until_ended, args=(worker, cut), daemon=True
+                ).start()
                 start_worker()
             next_end = min([now + seconds, deadline, *(end for _, end in workers.values())])
             changed.wait(max(next_end - now, _SHORTEST_WAIT))
     return futures
 
 
-def _cut_until_ended(worker: threading.Thread, cut: Callable[[threading.Thread], object]) -> None:
+def _cut_until_ended(
+    worker: threading.Thread, cut: Callable[[threading.Thread], object]
+) -> None:
     while worker.is_alive():
         cut(worker)
         worker.join(_CUT_INTERVAL)

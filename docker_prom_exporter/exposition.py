@@ -119,7 +119,9 @@ class Exposition:
     """
 
     def __init__(
-        self, others: Callable[[], Iterable[Metric]] = list, clock: Callable[[], float] = time.monotonic
+        self,
+        others: Callable[[], Iterable[Metric]] = list,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._others = others
         self._clock = clock
@@ -146,7 +148,9 @@ class Exposition:
         publication = self._current().publication
         return [*publication.families, *publication.own]
 
-    def render(self, accept: str = "", accept_encoding: str = "", names: Collection[str] = ()) -> Answer:
+    def render(
+        self, accept: str = "", accept_encoding: str = "", names: Collection[str] = ()
+    ) -> Answer:
         """Answer a scrape with these headers: all families, or only the samples in `names` (`name[]`).
 
         With `names` the answer is not gzipped, so that no client makes the exporter compress for it alone.
@@ -154,23 +158,32 @@ class Exposition:
         form = _OPENMETRICS if accepts_openmetrics(accept) else _TEXT
         current = self._current()
         page = current.pages.get(form) or self._first_page(current, form)
-        collected = chain(self._others(), PLATFORM_COLLECTOR.collect(), PROCESS_COLLECTOR.collect())
+        collected = chain(
+            self._others(), PLATFORM_COLLECTOR.collect(), PROCESS_COLLECTOR.collect()
+        )
         if names:
             named = [text for text in page.encoded if _sample_name(text) in names]
             others = chain(current.publication.own, collected)
-            picked = Families(each for each in others if each.samples and each.samples[0].name in names)
+            picked = Families(
+                each for each in others if each.samples and each.samples[0].name in names
+            )
             return Answer(form.content_type, "", (*named, form.encode(picked)))
         rest = page.own + form.encode(Families(collected))
         if not gzip_accepted(accept_encoding):
             return Answer(form.content_type, "", (*page.encoded, rest))
         zipping = page.zipping.copy()
-        return Answer(form.content_type, "gzip", (page.zipped, zipping.compress(rest) + zipping.flush()))
+        return Answer(
+            form.content_type, "gzip", (page.zipped, zipping.compress(rest) + zipping.flush())
+        )
 
     def _current(self) -> _Published:
         """Return the publication to serve; after `trusted_until`, `fallback` replaces its `families`."""
         published = self._published
         publication = published.publication
-        if self._clock() <= publication.trusted_until or publication.families is publication.fallback:
+        if (
+            self._clock() <= publication.trusted_until
+            or publication.families is publication.fallback
+        ):
             return published
         with self._encoding:
             if self._published is published:
@@ -194,5 +207,9 @@ def media_ranges(accept: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 def accepts_openmetrics(accept: str) -> bool:
     """Return whether an `Accept` header has OpenMetrics with version 1.0.0, or without a version."""
-    openmetrics = (values for name, values in media_ranges(accept) if name == "application/openmetrics-text")
+    openmetrics = (
+        values
+        for name, values in media_ranges(accept)
+        if name == "application/openmetrics-text"
+    )
     return "1.0.0" in (values.get("version", "1.0.0") for values in openmetrics)

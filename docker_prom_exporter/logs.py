@@ -52,7 +52,9 @@ class Writer:
         """Wait until all lines are written, but at most `seconds`."""
         if self._descriptor is not None:
             with self._changed:
-                self._changed.wait_for(lambda: not self._lines and not self._is_writing, seconds)
+                self._changed.wait_for(
+                    lambda: not self._lines and not self._is_writing, seconds
+                )
 
     def _run(self) -> None:
         while True:
@@ -106,12 +108,16 @@ def configure(level: str, form: str) -> Writer:
         _one_line,
         renderers[form],
     ]
-    rendering = structlog.wrap_logger(structlog.ReturnLogger(), processors, structlog.BoundLogger)
+    rendering = structlog.wrap_logger(
+        structlog.ReturnLogger(), processors, structlog.BoundLogger
+    )
     writer = Writer(descriptor, lambda lost: rendering.warning("log.lines_lost", lines=lost))
     logging.getLogger().addHandler(logging.NullHandler())
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
@@ -125,5 +131,10 @@ def _standard_error() -> int | None:
     return None
 
 
-def _one_line(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+def _one_line(
+    _: object, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return {
+        key: printable(value) if isinstance(value, str) else value
+        for key, value in event.items()
+    }

@@ -110,13 +110,17 @@ _CONTAINER_METRICS: Final = (
         ("image", "image_id", "compose_project", "compose_service"),
         lambda c: (((c.image, c.image_id, c.compose_project, c.compose_service), 1),),
     ),
-    _ContainerMetric("docker_container_state", ("state",), lambda c: _one_hot(STATES, c.state)),
+    _ContainerMetric(
+        "docker_container_state", ("state",), lambda c: _one_hot(STATES, c.state)
+    ),
     _ContainerMetric(
         "docker_container_health_status",
         ("status",),
         lambda c: _one_hot(HEALTH_STATUSES, c.health_status if c.running else None),
     ),
-    _ContainerMetric("docker_container_created_timestamp_seconds", (), lambda c: _unlabelled(c.created)),
+    _ContainerMetric(
+        "docker_container_created_timestamp_seconds", (), lambda c: _unlabelled(c.created)
+    ),
     _ContainerMetric("docker_container_started_timestamp_seconds", (), _detail("started")),
     _ContainerMetric("docker_container_finished_timestamp_seconds", (), _detail("finished")),
     _ContainerMetric("docker_container_restarts_total", (), _detail("restarts")),
@@ -126,7 +130,11 @@ _CONTAINER_METRICS: Final = (
     _ContainerMetric(
         "docker_container_restart_policy",
         ("policy",),
-        lambda c: (((c.details.restart_policy,), 1),) if c.details and c.details.restart_policy else (),
+        lambda c: (
+            (((c.details.restart_policy,), 1),)
+            if c.details and c.details.restart_policy
+            else ()
+        ),
     ),
 )
 
@@ -151,13 +159,17 @@ class _ContainerFamily(Metric):
         labels = ("id", "name", *own_labels)
         for c in self._containers:
             for values, value in read(c):
-                yield Sample(name, dict(zip(labels, (c.id, c.name, *values), strict=True)), value)
+                yield Sample(
+                    name, dict(zip(labels, (c.id, c.name, *values), strict=True)), value
+                )
 
     @samples.setter
     def samples(self, _: list[Sample]) -> None:
         """Ignore the list that the base class assigns."""
 
-    def updated(self, containers: Sequence[Container], changes: _Changes | None) -> _ContainerFamily:
+    def updated(
+        self, containers: Sequence[Container], changes: _Changes | None
+    ) -> _ContainerFamily:
         """Return the family of these containers, which is this object unless a sample has changed."""
         read = self._metric.read
         if changes is not None and all(read(was) == read(now) for was, now in changes):
@@ -174,8 +186,14 @@ class Publications:
 
     def __init__(self, label_keys: Sequence[str] = ()) -> None:
         labels = tuple(map(label_name, label_keys))
-        chosen = _ContainerMetric("docker_container_labels", labels, lambda c: ((c.labels, 1),))
-        metrics = (*_CONTAINER_METRICS, chosen, _UNKNOWN) if label_keys else (*_CONTAINER_METRICS, _UNKNOWN)
+        chosen = _ContainerMetric(
+            "docker_container_labels", labels, lambda c: ((c.labels, 1),)
+        )
+        metrics = (
+            (*_CONTAINER_METRICS, chosen, _UNKNOWN)
+            if label_keys
+            else (*_CONTAINER_METRICS, _UNKNOWN)
+        )
         self._families = [*map(_ContainerFamily, metrics)]
         self._containers: tuple[Container, ...] = ()
 
@@ -183,7 +201,9 @@ class Publications:
         """Return the publication of a snapshot."""
         changes = _changes(self._containers, snapshot.containers)
         self._containers = snapshot.containers
-        self._families = [each.updated(snapshot.containers, changes) for each in self._families]
+        self._families = [
+            each.updated(snapshot.containers, changes) for each in self._families
+        ]
         known = [each for each in self._families[:-1] if each.has_samples]
         unknown = [each for each in self._families[-1:] if each.has_samples]
         return Publication(
@@ -249,7 +269,10 @@ def expiry_publication(*, up: bool, expired: int, trusted_until: float) -> Publi
     return Publication(
         families=[_gauge("docker_exporter_gateway_up", up)],
         fallback=[_gauge("docker_exporter_gateway_up", 0)],
-        own=[build_info(), _counter("docker_exporter_groups_expired_total", (), {(): expired})],
+        own=[
+            build_info(),
+            _counter("docker_exporter_groups_expired_total", (), {(): expired}),
+        ],
         trusted_until=trusted_until,
     )
 

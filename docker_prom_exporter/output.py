@@ -31,7 +31,9 @@ def standard_output() -> Iterator[TextIO]:
     except OSError as error:
         # Discard the buffer: at exit the interpreter would flush it and report another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise CommandError(f"can't write to standard output: {error.strerror or error}") from error
+        raise CommandError(
+            f"can't write to standard output: {error.strerror or error}"
+        ) from error
 
 
 def printable(text: str) -> str:

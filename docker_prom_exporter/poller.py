@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import EngineInfo
 
-_NONE_WATCHED: Final = f"{NONE_WATCHED}; docker-prom-exporter check shows which are not watched, and why"
+_NONE_WATCHED: Final = (
+    f"{NONE_WATCHED}; docker-prom-exporter check shows which are not watched, and why"
+)
 _RETRIED_REASONS: Final = ("unreachable", "bad_response", "error")
 
 
@@ -65,7 +67,9 @@ class Poller:
             stop=stop_any(stop_after_attempt(2), stop_when_event_set(stop)),
             wait=wait_fixed(0.1),
             sleep=sleep_using_event(stop),
-            retry=retry_if_exception(lambda e: isinstance(e, EngineError) and e.reason in _RETRIED_REASONS),
+            retry=retry_if_exception(
+                lambda e: isinstance(e, EngineError) and e.reason in _RETRIED_REASONS
+            ),
             reraise=True,
         )
         self.first_poll_ended = Event()
@@ -141,12 +145,16 @@ class Poller:
         up = error.endpoint in ("list", "inspect")
         failure = self._failure(error)
         event = "containers.unknown" if up else "docker.lost"
-        if not self._stop.is_set() and self._has_changed("docker", (event, error.reason == "denied")):
+        if not self._stop.is_set() and self._has_changed(
+            "docker", (event, error.reason == "denied")
+        ):
             self._log.warning(event, **_explain(failure))
         return replace(self.snapshot.distrusted(), up=up, failure=failure, engine=self._info)
 
     def _failure(self, error: EngineError) -> Failure:
-        return Failure(error.endpoint, error.reason, error.detail, advise(error, self._engine.url))
+        return Failure(
+            error.endpoint, error.reason, error.detail, advise(error, self._engine.url)
+        )
 
     def _log_found(self, found: Found) -> None:
         info = self._info
@@ -160,19 +168,25 @@ class Poller:
                 watched=len(found.containers),
             )
         self._warn("containers.none_watched", not found.containers, advice=_NONE_WATCHED)
-        self._warn("containers.listing_is_expensive", found.costly, advice=LISTING_IS_EXPENSIVE)
+        self._warn(
+            "containers.listing_is_expensive", found.costly, advice=LISTING_IS_EXPENSIVE
+        )
         rows = found.unreadable
         self._warn("containers.rows_ignored", rows, rows=rows, cause="no id, or another row's")
         for container_id in found.misread.keys() - self._misread:
             name = found.misread[container_id]
-            self._log.warning("container.label_ignored", name=name, label=LABEL, takes="true or false")
+            self._log.warning(
+                "container.label_ignored", name=name, label=LABEL, takes="true or false"
+            )
         self._misread = {*found.misread}
         # One warning for each reason, not for each container and poll.
         by_reason = {error.reason: error for error in found.errors.values()}
         if self._has_changed("inspect", {*by_reason}):
             for error in by_reason.values():
                 explained = _explain(self._failure(error))
-                self._log.warning("containers.details_missing", containers=len(found.errors), **explained)
+                self._log.warning(
+                    "containers.details_missing", containers=len(found.errors), **explained
+                )
 
     def _warn(self, event: str, value: object, **more: Any) -> None:
         """Warn when a value changes, unless it is false."""

@@ -110,7 +110,9 @@ def read_settings(
     Raises `BadOptionError` with the option as the user wrote it, its value and the valid values, or with a
     missing option that another one needs.
     """
-    settings = Settings(**{option.name: _read(option, flags, environ, defaults) for option in OPTIONS})
+    settings = Settings(
+        **{option.name: _read(option, flags, environ, defaults) for option in OPTIONS}
+    )
     for name, needed in _NEEDS:
         if getattr(settings, name) is not None and getattr(settings, needed) is None:
             spelled = {option.name: f"{option.flag} ({option.variable})" for option in OPTIONS}
@@ -125,7 +127,10 @@ def redacted(text: str) -> str:
 
 
 def _read(
-    option: Option, flags: Mapping[str, str | None], environ: Mapping[str, str], defaults: Mapping[str, str]
+    option: Option,
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    defaults: Mapping[str, str],
 ) -> Any:
     flag, default = flags.get(option.name), defaults.get(option.name, option.default)
     text = flag if flag is not None else environ.get(option.variable) or default
@@ -139,7 +144,9 @@ def _read(
         if value is not None:
             return value
     shown = redacted(text)
-    written = f"{option.flag} {shown!r}" if flag is not None else f"{option.variable}={shown!r}"
+    written = (
+        f"{option.flag} {shown!r}" if flag is not None else f"{option.variable}={shown!r}"
+    )
     raise BadOptionError(f"{written} can't be used: it takes {takes}")
 
 
@@ -148,7 +155,9 @@ def _duration(least: float, most: float) -> Values:
         seconds = parse_duration(text)
         return seconds if least <= seconds <= most else None
 
-    return Values(read, f"seconds from {least:g} to {most:.10g}, also as 500ms, 15s, 1m30s or 1h")
+    return Values(
+        read, f"seconds from {least:g} to {most:.10g}, also as 500ms, 15s, 1m30s or 1h"
+    )
 
 
 def _choice(choices: tuple[str, ...]) -> Values:
@@ -168,9 +177,16 @@ def _address(text: str) -> str:
 def _docker_host(text: str) -> str | None:
     text = text if "://" in text else f"tcp://{text}"
     url = urlsplit(text)
-    plain = text.isprintable() and not (url.username or url.password or url.query or url.fragment)
+    plain = text.isprintable() and not (
+        url.username or url.password or url.query or url.fragment
+    )
     local = url.scheme in ("unix", "npipe") and url.netloc + url.path
-    remote = url.scheme in ("tcp", "http", "https") and url.hostname and url.port and url.path in ("", "/")
+    remote = (
+        url.scheme in ("tcp", "http", "https")
+        and url.hostname
+        and url.port
+        and url.path in ("", "/")
+    )
     return text if plain and (local or remote) else None
 
 
@@ -190,9 +206,12 @@ def _label_keys(text: str) -> tuple[str, ...] | None:
 _BOOLEAN: Final = Values(parse_boolean, "true or false")
 _TEXT: Final = Values(lambda text: text or None, "a text")
 _PATH: Final = Values(lambda text: text or None, "a path")
-_DOCKER_HOST: Final = Values(_docker_host, "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH")
+_DOCKER_HOST: Final = Values(
+    _docker_host, "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH"
+)
 _LABEL_KEYS: Final = Values(
-    _label_keys, "keys with commas between, none empty or with =, none twice (a.b and a-b are one label)"
+    _label_keys,
+    "keys with commas between, none empty or with =, none twice (a.b and a-b are one label)",
 )
 _ADDRESS: Final = Values(_address, "an IPv4 or IPv6 address")
 _PORT: Final = Values(_port, "a port from 0 to 65535")

@@ -25,7 +25,9 @@ class StopSignals:
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for name in _NAMES:
             number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number is not None and (name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN):
+            if number is not None and (
+                name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN
+            ):
                 signal.signal(number, self._handle)
 
     def end_at_once(self, code: int | None = None) -> None:

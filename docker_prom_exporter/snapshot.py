@@ -18,7 +18,9 @@ ENDPOINTS: Final = ("version", "ping", "list", "inspect")
 REASONS: Final = ("unreachable", "timeout", "denied", "not_found", "bad_response", "error")
 """The reasons why a request can fail."""
 
-FAILURES: Final = tuple(pair for pair in product(ENDPOINTS, REASONS) if pair != ("inspect", "not_found"))
+FAILURES: Final = tuple(
+    pair for pair in product(ENDPOINTS, REASONS) if pair != ("inspect", "not_found")
+)
 """The counted pairs of endpoint and reason; a container removed before its inspect is no failure."""
 
 SIMULATED: Final = "-simulated"
@@ -58,9 +60,13 @@ class Failure(NamedTuple):
 class Counts:
     """Counts since the start: polls by result, requests by endpoint, errors by endpoint and reason."""
 
-    polls: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("success", "failure"), 0))
+    polls: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("success", "failure"), 0)
+    )
     requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDPOINTS, 0))
-    errors: dict[tuple[str, str], int] = field(default_factory=lambda: dict.fromkeys(FAILURES, 0))
+    errors: dict[tuple[str, str], int] = field(
+        default_factory=lambda: dict.fromkeys(FAILURES, 0)
+    )
 
     def failed(self, endpoint: str, reason: str) -> None:
         """Count a request that failed."""

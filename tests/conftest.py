@@ -67,8 +67,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _group(item: pytest.Item) -> str:
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    names = [name for name in (*parameters, *getattr(item, "fixturenames", ())) if isinstance(name, str)]
-    return next((name for name in names if name in _SLOW_FIXTURES), item.nodeid.partition("::")[0])
+    names = [
+        name
+        for name in (*parameters, *getattr(item, "fixturenames", ()))
+        if isinstance(name, str)
+    ]
+    return next(
+        (name for name in names if name in _SLOW_FIXTURES), item.nodeid.partition("::")[0]
+    )
 
 
 class Pool:

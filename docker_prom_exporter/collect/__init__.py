@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["Collector", "Found", "list_everything"]
 
 
-def list_everything(engine: Engine, settings: Settings, deadline: float) -> tuple[list[Container], bool]:
+def list_everything(
+    engine: Engine, settings: Settings, deadline: float
+) -> tuple[list[Container], bool]:
     """Return all containers sorted by name, watched or not, and whether a list is expensive."""
-    questions = Questions(engine, settings._replace(container_health_filter_label=False), Counts())
+    questions = Questions(
+        engine, settings._replace(container_health_filter_label=False), Counts()
+    )
     rows = questions.whole_list(deadline)
     containers = sorted((row.container for row in rows.values()), key=attrgetter("name"))
     return containers, bool(questions.expensive)
@@ -88,7 +92,11 @@ class Collector:
         self._denied = inspected.denied
         self._inspect_mode.started = False
         known = [row.container for row in rows.values()]
-        unwatched = None if self._settings.container_health_filter_label else len(known) - len(containers)
+        unwatched = (
+            None
+            if self._settings.container_health_filter_label
+            else len(known) - len(containers)
+        )
         return self._found("list", containers, inspected.errors, known, unwatched)
 
     def _inspects(self, info: EngineInfo) -> bool:

@@ -41,7 +41,11 @@ class InspectMode:
     @property
     def watched(self) -> dict[str, Container]:
         """The watched containers by id, as the last poll found them."""
-        return {i: c for i, c in self.known.items() if c.is_watched(only_labelled=self._only_labelled)}
+        return {
+            i: c
+            for i, c in self.known.items()
+            if c.is_watched(only_labelled=self._only_labelled)
+        }
 
     def start(self, rows: Mapping[str, Row], deadline: float) -> Inspected:
         """Inspect the containers of a whole list; they replace all known ones."""
@@ -61,7 +65,9 @@ class InspectMode:
             if container_id in inspected.gone:
                 del self.known[container_id]
             else:
-                self.known[container_id] = answered.get(container_id) or container.without_verdict()
+                self.known[container_id] = (
+                    answered.get(container_id) or container.without_verdict()
+                )
         return inspected
 
     def find_new(self, date: float | None, deadline: float) -> Inspected:
@@ -76,10 +82,16 @@ class InspectMode:
         return self._add_new(rows, deadline)
 
     def _add_new(self, rows: Mapping[str, Row], deadline: float) -> Inspected:
-        new = {container_id: row for container_id, row in rows.items() if container_id not in self.known}
+        new = {
+            container_id: row
+            for container_id, row in rows.items()
+            if container_id not in self.known
+        }
         inspected = self._questions.inspect(new, deadline, listed=new)
         found = inspected.containers | inspected.instead
-        self.known |= {container_id: found[container_id] for container_id in new if container_id in found}
+        self.known |= {
+            container_id: found[container_id] for container_id in new if container_id in found
+        }
         return inspected
 
     def _hourly_list(self, deadline: float) -> dict[str, Row] | None:
@@ -94,7 +106,9 @@ class InspectMode:
             return None
         self._whole_list_due = now + _WHOLE_LIST_INTERVAL
         watched = self.watched
-        self.known = {i: container for i, container in self.known.items() if i in rows or i in watched}
+        self.known = {
+            i: container for i, container in self.known.items() if i in rows or i in watched
+        }
         return rows
 
     def _listed_since_the_anchor(self, date: float | None, deadline: float) -> dict[str, Row]:
@@ -110,5 +124,9 @@ class InspectMode:
         if date is None:
             return None
         latest = (int(date) - _SLOWEST_CREATION) * _NANOSECONDS
-        old = (c for c in self.known.values() if c.details and c.created_ns and c.created_ns <= latest)
+        old = (
+            c
+            for c in self.known.values()
+            if c.details and c.created_ns and c.created_ns <= latest
+        )
         return max(old, key=attrgetter("created_ns"), default=None)

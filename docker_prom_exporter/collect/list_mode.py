@@ -25,7 +25,9 @@ class _Known:
     equal, as for a container that moby failed to remove.
     """
 
-    def __init__(self, row: Row, container: Container, holds_at: float, *, settled: bool) -> None:
+    def __init__(
+        self, row: Row, container: Container, holds_at: float, *, settled: bool
+    ) -> None:
         self.key = row.container, row.summary
         self.container = container
         self.holds_at = holds_at
@@ -69,11 +71,20 @@ class ListMode:
 
         `asked` is the monotonic time of the list request, `date` the engine's clock in Unix seconds.
         """
-        answered, only_labelled = time.monotonic(), self._settings.container_health_filter_label
-        rows = {i: row for i, row in listed.items() if row.container.is_watched(only_labelled=only_labelled)}
+        answered, only_labelled = (
+            time.monotonic(),
+            self._settings.container_health_filter_label,
+        )
+        rows = {
+            i: row
+            for i, row in listed.items()
+            if row.container.is_watched(only_labelled=only_labelled)
+        }
         inspects = self._settings.container_details or not self._questions.health_listed
         self._known = {i: known for i, known in self._known.items() if i in rows and inspects}
-        holding = {i for i, known in self._known.items() if known.still_holds(rows[i], answered, date)}
+        holding = {
+            i for i, known in self._known.items() if known.still_holds(rows[i], answered, date)
+        }
         for container_id in holding:
             self._known[container_id].holds_at = asked
         due = [i for i in rows if i not in holding]
@@ -84,7 +95,11 @@ class ListMode:
         if inspected.denied:
             self._known.clear()
         containers = {i: row.container for i, row in rows.items() if i not in inspected.gone}
-        containers |= {i: known.described_by(rows[i]) for i, known in self._known.items() if i in containers}
+        containers |= {
+            i: known.described_by(rows[i])
+            for i, known in self._known.items()
+            if i in containers
+        }
         return tuple((containers | inspected.instead).values()), inspected
 
     def _note(self, row: Row, container: Container, answered: float) -> None:
@@ -99,7 +114,9 @@ class ListMode:
     def _rotation(self, watched: int) -> int:
         """Return how many inspects to repeat now, spread evenly, so that none exceeds `_MAX_AGE`."""
         now = time.monotonic()
-        self._owed = min(self._owed + watched * (now - self._last_rotation) / _MAX_AGE, watched)
+        self._owed = min(
+            self._owed + watched * (now - self._last_rotation) / _MAX_AGE, watched
+        )
         self._last_rotation = now
         whole = int(self._owed)
         self._owed -= whole

@@ -5,7 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from docker_prom_exporter.containers import LABEL, read_inspect, read_row, stores_images_in_containerd
+from docker_prom_exporter.containers import (
+    LABEL,
+    read_inspect,
+    read_row,
+    stores_images_in_containerd,
+)
 from docker_prom_exporter.engine import BadAnswerError, EngineError
 
 if TYPE_CHECKING:
@@ -83,7 +88,9 @@ class Questions:
         """List the containers created after the one with this id; `None` if that one is gone."""
         return self._list_relative(anchor, deadline, since=[anchor])
 
-    def inspect(self, ids: Collection[str], deadline: float, listed: Mapping[str, Row]) -> Inspected:
+    def inspect(
+        self, ids: Collection[str], deadline: float, listed: Mapping[str, Row]
+    ) -> Inspected:
         """Inspect containers, except those whose inspect timed out lately.
 
         `listed` has the rows of this poll, if any. Raises `EngineError` if neither an inspect nor the list is
@@ -114,7 +121,9 @@ class Questions:
         anchors = [*rows]
         while anchors:
             deadline = time.monotonic() + self._settings.docker_timeout
-            page = self._list_relative(anchors[-1], deadline, before=[anchors[-1]], limit=_PAGE)
+            page = self._list_relative(
+                anchors[-1], deadline, before=[anchors[-1]], limit=_PAGE
+            )
             if page is None:
                 anchors.pop()
             else:
@@ -122,7 +131,9 @@ class Questions:
                 anchors = [*page] if len(page) == _PAGE else []
         return rows
 
-    def _list_relative(self, anchor: str, deadline: float, **options: Any) -> dict[str, Row] | None:
+    def _list_relative(
+        self, anchor: str, deadline: float, **options: Any
+    ) -> dict[str, Row] | None:
         """List relative to a container; `None` if it is gone: a 404, or a 500 on Docker 20.10 and Podman."""
         try:
             return self._list(deadline, **options)
@@ -151,7 +162,9 @@ class Questions:
         self.expensive = self.expensive or stores_images_in_containerd(answer)
         return container
 
-    def _list_instead(self, unanswered: Sequence[str], found: Inspected, listed: Mapping[str, Row]) -> None:
+    def _list_instead(
+        self, unanswered: Sequence[str], found: Inspected, listed: Mapping[str, Row]
+    ) -> None:
         """Add the containers from the list to `found`; a container that is not listed is gone."""
         rows = {i: listed[i] for i in unanswered if i in listed}
         failed = {i for i, error in found.errors.items() if error.status == 500}

@@ -88,7 +88,10 @@ class SimulatedContainer:
             "Labels": dict(self.labels),
             "State": self.state,
             "Status": self.status(now),
-            "Health": {"Status": self._listed_health or "none", "FailingStreak": self.failing_streak},
+            "Health": {
+                "Status": self._listed_health or "none",
+                "FailingStreak": self.failing_streak,
+            },
         }
 
     def inspect(self) -> dict[str, Any]:
@@ -102,7 +105,10 @@ class SimulatedContainer:
             "FinishedAt": _rfc3339(self.finished),
         }
         if self._listed_health is not None:
-            state["Health"] = {"Status": self._listed_health, "FailingStreak": self.failing_streak}
+            state["Health"] = {
+                "Status": self._listed_health,
+                "FailingStreak": self.failing_streak,
+            }
         return {
             "Id": self.id,
             "Name": f"/{self.name}",
@@ -118,7 +124,9 @@ class SimulatedContainer:
     def status(self, now: float, age: Callable[[float], str] = _age) -> str:
         """Return `Status` as moby's `State.String` does (container/state.go); `age` formats seconds."""
         up, ago = age(now - self.started), age(now - self.finished)
-        health = {"starting": " (health: starting)", None: ""}.get(self.health, f" ({self.health})")
+        health = {"starting": " (health: starting)", None: ""}.get(
+            self.health, f" ({self.health})"
+        )
         return {
             "running": f"Up {up}{health}",
             "paused": f"Up {up} (Paused)",
@@ -142,7 +150,9 @@ class Request(BaseHTTPRequestHandler):
         """Pass the request to the engine."""
         url = urlsplit(self.path)
         found = _ENDPOINT.fullmatch(url.path)
-        endpoint, container_id = (found.lastgroup or "", found["inspect"] or "") if found else ("", "")
+        endpoint, container_id = (
+            (found.lastgroup or "", found["inspect"] or "") if found else ("", "")
+        )
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         self.server.respond(self, endpoint, container_id, query)
 
@@ -169,7 +179,9 @@ class SimulatedEngine(ThreadingUnixStreamServer):
     handler = Request
     api_version = "1.52"
 
-    def __init__(self, path: Path, containers: Callable[[], Iterable[SimulatedContainer]]) -> None:
+    def __init__(
+        self, path: Path, containers: Callable[[], Iterable[SimulatedContainer]]
+    ) -> None:
         self.path = path
         self.containers = containers
 
@@ -182,7 +194,9 @@ class SimulatedEngine(ThreadingUnixStreamServer):
         """Listen on the socket."""
         path: Any = str(self.path)  # Any: not an address of the TCP server on Windows
         super().__init__(path, self.handler)
-        Thread(target=self.serve_forever, args=(0.005,), name="simulated engine", daemon=True).start()
+        Thread(
+            target=self.serve_forever, args=(0.005,), name="simulated engine", daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -191,7 +205,9 @@ class SimulatedEngine(ThreadingUnixStreamServer):
         self.server_close()
         self.path.unlink(missing_ok=True)
 
-    def respond(self, request: Request, endpoint: str, container_id: str, query: Mapping[str, str]) -> None:
+    def respond(
+        self, request: Request, endpoint: str, container_id: str, query: Mapping[str, str]
+    ) -> None:
         """Answer one request."""
         if endpoint == "ping":
             request.send(200, "text/plain; charset=utf-8", b"OK")
@@ -199,7 +215,9 @@ class SimulatedEngine(ThreadingUnixStreamServer):
             status, answer = self.answer(endpoint, container_id, query)
             request.send(status, "application/json", json.dumps(answer).encode())
 
-    def answer(self, endpoint: str, container_id: str, query: Mapping[str, str]) -> tuple[int, Any]:
+    def answer(
+        self, endpoint: str, container_id: str, query: Mapping[str, str]
+    ) -> tuple[int, Any]:
         """Return the status and the JSON of an answer."""
         if endpoint == "version":
             return 200, {
@@ -234,10 +252,16 @@ def no_such(container_id: str) -> dict[str, str]:
 def passes(container: SimulatedContainer, filters: Mapping[str, Any]) -> bool:
     """Return whether the container matches the filters of a list."""
     ids, labels = filters.get("id"), filters.get("label", ())
-    return (ids is None or container.id in ids) and all(label in container.labels for label in labels)
+    return (ids is None or container.id in ids) and all(
+        label in container.labels for label in labels
+    )
 
 
 def _rfc3339(seconds: float) -> str:
     if not seconds:
         return "0001-01-01T00:00:00Z"
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "123Z")
+    return (
+        datetime.fromtimestamp(seconds, UTC)
+        .isoformat(timespec="microseconds")
+        .replace("+00:00", "123Z")
+    )

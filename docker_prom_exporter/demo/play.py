@@ -28,9 +28,14 @@ class _Part:
     changes: tuple[tuple[int, dict[str, Any]], ...] = ()
 
 
-def _part(name: str, *changes: tuple[int, dict[str, Any]], watched: bool = True, **first: Any) -> _Part:
+def _part(
+    name: str, *changes: tuple[int, dict[str, Any]], watched: bool = True, **first: Any
+) -> _Part:
     project, _, service = name.partition("-")
-    labels = {"com.docker.compose.project": project, "com.docker.compose.service": service.removesuffix("-1")}
+    labels = {
+        "com.docker.compose.project": project,
+        "com.docker.compose.service": service.removesuffix("-1"),
+    }
     container = SimulatedContainer(name, labels=labels | (WATCH if watched else {}), **first)
     return _Part(container, changes)
 
@@ -40,7 +45,10 @@ def _crash_loop(every: int) -> tuple[tuple[int, dict[str, Any]], ...]:
     return tuple(
         (second + offset, change)
         for second in range(0, PERIOD, every)
-        for offset, change in ((every // 2, crash), (every - 1, {"state": "running", "exit_code": 0}))
+        for offset, change in (
+            (every // 2, crash),
+            (every - 1, {"state": "running", "exit_code": 0}),
+        )
     )
 
 
@@ -55,7 +63,12 @@ _PLAY: Final = (
     ),
     _part("shop-worker-1"),
     _part("shop-migrate-1", (15, {"state": "exited", "exit_code": 0})),
-    _part("shop-payments-1", (60, {"state": "paused"}), (85, {"state": "running"}), health="healthy"),
+    _part(
+        "shop-payments-1",
+        (60, {"state": "paused"}),
+        (85, {"state": "running"}),
+        health="healthy",
+    ),
     _part(
         "shop-search-1",
         (70, {"state": "removing"}),
@@ -93,7 +106,10 @@ class Play:
     def containers(self) -> list[SimulatedContainer]:
         """Return the current containers."""
         elapsed = self._clock() - self._began
-        scenes = (self._scene(part, elapsed - delay) for part, delay in zip(_PLAY, self._delays, strict=True))
+        scenes = (
+            self._scene(part, elapsed - delay)
+            for part, delay in zip(_PLAY, self._delays, strict=True)
+        )
         return [container for container in scenes if container.state]
 
     def _scene(self, part: _Part, elapsed: float) -> SimulatedContainer:
@@ -105,7 +121,8 @@ class Play:
             created=self._began - 86400,
             started=(lap_began if part.changes else self._began - 3600) if begun else 0,
             finished=self._began if part.container.state == "dead" else 0,
-            restarts=int(lap) * sum(change.get("state") == "restarting" for _, change in part.changes),
+            restarts=int(lap)
+            * sum(change.get("state") == "restarting" for _, change in part.changes),
             generation=int(lap) * sum(change.get("state") == "" for _, change in part.changes),
         )
         for at, change in part.changes:
@@ -114,14 +131,20 @@ class Play:
         return container
 
 
-def _changed(container: SimulatedContainer, change: dict[str, Any], at: float) -> SimulatedContainer:
+def _changed(
+    container: SimulatedContainer, change: dict[str, Any], at: float
+) -> SimulatedContainer:
     """Apply a change, and update times and counts as an engine does."""
     after = replace(container, **change)
     if after.state == container.state or "paused" in (container.state, after.state):
         return after
     if after.state == "running":
         is_new = not container.state
-        created, generation = (at, container.generation + 1) if is_new else (after.created, after.generation)
+        created, generation = (
+            (at, container.generation + 1) if is_new else (after.created, after.generation)
+        )
         restarts = container.restarts + (container.state == "restarting")
-        return replace(after, started=at, created=created, generation=generation, restarts=restarts)
+        return replace(
+            after, started=at, created=created, generation=generation, restarts=restarts
+        )
     return replace(after, finished=at)

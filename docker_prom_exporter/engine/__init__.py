@@ -17,8 +17,19 @@ from docker.utils import parse_host
 from docker_prom_exporter.containers import as_text
 from docker_prom_exporter.deadline import call, call_each
 from docker_prom_exporter.engine.advice import LISTING_IS_EXPENSIVE, NONE_WATCHED, advise
-from docker_prom_exporter.engine.client import NO_VERSION, InFlight, find_target, new_client, parse_rows
-from docker_prom_exporter.engine.errors import BadAnswerError, BadTargetError, EngineError, engine_error
+from docker_prom_exporter.engine.client import (
+    NO_VERSION,
+    InFlight,
+    find_target,
+    new_client,
+    parse_rows,
+)
+from docker_prom_exporter.engine.errors import (
+    BadAnswerError,
+    BadTargetError,
+    EngineError,
+    engine_error,
+)
 from docker_prom_exporter.snapshot import ENDPOINTS, EngineInfo
 
 if TYPE_CHECKING:
@@ -117,7 +128,10 @@ class Engine:
         client = self._connected()
         if not self._ask("ping", deadline, client.ping):
             raise EngineError("ping", "bad_response", "the answer is not OK")
-        before, self._pinged = self._pinged, (client.pinged.get("Server"), client.pinged.get("Api-Version"))
+        before, self._pinged = (
+            self._pinged,
+            (client.pinged.get("Server"), client.pinged.get("Api-Version")),
+        )
         return Pong(before in (None, self._pinged), _unix_time(client.pinged.get("Date", "")))
 
     def list(
@@ -183,7 +197,9 @@ class Engine:
         )
         self.requests["inspect"] += len(futures)
         late = EngineError("inspect", "timeout", "no answer")
-        return {i: late if future.cancelled() else future.result() for i, future in futures.items()}
+        return {
+            i: late if future.cancelled() else future.result() for i, future in futures.items()
+        }
 
     def abort(self) -> None:
         """End every running request, and refuse further ones."""
@@ -206,7 +222,9 @@ class Engine:
         try:
             return call(question, seconds, self._in_flight.cut)
         except TimeoutError as error:
-            raise EngineError(endpoint, "timeout", f"no answer within {seconds:.3g} s") from error
+            raise EngineError(
+                endpoint, "timeout", f"no answer within {seconds:.3g} s"
+            ) from error
         except Exception as error:
             raise engine_error(endpoint, error) from error
 

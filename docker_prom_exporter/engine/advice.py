@@ -64,7 +64,11 @@ _BY_CAUSE: Final[dict[type[BaseException], str]] = {
 }
 
 _START: Final = "start the engine (systemctl start docker)"
-_OTHER_SOCKETS: Final = ("/var/run/docker.sock", "/run/podman/podman.sock", "/run/user/{}/docker.sock")
+_OTHER_SOCKETS: Final = (
+    "/var/run/docker.sock",
+    "/run/podman/podman.sock",
+    "/run/user/{}/docker.sock",
+)
 
 
 def advise(error: EngineError, url: str) -> str:
@@ -106,7 +110,9 @@ def _socket_advice(error: EngineError, path: Path) -> str:
 
 def _missing_socket_advice(path: Path) -> str:
     others = [each.format(_uid()) for each in _OTHER_SOCKETS]
-    other = next((each for each in others if each != str(path) and _is_socket(Path(each))), None)
+    other = next(
+        (each for each in others if each != str(path) and _is_socket(Path(each))), None
+    )
     if other:
         return f"there is no {path}, but a socket {other}: set DOCKER_HOST=unix://{other}"
     return (
@@ -133,7 +139,9 @@ def _forbidden_socket_advice(path: Path) -> str:
         return f"only {_user_name(status.st_uid)} may use {path}: run as that user, or use a socket proxy"
     group, members = _group(status.st_gid)
     if name in members:
-        return f"{user} has been put into the group {group} since this session began: log in anew"
+        return (
+            f"{user} has been put into the group {group} since this session began: log in anew"
+        )
     return (
         f"{path} is for the group {group}, which this user ({user}) isn't in: "
         f"sudo usermod -aG {group} {name} and log in anew; "
@@ -174,9 +182,7 @@ def _network_advice(error: EngineError, url: str) -> str:
     if reasons & {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
         return "it speaks HTTP, not HTTPS: use tcp:// or http://, and unset DOCKER_TLS_VERIFY"
     if reasons:
-        return (
-            "the engine wants a client certificate it trusts: DOCKER_CERT_PATH must hold cert.pem and key.pem"
-        )
+        return "the engine wants a client certificate it trusts: DOCKER_CERT_PATH must hold cert.pem and key.pem"
     if where.scheme == "http" and error.reason in ("unreachable", "bad_response"):
         return (
             f"is {where.netloc} a Docker engine or a socket proxy, without TLS? "

@@ -21,7 +21,11 @@ from docker.transport import UnixHTTPAdapter
 from docker.utils import kwargs_from_env
 from docker.utils.config import find_config_file
 
-from docker_prom_exporter.engine.errors import BadAnswerError, BadTargetError, ForbiddenRequestError
+from docker_prom_exporter.engine.errors import (
+    BadAnswerError,
+    BadTargetError,
+    ForbiddenRequestError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,19 +59,25 @@ def find_target(docker_host: str | None, environ: Mapping[str, str]) -> dict[str
     raise, and for a context that does not exist, where docker-py would silently use the default socket.
     """
     try:
-        target: dict[str, Any] = {**kwargs_from_env({**environ, "DOCKER_HOST": docker_host or ""})}
+        target: dict[str, Any] = {
+            **kwargs_from_env({**environ, "DOCKER_HOST": docker_host or ""})
+        }
         if docker_host is None:
             name = environ.get("DOCKER_CONTEXT") or get_current_context_name()
             if ContextAPI.get_context(name) is None:
                 raise LookupError(f"there is no context {name!r}")  # noqa: TRY301  as docker-py's errors
             target = {**ContextAPI.kwargs_from_context(name), **target}
     except Exception as error:
-        raise BadTargetError(f"the Docker context or its certificates: {_one_line(error)}") from error
+        raise BadTargetError(
+            f"the Docker context or its certificates: {_one_line(error)}"
+        ) from error
     new_client(target, 1, NO_VERSION, InFlight()).close()
     return target
 
 
-def new_client(target: Mapping[str, Any], timeout: float, version: str, in_flight: InFlight) -> Client:
+def new_client(
+    target: Mapping[str, Any], timeout: float, version: str, in_flight: InFlight
+) -> Client:
     """Build a client without sending a request; raises `BadTargetError`."""
     try:
         return Client(in_flight, **target, timeout=timeout, version=version)
@@ -107,7 +117,9 @@ class Client(APIClient):
         if request.method != "GET" or not _ALLOWED.fullmatch(path):
             raise ForbiddenRequestError(f"{request.method} {path}")
         try:
-            response = super().send(request, **{**kwargs, "stream": True, "allow_redirects": False})
+            response = super().send(
+                request, **{**kwargs, "stream": True, "allow_redirects": False}
+            )
             if path.endswith("/_ping"):
                 self.pinged = response.headers
             if response.status_code != 200:
@@ -121,7 +133,11 @@ class Client(APIClient):
     def list_unparsed(self, limit: int, filters: Mapping[str, list[str]]) -> bytes:
         """Return `/containers/json` unparsed: docker-py's `containers` parses even an unchanged answer."""
         url = f"{self.base_url}/v{self.api_version}/containers/json"
-        params = {"all": 1, "limit": limit, "filters": json.dumps(filters) if filters else None}
+        params = {
+            "all": 1,
+            "limit": limit,
+            "filters": json.dumps(filters) if filters else None,
+        }
         return self.get(url, params=params, timeout=self.timeout).content
 
     def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[requests.Response]:
@@ -175,10 +191,15 @@ class InFlight:
         On a unix socket all paths then share one pool: docker-py makes a pool for each path, which leaves an
         idle connection for each inspect.
         """
-        unix, pool_of = isinstance(adapter, UnixHTTPAdapter), adapter.get_connection_with_tls_context
+        unix, pool_of = (
+            isinstance(adapter, UnixHTTPAdapter),
+            adapter.get_connection_with_tls_context,
+        )
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            pool: Any = adapter.get_connection(_SHARED_POOL_URL) if unix else pool_of(*args, **kwargs)
+            pool: Any = (
+                adapter.get_connection(_SHARED_POOL_URL) if unix else pool_of(*args, **kwargs)
+            )
             pool._get_conn = partial(self._take, pool)  # noqa: SLF001  urllib3 has no hook for it
             return pool
 

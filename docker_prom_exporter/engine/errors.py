@@ -29,7 +29,9 @@ class EngineError(Exception):
     the HTTP status, `None` without an answer.
     """
 
-    def __init__(self, endpoint: str, reason: str, detail: str, status: int | None = None) -> None:
+    def __init__(
+        self, endpoint: str, reason: str, detail: str, status: int | None = None
+    ) -> None:
         super().__init__(detail)
         self.endpoint = endpoint
         self.reason = reason
@@ -56,12 +58,20 @@ class BadAnswerError(Exception):
 # urllib3's errors for a refused connection and for an unknown name are timeouts by class.
 _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
     ((urllib3.exceptions.NewConnectionError,), "unreachable", "can't connect"),
-    ((requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError), "timeout", "no answer"),
+    (
+        (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError),
+        "timeout",
+        "no answer",
+    ),
     ((PermissionError,), "denied", "permission denied"),
     ((ssl.SSLError,), "error", "TLS failed"),
     ((ConnectionError,), "unreachable", "the connection was lost"),
     ((json.JSONDecodeError,), "bad_response", "the answer is not JSON"),
-    ((http.client.HTTPException, ValueError, RecursionError), "bad_response", "the answer is malformed"),
+    (
+        (http.client.HTTPException, ValueError, RecursionError),
+        "bad_response",
+        "the answer is malformed",
+    ),
     ((ChunkedEncodingError, ContentDecodingError), "bad_response", "the answer is malformed"),
     ((requests.ConnectionError,), "unreachable", "the connection was lost"),
 )
@@ -78,7 +88,9 @@ def engine_error(endpoint: str, error: Exception) -> EngineError:
         return EngineError(endpoint, reason, detail, status)
     found = list(causes(error))
     # `strerror` comes from the system or OpenSSL and never quotes an answer.
-    words = next((e.strerror for e in found if isinstance(e, OSError) and e.errno and e.strerror), "")
+    words = next(
+        (e.strerror for e in found if isinstance(e, OSError) and e.errno and e.strerror), ""
+    )
     for kinds, reason, detail in _REASONS:
         if any(isinstance(cause, kinds) for cause in found):
             return EngineError(endpoint, reason, words or detail)

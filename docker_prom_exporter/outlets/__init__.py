@@ -63,7 +63,9 @@ class Outlet:
             failure = OutletError(type(error).__name__, one_line(error))
         self._results["failure" if failure else "success"] += 1
         if failure and failure.reason != self._failing:
-            self._log.warning(f"{self._topic}.failed", reason=failure.reason, detail=failure.detail)
+            self._log.warning(
+                f"{self._topic}.failed", reason=failure.reason, detail=failure.detail
+            )
         elif self._failing and not failure:
             self._log.info(f"{self._topic}.recovered")
         self._failing = failure.reason if failure else None
@@ -71,7 +73,9 @@ class Outlet:
 
     def start(self, exposition: Exposition) -> None:
         """Start the thread. Each delivery has the content of the exposition at that time."""
-        self._thread = threading.Thread(target=self._run, args=(exposition,), name=self._topic, daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(exposition,), name=self._topic, daemon=True
+        )
         self._thread.start()
 
     def wake(self) -> None:

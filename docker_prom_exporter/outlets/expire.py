@@ -40,7 +40,9 @@ _INTERVALS_TO_TRUST: Final = 3
 _ACCEPT: Final = "text/plain;version=0.0.4;escaping=values"
 
 _BLOCK_BYTES: Final = 64 * 1024
-_MAX_LINE_BYTES: Final = 2 * 1024 * 1024  # a path, and so a group's label, has at most half of this
+_MAX_LINE_BYTES: Final = (
+    2 * 1024 * 1024
+)  # a path, and so a group's label, has at most half of this
 _MAX_GROUPS: Final = 100_000
 _PUSHED: Final = b"push_time_seconds{"
 _FAILED: Final = b"push_failure_time_seconds{"
@@ -60,7 +62,10 @@ class Expirer:
     """
 
     def __init__(
-        self, settings: Settings, publish: Callable[[Publication], object], stop: threading.Event
+        self,
+        settings: Settings,
+        publish: Callable[[Publication], object],
+        stop: threading.Event,
     ) -> None:
         self._gateway = Gateway(settings)
         self._settings = settings
@@ -101,7 +106,9 @@ class Expirer:
         longest_turn = _LOOK_TIMEOUT + _SECONDS_TO_DELETE + 2 * _DELETE_TIMEOUT
         trusted_for = _INTERVALS_TO_TRUST * self._settings.poll_interval + longest_turn
         return expiry_publication(
-            up=self._failing is None, expired=self._expired, trusted_until=time.monotonic() + trusted_for
+            up=self._failing is None,
+            expired=self._expired,
+            trusted_until=time.monotonic() + trusted_for,
         )
 
     def _look(self) -> dict[Group, float]:
@@ -114,8 +121,12 @@ class Expirer:
         try:
             now = parsedate_to_datetime(response.headers["Date"]).timestamp()
         except (TypeError, ValueError):
-            raise OutletError("bad_response", "the answer has no Date to tell ages by", 200) from None
-        pushes = last_pushes(_lines(response), self._settings.push_job, now - self._settings.expire_after)
+            raise OutletError(
+                "bad_response", "the answer has no Date to tell ages by", 200
+            ) from None
+        pushes = last_pushes(
+            _lines(response), self._settings.push_job, now - self._settings.expire_after
+        )
         return {group: now - last for group, last in pushes.items()}
 
     def _delete(self, expired: Mapping[Group, float]) -> bool:
@@ -146,7 +157,9 @@ class Expirer:
             self._gateway.send(request, _DELETE_TIMEOUT, lambda _: None)
         self._candidates.remove(group)
         self._expired += 1
-        labels = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sorted(group))
+        labels = (
+            f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sorted(group)
+        )
         selector = f"{{{','.join(labels)}}}"
         self._log.info("group.expired", group=selector[:MAX_DETAIL], age_seconds=round(age))
 
@@ -154,7 +167,9 @@ class Expirer:
         if self._failing is not None:
             self._failing = None
             settings = self._settings
-            self._log.info("gateway.found", job=settings.push_job, expire_after=settings.expire_after)
+            self._log.info(
+                "gateway.found", job=settings.push_job, expire_after=settings.expire_after
+            )
 
     def _lose(self, reason: str, detail: str) -> None:
         self._candidates.clear()
@@ -180,7 +195,9 @@ def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, f
         elif line.startswith(_FAILED) and (last := _value(line)) > 0:
             _add(failed, line, job, last)
     if not is_gateway:
-        raise OutletError("bad_response", "/metrics is not a Pushgateway's: check --push-url", 200)
+        raise OutletError(
+            "bad_response", "/metrics is not a Pushgateway's: check --push-url", 200
+        )
     lasts = {group: last or failed.get(group, math.inf) for group, last in pushed.items()}
     return {group: last for group, last in lasts.items() if 0 < last <= until}
 
@@ -234,4 +251,6 @@ def _add(times: dict[Group, float], line: bytes, job: str, value: float) -> None
 
 def _unreadable(line: bytes) -> OutletError:
     name = line.partition(b"{")[0].decode()
-    return OutletError("bad_response", f"/metrics has a line of {name} that can't be read", 200)
+    return OutletError(
+        "bad_response", f"/metrics has a line of {name} that can't be read", 200
+    )

@@ -72,14 +72,18 @@ class Gateway:
         self._authorization()
         parts, ca_file = urlsplit(self.url), settings.push_ca_file
         host, is_https = parts.hostname or "", parts.scheme == "https"
-        tls = _tls(ca_file) if is_https or ca_file else None  # the system's certificates take a megabyte
+        tls = (
+            _tls(ca_file) if is_https or ca_file else None
+        )  # the system's certificates take a megabyte
         self._connect: Callable[..., http.client.HTTPConnection] = (
             partial(http.client.HTTPSConnection, host, parts.port, context=tls)
             if is_https
             else partial(http.client.HTTPConnection, host, parts.port)
         )
 
-    def send(self, request: Request, seconds: float, read: Callable[[http.client.HTTPResponse], T]) -> T:
+    def send(
+        self, request: Request, seconds: float, read: Callable[[http.client.HTTPResponse], T]
+    ) -> T:
         """Send a request and return the result of `read` for a 2xx answer, all within `seconds`.
 
         Raises `OutletError`; `read` may raise it, too.
@@ -91,7 +95,9 @@ class Gateway:
 
         def exchange() -> T:
             with closing(connection):
-                connection.request(request.method, urlsplit(request.url).path, request.body, headers)
+                connection.request(
+                    request.method, urlsplit(request.url).path, request.body, headers
+                )
                 sockets.append(connection.sock)  # `connection.sock` may be None later
                 with connection.getresponse() as response:
                     if not 200 <= response.status < 300:
@@ -111,7 +117,9 @@ class Gateway:
         try:
             password = Path(self._password_file).read_bytes().rstrip(b"\r\n")
         except OSError as error:
-            detail = f"can't read --push-password-file {self._password_file}: {one_line(error)}"
+            detail = (
+                f"can't read --push-password-file {self._password_file}: {one_line(error)}"
+            )
             raise OutletError("no_password", detail) from error
         token = base64.b64encode(self._username.encode() + b":" + password).decode()
         return {"Authorization": f"Basic {token}"}
@@ -121,7 +129,9 @@ def _tls(ca_file: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
-        raise OutletError("no_ca", f"can't read --push-ca-file {ca_file}: {one_line(error)}") from error
+        raise OutletError(
+            "no_ca", f"can't read --push-ca-file {ca_file}: {one_line(error)}"
+        ) from error
 
 
 def _shut_down(*sockets: socket.socket | None) -> None:
@@ -165,10 +175,13 @@ class Pusher:
         self._last = 0.0
         self._expiry_logged = False
         self._retrying = tenacity.Retrying(
-            stop=tenacity.stop_before_delay(self._interval) | tenacity.stop_when_event_set(stop),
+            stop=tenacity.stop_before_delay(self._interval)
+            | tenacity.stop_when_event_set(stop),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=self._interval / 3),
             sleep=tenacity.sleep_using_event(stop),
-            retry=tenacity.retry_if_exception(lambda e: isinstance(e, OutletError) and e.is_transient),
+            retry=tenacity.retry_if_exception(
+                lambda e: isinstance(e, OutletError) and e.is_transient
+            ),
             reraise=True,
         )
 
@@ -208,7 +221,10 @@ class Pusher:
             self.log.warning("push.expiry_unknown", reason=error.reason, detail=error.detail)
             return
         if not seconds:
-            self.log.info("push.never_expires", advice="stale groups stay until deleted: use DockerPushStale")
+            self.log.info(
+                "push.never_expires",
+                advice="stale groups stay until deleted: use DockerPushStale",
+            )
         elif seconds < 3 * self._interval:
             self.log.warning(
                 "push.expires_early",
@@ -236,12 +252,21 @@ class Pusher:
         request = Request("GET", f"{self._gateway.url}/api/v1/status")
         text = self._gateway.send(request, min(_REQUEST_TIMEOUT, self._interval), _beginning)
         try:
-            return parse_duration(json.loads(text)["data"]["flags"].get("metric.timetolive") or "0")
+            return parse_duration(
+                json.loads(text)["data"]["flags"].get("metric.timetolive") or "0"
+            )
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise OutletError("bad_response", "/api/v1/status tells no time to live", 200) from None
+            raise OutletError(
+                "bad_response", "/api/v1/status tells no time to live", 200
+            ) from None
 
     def _handle(
-        self, url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes
+        self,
+        url: str,
+        method: str,
+        timeout: float | None,
+        headers: list[tuple[str, str]],
+        data: bytes,
     ) -> Callable[[], bytes]:
         """Return a function that sends the request: a handler for prometheus-client."""
         if data and self._gzips:

@@ -51,9 +51,13 @@ class TextFile:
             self._create().close()
             self._temporary.unlink()
         except OSError as error:
-            raise OutletError("no_file", f"can't write --textfile {path}: {one_line(error)}") from error
+            raise OutletError(
+                "no_file", f"can't write --textfile {path}: {one_line(error)}"
+            ) from error
         if path.suffix != ".prom":
-            self.log.warning("textfile.ignored", reason="node_exporter reads only what is named *.prom")
+            self.log.warning(
+                "textfile.ignored", reason="node_exporter reads only what is named *.prom"
+            )
 
     def families(self, results: Mapping[str, int]) -> list[Metric]:
         """Return the writes by result."""
@@ -62,7 +66,8 @@ class TextFile:
     def is_due(self, exposition: Exposition) -> bool:
         """Return whether the results differ from those in the file, or a minute has passed."""
         return self._written is None or (
-            time.monotonic() >= self._due or [*map(id, exposition.found())] != [*map(id, self._written)]
+            time.monotonic() >= self._due
+            or [*map(id, exposition.found())] != [*map(id, self._written)]
         )
 
     def pause(self) -> float:
@@ -81,7 +86,9 @@ class TextFile:
         except OSError as error:
             with suppress(OSError):
                 self._temporary.unlink()
-            raise OutletError(one_line(error), "the file stays as it was; look at its mtime") from error
+            raise OutletError(
+                one_line(error), "the file stays as it was; look at its mtime"
+            ) from error
         self._written = found
 
     def delivered(self) -> None:

@@ -102,7 +102,9 @@ class Scanner:
         if self._lost != "":
             tags = sum(len(each.tags) for each in contents.repositories)
             repositories = len(contents.repositories)
-            self._log.info("registry.found", path=self._path, repositories=repositories, tags=tags)
+            self._log.info(
+                "registry.found", path=self._path, repositories=repositories, tags=tags
+            )
         self._lost = ""
 
     def _lose(self, cause: str, **more: object) -> None:
@@ -118,7 +120,11 @@ class Scanner:
         now = time.monotonic()
         if now >= self._progress_due:
             self._progress_due = now + _SECONDS_BETWEEN_PROGRESS
-            self._log.info("registry.scanning", seconds=round(now - self._began), **self._storage.progress())
+            self._log.info(
+                "registry.scanning",
+                seconds=round(now - self._began),
+                **self._storage.progress(),
+            )
         if now >= self._renewal_due and not self.first_scan_ended.is_set():
             self._renewal_due = now + _SECONDS_BETWEEN_RENEWALS
             self._publish(self.publication())
@@ -127,8 +133,13 @@ class Scanner:
         """Log each unusable tag, manifest or folder once, until it is usable again."""
         for each in unusable:
             if each not in self._unusable:
-                what = {"manifest" if ":" in each.name else "tag": each.name} if each.name else {}
+                what = (
+                    {"manifest" if ":" in each.name else "tag": each.name} if each.name else {}
+                )
                 self._log.warning(
-                    "registry.unusable", repository=each.repository, **what, **each.defect._asdict()
+                    "registry.unusable",
+                    repository=each.repository,
+                    **what,
+                    **each.defect._asdict(),
                 )
         self._unusable = frozenset(unusable)

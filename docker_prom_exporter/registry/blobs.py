@@ -81,17 +81,23 @@ class Blobs:
                 return Defect(error.defect.reason, f"{digest}: {error.defect.detail}")
         return self._manifests[digest]
 
-    def bytes_by_holder(self, tagged: Container[str], untagged: Container[str]) -> dict[str, int]:
+    def bytes_by_holder(
+        self, tagged: Container[str], untagged: Container[str]
+    ) -> dict[str, int]:
         """Return the bytes of blobs held by tags, held only by untagged manifests, and held by nothing."""
         totals = {"tag": 0, "untagged": 0, "nothing": 0}
         for digest, size in self._sizes.items():
-            totals["tag" if digest in tagged else "untagged" if digest in untagged else "nothing"] += size
+            totals[
+                "tag" if digest in tagged else "untagged" if digest in untagged else "nothing"
+            ] += size
         return totals
 
     def _prefix_names(self) -> Iterator[str]:
         """Yield the beginnings of digests that have a folder, like `sha256:0f`."""
         for algorithm in files.folders(self._path):
-            yield from (f"{algorithm}:{name}" for name in files.folders(f"{self._path}/{algorithm}"))
+            yield from (
+                f"{algorithm}:{name}" for name in files.folders(f"{self._path}/{algorithm}")
+            )
 
     def _list(self, prefix: str) -> _Prefix:
         """List the blobs of a prefix, unless its folder has not changed since the last listing."""
@@ -101,7 +107,11 @@ class Blobs:
         version = files.version(path)
         if version and version == known.version:
             return known
-        names = {f"{prefix[:-2]}{name}" for name in files.folders(path) if name.startswith(prefix[-2:])}
+        names = {
+            f"{prefix[:-2]}{name}"
+            for name in files.folders(path)
+            if name.startswith(prefix[-2:])
+        }
         final = known.digests if known.version else frozenset()
         listed = frozenset(
             digest for digest in names if digest in final or self._ask_size(digest) is not None

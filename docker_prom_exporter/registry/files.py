@@ -82,7 +82,9 @@ def read(path: str, limit: int) -> tuple[bytes, Version]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DefectError("missing", f"{path} is gone") from error
     except OSError as error:
-        reason = "corrupt" if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR) else "denied"
+        reason = (
+            "corrupt" if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR) else "denied"
+        )
         raise DefectError(reason, f"{path}: {error.strerror}") from error
 
 

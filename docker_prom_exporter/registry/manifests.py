@@ -96,7 +96,9 @@ def parse(text: bytes) -> Manifest:
         raise DefectError("corrupt", "it is not a JSON object")
     read = _READERS.get(_media_type(document))
     if read is None:
-        raise DefectError("unsupported", "its mediaType and schemaVersion are of no known kind")
+        raise DefectError(
+            "unsupported", "its mediaType and schemaVersion are of no known kind"
+        )
     try:
         return read(document)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -131,11 +133,15 @@ def _media_type(document: Mapping[str, Any]) -> str:
         return str(media_type)
     if document["schemaVersion"] == 1:
         return f"{_DOCKER}.v1+json"
-    return f"{_OCI}.image.{'manifest' if document.get('manifests') is None else 'index'}.v1+json"
+    return (
+        f"{_OCI}.image.{'manifest' if document.get('manifests') is None else 'index'}.v1+json"
+    )
 
 
 def _image(document: Mapping[str, Any]) -> Manifest:
-    return Manifest(_layers(document.get("layers")), configs=(_descriptor(document["config"])[0],))
+    return Manifest(
+        _layers(document.get("layers")), configs=(_descriptor(document["config"])[0],)
+    )
 
 
 def _artifact(document: Mapping[str, Any]) -> Manifest:
@@ -151,14 +157,18 @@ def _index(document: Mapping[str, Any]) -> Manifest:
     """Read an index. BuildKit's cache is an index of layers and a config instead of images."""
     named = [(entry.get("mediaType"), entry) for entry in document.get("manifests") or ()]
     return Manifest(
-        _layers(e for kind, e in named if kind not in _READERS and kind != _BUILD_CACHE_CONFIG),
+        _layers(
+            e for kind, e in named if kind not in _READERS and kind != _BUILD_CACHE_CONFIG
+        ),
         configs=tuple(_descriptor(e)[0] for kind, e in named if kind == _BUILD_CACHE_CONFIG),
         children=tuple(_descriptor(e)[0] for kind, e in named if kind in _READERS),
     )
 
 
 def _layers(entries: Any) -> tuple[Layer, ...]:
-    return tuple(Layer(*_descriptor(entry), foreign=bool(entry.get("urls"))) for entry in entries or ())
+    return tuple(
+        Layer(*_descriptor(entry), foreign=bool(entry.get("urls"))) for entry in entries or ()
+    )
 
 
 def _descriptor(entry: Mapping[str, Any]) -> tuple[str, int]:
@@ -176,8 +186,12 @@ def _digest(text: str) -> str:
 
 def _sizes(layers: list[Layer], size_on_disk: SizeOnDisk) -> dict[str, int | None]:
     """Return each layer's size from its manifest, or the size on disk if that has none (schema 1)."""
-    sizes: dict[str, int | None] = {layer.digest: layer.size for layer in layers if layer.size is not None}
-    return {digest: size_on_disk(digest) for digest, *_ in layers if digest not in sizes} | sizes
+    sizes: dict[str, int | None] = {
+        layer.digest: layer.size for layer in layers if layer.size is not None
+    }
+    return {
+        digest: size_on_disk(digest) for digest, *_ in layers if digest not in sizes
+    } | sizes
 
 
 def _reached(root: str, revisions: Revisions) -> dict[str, Manifest | Defect]:

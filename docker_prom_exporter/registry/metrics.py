@@ -21,13 +21,19 @@ UP: Final = (
     "docker_registry_up",
     "Whether the last scan read the storage (1), or did not or is too old to trust (0).",
 )
-SCAN_DURATION: Final = ("docker_registry_scan_duration_seconds", "How long the last scan took.")
+SCAN_DURATION: Final = (
+    "docker_registry_scan_duration_seconds",
+    "How long the last scan took.",
+)
 LAST_SCAN: Final = (
     "docker_registry_last_scan_timestamp_seconds",
     "When the last scan that read the storage ended; 0 before the first.",
 )
 TAGS: Final = ("repository_tags_total", "Tags of the repository.")
-REVISIONS: Final = ("repository_revisions_total", "Manifests that the repository links, tagged or not.")
+REVISIONS: Final = (
+    "repository_revisions_total",
+    "Manifests that the repository links, tagged or not.",
+)
 SIZE: Final = (
     "repository_size_bytes",
     "Bytes on disk that the repository's usable tags hold: manifests, configs and layers, each blob once.",
@@ -51,7 +57,10 @@ BLOB_BYTES: Final = (
         "which garbage-collect removes."
     ),
 )
-UPLOAD_BYTES: Final = ("docker_registry_upload_bytes", "Bytes of uploads that were begun and not finished.")
+UPLOAD_BYTES: Final = (
+    "docker_registry_upload_bytes",
+    "Bytes of uploads that were begun and not finished.",
+)
 SCAN_ERRORS: Final = (
     "docker_registry_scan_errors",
     "Tags, and manifests that no tag leads to, which the last scan could not use, by reason.",
@@ -80,7 +89,9 @@ def contents_families(contents: Contents) -> list[Metric]:
     by_repository, by_tag = ("repository",), ("repository", "tag")
     return [
         _gauge(TAGS, by_repository, ((each.name, len(each.tags)) for each in repositories)),
-        _gauge(REVISIONS, by_repository, ((each.name, each.revisions) for each in repositories)),
+        _gauge(
+            REVISIONS, by_repository, ((each.name, each.revisions) for each in repositories)
+        ),
         _gauge(SIZE, by_repository, ((each.name, each.size) for each in repositories)),
         _gauge(TAG_LAYERS, by_tag, ((name, tag.name, tag.layers) for name, tag in tags)),
         _gauge(TAG_SIZE, by_tag, ((name, tag.name, tag.size) for name, tag in tags)),
@@ -92,7 +103,9 @@ def contents_families(contents: Contents) -> list[Metric]:
 
 
 def _gauge(
-    family: tuple[str, str], labels: tuple[str, ...], samples: Iterable[tuple[*tuple[str, ...], float | None]]
+    family: tuple[str, str],
+    labels: tuple[str, ...],
+    samples: Iterable[tuple[*tuple[str, ...], float | None]],
 ) -> Metric:
     """Return a family. A sample is its label values and a value; it is left out if the value is None."""
     gauge = GaugeMetricFamily(*family, labels=labels)

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from docker_prom_exporter.registry import files
 from docker_prom_exporter.registry.blobs import Blobs
-from docker_prom_exporter.registry.manifests import DIGEST, Defect, DefectError, Image, Manifest, image
+from docker_prom_exporter.registry.manifests import (
+    DIGEST,
+    Defect,
+    DefectError,
+    Image,
+    Manifest,
+    image,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -114,7 +121,11 @@ class Storage:
 
     def progress(self) -> dict[str, int]:
         """Return the counts of the current scan, and the number of manifests read since the start."""
-        return {**self._seen, "blobs": len(self._blobs), "manifests_read": self._blobs.manifests_read}
+        return {
+            **self._seen,
+            "blobs": len(self._blobs),
+            "manifests_read": self._blobs.manifests_read,
+        }
 
     def scan(self) -> Contents:
         """Return the content of the storage, which may change during the scan. Raises `StorageError`."""
@@ -122,13 +133,17 @@ class Storage:
             return self._scan()
         except OSError as error:
             cause = f"can't read {error.filename or self._path}: {error.strerror}"
-            raise StorageError(cause, "look at the mount, and whether this user may read it") from error
+            raise StorageError(
+                cause, "look at the mount, and whether this user may read it"
+            ) from error
 
     def _scan(self) -> Contents:
         self._seen, self._denied = Counter(), []
         roots = self._roots()
         if self._blobs.refresh():
-            self._found = {name: found._replace(final=False) for name, found in self._found.items()}
+            self._found = {
+                name: found._replace(final=False) for name, found in self._found.items()
+            }
         found, upload_bytes = {}, 0
         for name, folders in self._walk():
             if "_uploads" in folders:
@@ -158,7 +173,9 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError):
             roots = []
         if not roots or not all(stat.S_ISDIR(root.st_mode) for root in roots):
-            advice = "the path ends in docker/registry/v2; a registry makes it at the first push"
+            advice = (
+                "the path ends in docker/registry/v2; a registry makes it at the first push"
+            )
             for below in ("v2", "registry/v2", "docker/registry/v2"):
                 if Path(self._path, below, "repositories").is_dir():
                     advice = f"the storage is {self._path}/{below}"
@@ -175,7 +192,9 @@ class Storage:
                 folders = self._folders(name)
             if name:
                 yield name, folders
-            longer = (f"{name}/{each}".lstrip("/") for each in folders if _COMPONENT.fullmatch(each))
+            longer = (
+                f"{name}/{each}".lstrip("/") for each in folders if _COMPONENT.fullmatch(each)
+            )
             todo += (each for each in longer if len(each) <= _MAX_NAME)
 
     def _repository(self, name: str) -> _Found:
@@ -188,15 +207,26 @@ class Storage:
             return known
         return self._work_out(name, links, revisions)
 
-    def _work_out(self, name: str, links: Mapping[str, _Link], revisions: frozenset[str]) -> _Found:
+    def _work_out(
+        self, name: str, links: Mapping[str, _Link], revisions: frozenset[str]
+    ) -> _Found:
         manifests = {digest: self._blobs.manifest(digest) for digest in sorted(revisions)}
         images, reached, blobs = self._images(links, manifests)
-        by_tag = {tag: images.get(link.digest) or Image(defect=link.defect) for tag, link in links.items()}
-        tags = tuple(Tag(tag, links[tag].pushed, each.layers, each.size) for tag, each in by_tag.items())
+        by_tag = {
+            tag: images.get(link.digest) or Image(defect=link.defect)
+            for tag, link in links.items()
+        }
+        tags = tuple(
+            Tag(tag, links[tag].pushed, each.layers, each.size) for tag, each in by_tag.items()
+        )
         alone = {digest: manifests[digest] for digest in manifests if digest not in reached}
         unusable = (
             *(Unusable(name, tag, each.defect) for tag, each in by_tag.items() if each.defect),
-            *(Unusable(name, digest, each) for digest, each in alone.items() if isinstance(each, Defect)),
+            *(
+                Unusable(name, digest, each)
+                for digest, each in alone.items()
+                if isinstance(each, Defect)
+            ),
         )
         sizes = [self._blobs.size(digest) for digest in blobs]
         return _Found(
@@ -261,7 +291,9 @@ class Storage:
         except PermissionError as error:
             return _Link(None, defect=Defect("denied", f"{folder}: {error.strerror}"))
         except DefectError as error:
-            return None if error.defect.reason == "missing" else _Link(None, defect=error.defect)
+            return (
+                None if error.defect.reason == "missing" else _Link(None, defect=error.defect)
+            )
 
     def _revisions(self, name: str) -> Iterator[str]:
         """Yield the digests that the repository links. A deletion removes the link and leaves its folder."""
@@ -269,13 +301,17 @@ class Storage:
         for algorithm in self._folders(folder):
             for each in self._folders(f"{folder}/{algorithm}"):
                 digest = f"{algorithm}:{each}"
-                if DIGEST.fullmatch(digest) and self._file_size(f"{folder}/{algorithm}/{each}/link"):
+                if DIGEST.fullmatch(digest) and self._file_size(
+                    f"{folder}/{algorithm}/{each}/link"
+                ):
                     yield digest
 
     def _upload_bytes(self, name: str) -> int:
         folder = f"{name}/_uploads"
         with self._noting_denials(name):
-            return sum(self._file_size(f"{folder}/{upload}/data") for upload in self._folders(folder))
+            return sum(
+                self._file_size(f"{folder}/{upload}/data") for upload in self._folders(folder)
+            )
         return 0
 
     def _file_size(self, path: str) -> int:
@@ -295,7 +331,9 @@ class Storage:
             if not repository:
                 raise
             self._denied.append(
-                Unusable(repository, "", Defect("denied", f"{error.filename}: {error.strerror}"))
+                Unusable(
+                    repository, "", Defect("denied", f"{error.filename}: {error.strerror}")
+                )
             )
 
 
@@ -303,12 +341,18 @@ def _read_link(path: str) -> _Link:
     text, version = files.read(path, _MAX_LINK)
     digest = text.decode("ascii", "replace").strip()
     if not DIGEST.fullmatch(digest):
-        return _Link(version.modified / 1e9, defect=Defect("corrupt", "its link is not a digest"))
-    return _Link(version.modified / 1e9, digest, version=version if files.is_settled(version) else None)
+        return _Link(
+            version.modified / 1e9, defect=Defect("corrupt", "its link is not a digest")
+        )
+    return _Link(
+        version.modified / 1e9, digest, version=version if files.is_settled(version) else None
+    )
 
 
 def _held(manifests: Revisions, revisions: frozenset[str]) -> frozenset[str]:
     """Return the blobs that revisions hold: as in garbage-collect, a manifest and the digests in it."""
     found = [manifests[digest] for digest in revisions]
-    named = (digest for each in found if isinstance(each, Manifest) for digest in each.digests())
+    named = (
+        digest for each in found if isinstance(each, Manifest) for digest in each.digests()
+    )
     return frozenset((*revisions, *named))

@@ -44,7 +44,9 @@ class Site(NamedTuple):
 class App:
     """Answers requests. It is thread-safe."""
 
-    def __init__(self, site: Site, client_ip_source: str, token: BearerToken | None = None) -> None:
+    def __init__(
+        self, site: Site, client_ip_source: str, token: BearerToken | None = None
+    ) -> None:
         self._site = site
         self._client_ip_source = client_ip_source
         self._token = token
@@ -53,8 +55,12 @@ class App:
             "/metrics": self._metrics,
             "/": self._root,
             "/ping": lambda _: Response(HTTPStatus.OK, (b"pong",)),
-            "/-/healthy": lambda _: _state("healthy", "the exporter is stuck", good=site.is_healthy()),
-            "/-/ready": lambda _: _state("ready", "there is no result yet", good=site.is_ready()),
+            "/-/healthy": lambda _: _state(
+                "healthy", "the exporter is stuck", good=site.is_healthy()
+            ),
+            "/-/ready": lambda _: _state(
+                "ready", "there is no result yet", good=site.is_ready()
+            ),
         }
 
     def __call__(self, request: Request) -> Response:
@@ -73,13 +79,19 @@ class App:
         protected, route = request.path in _PROTECTED_PATHS, self._routes.get(request.path)
         if protected and not request.certified:
             return refusal(HTTPStatus.FORBIDDEN, "this needs a client certificate")
-        if protected and self._token and not self._token.matches(request.headers.get("Authorization", "")):
+        if (
+            protected
+            and self._token
+            and not self._token.matches(request.headers.get("Authorization", ""))
+        ):
             explanation = "this needs the bearer token, or the token as password"
             return refusal(HTTPStatus.UNAUTHORIZED, explanation, *_CHALLENGES)
         if route is None:
             return refusal(HTTPStatus.NOT_FOUND, f"try one of {' '.join(self._routes)}")
         if request.method not in ("GET", "HEAD"):
-            return refusal(HTTPStatus.METHOD_NOT_ALLOWED, "try GET or HEAD", ("Allow", "GET, HEAD"))
+            return refusal(
+                HTTPStatus.METHOD_NOT_ALLOWED, "try GET or HEAD", ("Allow", "GET, HEAD")
+            )
         try:
             return route(request)
         except Exception as error:  # noqa: BLE001  a failed request must not close the connection
@@ -100,9 +112,13 @@ class App:
         try:
             query = parse_qs(request.query, max_num_fields=_MAX_QUERY_FIELDS)
         except ValueError:
-            return refusal(HTTPStatus.BAD_REQUEST, f"a query may have {_MAX_QUERY_FIELDS} fields")
+            return refusal(
+                HTTPStatus.BAD_REQUEST, f"a query may have {_MAX_QUERY_FIELDS} fields"
+            )
         content_type, encoding, body = self._site.exposition.render(
-            _joined(request, "Accept"), _joined(request, "Accept-Encoding"), {*query.get("name[]", [])}
+            _joined(request, "Accept"),
+            _joined(request, "Accept-Encoding"),
+            {*query.get("name[]", [])},
         )
         return Response(HTTPStatus.OK, body, content_type, (_VARY, *_encoded(encoding)))
 

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from http.client import HTTPMessage
 
 # An element of Forwarded (RFC 7239): `for=192.0.2.60:4711`, `for="[2001:db8::17]:4711"`, or without a port.
-_FORWARDED_FOR: Final = re.compile(r'(?:^|;)\s*for\s*=\s*"?(?:\[([^]";]*)|([^":;]*))', re.IGNORECASE)
+_FORWARDED_FOR: Final = re.compile(
+    r'(?:^|;)\s*for\s*=\s*"?(?:\[([^]";]*)|([^":;]*))', re.IGNORECASE
+)
 
 HEADERS: Final = {
     "RightmostXForwardedFor": "X-Forwarded-For",

@@ -36,7 +36,9 @@ class ServerTls:
     def __init__(self, cert_file: str, key_file: str, client_ca_file: str | None) -> None:
         self._needs_certificate = client_ca_file is not None
         files = filter(None, (cert_file, key_file, client_ca_file))
-        self._contexts = _Reread(lambda: _contexts(cert_file, key_file, client_ca_file), *files)
+        self._contexts = _Reread(
+            lambda: _contexts(cert_file, key_file, client_ca_file), *files
+        )
 
     def wrap(self, connection: socket.socket, *, same_host: bool) -> ssl.SSLSocket:
         """Return the connection with TLS, before the handshake.
@@ -48,7 +50,9 @@ class ServerTls:
 
     def is_certified(self, connection: ssl.SSLSocket) -> bool:
         """Return after the handshake whether the client has a certificate of the client CA or needs none."""
-        return not self._needs_certificate or connection.getpeercert(binary_form=True) is not None
+        return (
+            not self._needs_certificate or connection.getpeercert(binary_form=True) is not None
+        )
 
 
 class BearerToken:
@@ -107,7 +111,9 @@ def _identity(path: str) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _contexts(cert_file: str, key_file: str, client_ca_file: str | None) -> tuple[ssl.SSLContext, ...]:
+def _contexts(
+    cert_file: str, key_file: str, client_ca_file: str | None
+) -> tuple[ssl.SSLContext, ...]:
     """Return two TLS contexts: for clients from the network, and for clients from this host."""
     _certificates(cert_file)
     _read(key_file)
@@ -160,7 +166,9 @@ def _read(path: str) -> bytes:
         with Path(path).open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise CredentialsError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        raise CredentialsError(
+            f"{path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if not content.strip():
         raise CredentialsError(f"{path}: the file is empty")
     if len(content) > _MAX_BYTES:

@@ -107,14 +107,19 @@ class BoundedServer(ThreadingMixIn, BaseServer):
     daemon_threads = True
 
     def __init__(
-        self, listener: socket.socket, app: Callable[[Request], Response], tls: ServerTls | None = None
+        self,
+        listener: socket.socket,
+        app: Callable[[Request], Response],
+        tls: ServerTls | None = None,
     ) -> None:
         super().__init__(listener.getsockname(), _ConnectionHandler)
         self.app = app
         self.tls = tls
         self._listener = listener
         self._descriptor = listener.fileno()
-        self._slots: dict[socket.socket, _Slot] = {}  # without dropped connections, longest-idle first
+        self._slots: dict[
+            socket.socket, _Slot
+        ] = {}  # without dropped connections, longest-idle first
         self._thread_count = 0
         self._max_threads = _max_threads()
         self._changed = threading.Condition()
@@ -130,7 +135,9 @@ class BoundedServer(ThreadingMixIn, BaseServer):
     def stop(self) -> None:
         """Close the listener and every connection, within half a second."""
         threading.Thread(target=self.shutdown, daemon=True).start()
-        with suppress(OSError):  # wakes `serve_forever` on Linux; other systems need half a second
+        with suppress(
+            OSError
+        ):  # wakes `serve_forever` on Linux; other systems need half a second
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join(_STOP_TIMEOUT)
         self._listener.close()
@@ -152,13 +159,17 @@ class BoundedServer(ThreadingMixIn, BaseServer):
             if error.errno in _OUT_OF_DESCRIPTORS:
                 if not self._warned:
                     advice = "raise the limit: ulimit -n"
-                    self._log.warning("http.no_descriptors", cause=error.strerror, advice=advice)
+                    self._log.warning(
+                        "http.no_descriptors", cause=error.strerror, advice=advice
+                    )
                 self._warned = True
                 with self._changed:
                     self._drop_one()  # this also waits: `accept` would fail again at once
             raise
         if self.tls is not None:
-            connection = self.tls.wrap(connection, same_host=host == connection.getsockname()[0])
+            connection = self.tls.wrap(
+                connection, same_host=host == connection.getsockname()[0]
+            )
         return connection, (host.removeprefix("::ffff:"), port)
 
     def verify_request(self, request: socket.socket, client_address: tuple[str, int]) -> bool:  # type: ignore[override]
@@ -167,7 +178,9 @@ class BoundedServer(ThreadingMixIn, BaseServer):
             while self._thread_count >= self._max_threads:
                 self._drop_one()
             self._thread_count += 1
-            self._slots[request] = _Slot(client_address[0], time.monotonic() + _REQUEST_TIMEOUT)
+            self._slots[request] = _Slot(
+                client_address[0], time.monotonic() + _REQUEST_TIMEOUT
+            )
         return True
 
     def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
@@ -182,13 +195,17 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         """Drop connections past their deadlines; `serve_forever` calls this at least twice a second."""
         now = time.monotonic()
         with self._changed:
-            self._drop([connection for connection, slot in self._slots.items() if slot.deadline < now])
+            self._drop(
+                [connection for connection, slot in self._slots.items() if slot.deadline < now]
+            )
 
     def handle_error(self, request: object, client_address: tuple[str, int]) -> None:  # noqa: ARG002  inherited
         """Log why a connection ended early."""
         error = sys.exception()
         if isinstance(error, OSError):
-            self._log.debug("http.connection_failed", client=client_address[0], cause=str(error))
+            self._log.debug(
+                "http.connection_failed", client=client_address[0], cause=str(error)
+            )
         else:
             self._log.error("http.failed", client=client_address[0], exc_info=error)
 
@@ -200,7 +217,9 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         with self._changed:
             if connection not in self._slots:
                 raise ConnectionAbortedError("dropped")
-            self._slots[connection] = _Slot(self._slots.pop(connection).host, time.monotonic() + seconds)
+            self._slots[connection] = _Slot(
+                self._slots.pop(connection).host, time.monotonic() + seconds
+            )
 
     def is_abandoned(self, connection: socket.socket) -> bool:
         """Return whether the client has hung up while other clients wait to be accepted (Linux only)."""
@@ -215,7 +234,15 @@ class BoundedServer(ThreadingMixIn, BaseServer):
     def _drop_one(self) -> None:
         """Drop the longest-idle connection of the host with the most; wait briefly for a thread to end."""
         for host, _ in Counter(slot.host for slot in self._slots.values()).most_common(1):
-            self._drop([next(connection for connection, slot in self._slots.items() if slot.host == host)])
+            self._drop(
+                [
+                    next(
+                        connection
+                        for connection, slot in self._slots.items()
+                        if slot.host == host
+                    )
+                ]
+            )
         self._changed.wait(_DROP_TIMEOUT)
 
     def _drop(self, connections: Iterable[socket.socket]) -> None:
@@ -232,14 +259,20 @@ def _max_threads() -> int:
     if sys.platform == "win32":
         return _MAX_CONNECTIONS
     limit = os.sysconf("SC_OPEN_MAX")
-    return _MAX_CONNECTIONS if limit < 0 else max(1, min(_MAX_CONNECTIONS, limit - _OTHER_DESCRIPTORS))
+    return (
+        _MAX_CONNECTIONS
+        if limit < 0
+        else max(1, min(_MAX_CONNECTIONS, limit - _OTHER_DESCRIPTORS))
+    )
 
 
 class _ConnectionHandler(BaseHTTPRequestHandler):
     """Answers the requests of one connection."""
 
     protocol_version = request_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # otherwise the end of an answer waits for the client's delayed ACK
+    disable_nagle_algorithm = (
+        True  # otherwise the end of an answer waits for the client's delayed ACK
+    )
     wbufsize = _BUFFER  # headers and a small body in one write
     server: BoundedServer
     rfile: io.BufferedReader
@@ -268,7 +301,9 @@ class _ConnectionHandler(BaseHTTPRequestHandler):
     def _read_request(self) -> Request:
         match = _REQUEST_LINE.fullmatch(self._read_line())
         if match is None:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, "this is not a request of HTTP/1.0 or HTTP/1.1")
+            raise _RefusedError(
+                HTTPStatus.BAD_REQUEST, "this is not a request of HTTP/1.0 or HTTP/1.1"
+            )
         method, target, minor = (group.decode("ascii") for group in match.groups())
         lines = []
         while (line := self._read_line()).strip():
@@ -279,10 +314,16 @@ class _ConnectionHandler(BaseHTTPRequestHandler):
         try:
             url = urlsplit(target)
         except ValueError:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, "the request target is invalid") from None
+            raise _RefusedError(
+                HTTPStatus.BAD_REQUEST, "the request target is invalid"
+            ) from None
         wishes = headers.get("Connection", "").lower()
-        has_body = "Transfer-Encoding" in headers or headers.get("Content-Length", "0").strip() != "0"
-        self.close_connection = "close" in wishes or (minor == "0" and "keep-alive" not in wishes) or has_body
+        has_body = (
+            "Transfer-Encoding" in headers or headers.get("Content-Length", "0").strip() != "0"
+        )
+        self.close_connection = (
+            "close" in wishes or (minor == "0" and "keep-alive" not in wishes) or has_body
+        )
         tls = self.server.tls
         certified = tls is None or tls.is_certified(self.request)
         return Request(method, url.path, url.query, headers, self.client_address[0], certified)

@@ -84,7 +84,9 @@ class StatusPage:
     details: bool
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
-    _kept: dict[bool, tuple[Snapshot, int, bytes, bytes]] = field(default_factory=dict, init=False)
+    _kept: dict[bool, tuple[Snapshot, int, bytes, bytes]] = field(
+        default_factory=dict, init=False
+    )
     _rendering: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     headers = (
@@ -124,7 +126,9 @@ class StatusPage:
             title=f"{heading.word}, {unhealthy} unhealthy" if unhealthy else heading.word,
             colour=_ICON_COLOURS["bad" if unhealthy else heading.tone],
             style=_Html(_STYLE),
-            simulation=snapshot.engine and snapshot.engine.is_simulated and _fill("simulation"),
+            simulation=snapshot.engine
+            and snapshot.engine.is_simulated
+            and _fill("simulation"),
             version=__version__,
             heading=_fill("verdict", **heading._asdict()),
             engine=_engine(snapshot, now, old=old),
@@ -136,20 +140,30 @@ class StatusPage:
             renewal=_fill("renewing", seconds=seconds) if refreshing else _fill("still"),
         )
 
-    def _containers(self, snapshot: Snapshot, rows: list[tuple[_Verdict, Container]], now: float) -> _Html:
+    def _containers(
+        self, snapshot: Snapshot, rows: list[tuple[_Verdict, Container]], now: float
+    ) -> _Html:
         if not rows:
-            text = "No container is watched." if snapshot.polled else "No container is known yet."
+            text = (
+                "No container is watched." if snapshot.polled else "No container is known yet."
+            )
             return _fill("no_containers", text=text)
         worst = {verdict.word: verdict for verdict, _ in reversed(rows)}
         tally = Counter(verdict.word for verdict, _ in rows)
-        tallied = (worst[word]._replace(word=f"{count} {word}") for word, count in tally.items())
+        tallied = (
+            worst[word]._replace(word=f"{count} {word}") for word, count in tally.items()
+        )
         missing = snapshot.listed and sum(container.details is None for _, container in rows)
         note = _fill("details_missing", count=missing) if missing else None
         return _fill(
             "containers",
-            tally=_joined(_fill("tally", verdict=_fill("verdict", **each._asdict())) for each in tallied),
+            tally=_joined(
+                _fill("tally", verdict=_fill("verdict", **each._asdict())) for each in tallied
+            ),
             caption=_caption(snapshot),
-            rows=_joined(_row(verdict, each, now, listed=snapshot.listed) for verdict, each in rows),
+            rows=_joined(
+                _row(verdict, each, now, listed=snapshot.listed) for verdict, each in rows
+            ),
             note=note if self.details else _fill("details_off"),
         )
 
@@ -166,16 +180,21 @@ class StatusPage:
     def _exporter(self, snapshot: Snapshot, ended: float, now: float) -> _Html:
         counts, took = snapshot.counts, snapshot.duration
         duration = f"{took * 1000:.0f} ms" if took < 1 else f"{took:.1f} s"
-        errors = "; ".join(f"{' '.join(what)}: {count}" for what, count in counts.errors.items() if count)
+        errors = "; ".join(
+            f"{' '.join(what)}: {count}" for what, count in counts.errors.items() if count
+        )
         facts = {
-            "Last poll": snapshot.polled and _joined((_ago(ended, now), f", took {duration}"), ""),
+            "Last poll": snapshot.polled
+            and _joined((_ago(ended, now), f", took {duration}"), ""),
             "Last success": _ago(snapshot.last_success, now),
             "Interval": f"{self.poll_interval:g} s",
             "Mode": _MODES[snapshot.mode],
             "Polls": f"{counts.polls['success']} succeeded, {counts.polls['failure']} failed",
             "Errors": f"{errors or 'none'}, in {sum(counts.requests.values())} requests",
         }
-        return _joined(_fill("fact", term=term, text=text) for term, text in facts.items() if text)
+        return _joined(
+            _fill("fact", term=term, text=text) for term, text in facts.items() if text
+        )
 
 
 def _heading(snapshot: Snapshot, *, old: bool) -> _Verdict:
@@ -196,7 +215,11 @@ def _engine(snapshot: Snapshot, now: float, *, old: bool) -> _Html:
         facts.append(_joined(("since ", _ago(snapshot.since, now)), ""))
     if engine := snapshot.engine:
         platform = "/".join(filter(None, (engine.os, engine.arch)))
-        facts += [f"{engine.name} {engine.version}".strip(), f"API {engine.api_version}", platform]
+        facts += [
+            f"{engine.name} {engine.version}".strip(),
+            f"API {engine.api_version}",
+            platform,
+        ]
     return _joined(facts, " · ")
 
 
@@ -205,7 +228,9 @@ def _failure(snapshot: Snapshot, tone: str) -> _Html | None:
         return None
     endpoint, reason, detail, advice = snapshot.failure
     advice = advice and _fill("advice", advice=advice)
-    return _fill("failure", tone=tone, endpoint=endpoint, reason=reason, detail=detail, advice=advice)
+    return _fill(
+        "failure", tone=tone, endpoint=endpoint, reason=reason, detail=detail, advice=advice
+    )
 
 
 def _caption(snapshot: Snapshot) -> str:
@@ -234,7 +259,9 @@ def _row(verdict: _Verdict, container: Container, now: float, *, listed: bool) -
     return _fill(
         "row",
         name=container.name,
-        compose=" / ".join(filter(None, (container.compose_project, container.compose_service))),
+        compose=" / ".join(
+            filter(None, (container.compose_project, container.compose_service))
+        ),
         verdict=_fill("verdict", **verdict._asdict()),
         state=listed and (container.state or "unknown"),
         since=listed and _ago(_since(container), now),
@@ -264,7 +291,11 @@ def _exit(details: Details) -> str:
 def _ago(when: float | None, now: float) -> _Html | None:
     """Return how long ago a Unix time is; None if `datetime` can't represent the time, which Docker can."""
     try:
-        return _fill("ago", when=datetime.fromtimestamp(when, UTC), span=_span(now - when)) if when else None
+        return (
+            _fill("ago", when=datetime.fromtimestamp(when, UTC), span=_span(now - when))
+            if when
+            else None
+        )
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -276,12 +307,17 @@ def _span(seconds: float) -> str:
     days, h = divmod(hours, 24)
     units = ((days, "d"), (h, "h"), (m, "min"), (s, "s"))
     first = next((place for place, (count, _) in enumerate(units) if count), 3)
-    return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count) or "0 s"
+    return (
+        " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count)
+        or "0 s"
+    )
 
 
 def _fill(part: str, **values: object) -> _Html:
     """Fill in a part of status_page.html. Text is escaped here and in `_joined`; None and False are empty."""
-    return _Html(_PARTS[part].format_map({name: _escaped(value) for name, value in values.items()}))
+    return _Html(
+        _PARTS[part].format_map({name: _escaped(value) for name, value in values.items()})
+    )
 
 
 def _joined(parts: Iterable[object], separator: str = "\n") -> _Html:

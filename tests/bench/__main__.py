@@ -31,8 +31,12 @@ SMALL: dict[str, Callable[[], Iterator[Row]]] = {
 def main() -> int:
     """Print the table; return 1 if a goal was missed or a part could not run."""
     parser = argparse.ArgumentParser(prog="tests/bench/run")
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"one of {' '.join(PARTS)}; default: all")
-    parser.add_argument("--small", action="store_true", help="test with few containers and rounds")
+    parser.add_argument(
+        "parts", nargs="*", metavar="part", help=f"one of {' '.join(PARTS)}; default: all"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="test with few containers and rounds"
+    )
     given = parser.parse_args()
     if unknown := {*given.parts} - {*PARTS}:
         parser.error(f"no such part: {' '.join(unknown)}")

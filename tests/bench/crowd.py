@@ -36,7 +36,9 @@ class Crowd(SimulatedEngine):
         self._now = time.time()
         began = self._now - _UP
         self._crowd = [
-            SimulatedContainer(f"crowd-{n}", health="healthy", labels=_LABELS, created=began, started=began)
+            SimulatedContainer(
+                f"crowd-{n}", health="healthy", labels=_LABELS, created=began, started=began
+            )
             for n in range(size)
         ]
         self._by_id = {each.id: each for each in self._crowd}
@@ -48,7 +50,9 @@ class Crowd(SimulatedEngine):
         self._listed = False
         self.requests = 0
 
-    def answer(self, endpoint: str, container_id: str, query: Mapping[str, str]) -> tuple[int, Any]:
+    def answer(
+        self, endpoint: str, container_id: str, query: Mapping[str, str]
+    ) -> tuple[int, Any]:
         """Return the status and the JSON of an answer."""
         if endpoint == "inspect" and container_id in self._by_id:
             return 200, _ANSWERS["inspect"] | self._by_id[container_id].inspect()
@@ -69,7 +73,9 @@ class Crowd(SimulatedEngine):
 
     def _move_on(self) -> None:
         for _ in range(self._changes):
-            verdict = "healthy" if self._crowd[self._next].health == "unhealthy" else "unhealthy"
+            verdict = (
+                "healthy" if self._crowd[self._next].health == "unhealthy" else "unhealthy"
+            )
             self._change(health=verdict)
         for _ in range(self._churn):
             self._change(generation=self._crowd[self._next].generation + 1)
@@ -90,7 +96,9 @@ def crowd(size: int, *, changes: int = 0, churn: int = 0, seconds: float = 0) ->
     with TemporaryDirectory() as folder:
         path = Path(folder, "docker.sock")
         arguments = (str(path), str(size), str(changes), str(churn), str(seconds))
-        process = subprocess.Popen([sys.executable, "-m", "bench.crowd", *arguments], stdin=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.crowd", *arguments], stdin=subprocess.PIPE
+        )
         try:
             wait_for(path.exists, what="the simulated engine to listen")
             yield f"unix://{path}"
@@ -100,7 +108,9 @@ def crowd(size: int, *, changes: int = 0, churn: int = 0, seconds: float = 0) ->
 
 def _main(path: str, size: str, changes: str, churn: str, seconds: str) -> None:
     """Serve until standard input ends, which also happens when the parent process ends."""
-    with Crowd(Path(path), int(size), changes=int(changes), churn=int(churn), seconds=float(seconds)):
+    with Crowd(
+        Path(path), int(size), changes=int(changes), churn=int(churn), seconds=float(seconds)
+    ):
         sys.stdin.read()
 
 

@@ -33,7 +33,9 @@ def _healthcheck(rounds: int) -> Row:
     measured = medians(
         rounds,
         {
-            "healthcheck": lambda: run_cost("-c", _MAIN, "healthcheck", f"--listen-port={free_port()}"),
+            "healthcheck": lambda: run_cost(
+                "-c", _MAIN, "healthcheck", f"--listen-port={free_port()}"
+            ),
             "pass": lambda: run_cost("-c", "pass"),
         },
     )
@@ -61,7 +63,9 @@ def _memory(size: int, polls: int) -> Iterator[Row]:
         early, files = _after(polls // 10, url, pid)
         late, files_late = _after(polls, url, pid)
     what = f"memory at {size} with details, after {polls} polls with churn"
-    yield at_most(1.4, f"{what}, compared with docker-py after one list", late, reference, unit="MiB")
+    yield at_most(
+        1.4, f"{what}, compared with docker-py after one list", late, reference, unit="MiB"
+    )
     growth = late - early
     yield Row(
         f"the same: growth over the last {polls - polls // 10} polls",
@@ -105,7 +109,9 @@ def _polls(url: str) -> float:
 def _running(*arguments: str, wait: bool = False) -> Iterator[int]:
     """Yield the pid of a Python process with these arguments; with `wait`, once it has written a line."""
     process = subprocess.Popen(
-        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE if wait else None
+        [sys.executable, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE if wait else None,
     )
     try:
         if wait and process.stdout:

@@ -61,7 +61,8 @@ def _main(url: str, rounds: str) -> None:
     later = [(cost(poller.poll), cost(publish), cost(scrape)) for _ in range(int(rounds))]
     names = ("poll, one changed", "encoding, one changed", "scrape")
     measured |= {
-        f"{name}: CPU ms": median(costs) for name, costs in zip(names, zip(*later, strict=True), strict=True)
+        f"{name}: CPU ms": median(costs)
+        for name, costs in zip(names, zip(*later, strict=True), strict=True)
     }
     sys.stdout.write(json.dumps(measured))
 

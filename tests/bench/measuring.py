@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-_CPU_CLOCK_OF_A_PROCESS = 2  # CPUCLOCK_SCHED: all threads, ended ones included; clock_getcpuclockid(3)
+_CPU_CLOCK_OF_A_PROCESS = (
+    2  # CPUCLOCK_SCHED: all threads, ended ones included; clock_getcpuclockid(3)
+)
 
 
 class Row(NamedTuple):
@@ -47,12 +49,18 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "| " + " | ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)) + " |"
+    return (
+        "| "
+        + " | ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+        + " |"
+    )
 
 
 def medians(rounds: int, subjects: Mapping[str, Callable[[], float]]) -> dict[str, float]:
     """Measure all subjects in turns and return the medians; a first round warms up and does not count."""
-    results = [{name: measure() for name, measure in subjects.items()} for _ in range(rounds + 1)][1:]
+    results = [
+        {name: measure() for name, measure in subjects.items()} for _ in range(rounds + 1)
+    ][1:]
     return {name: statistics.median(result[name] for result in results) for name in subjects}
 
 
@@ -64,7 +72,8 @@ def p99(values: Sequence[float]) -> float:
 def cpu(*pids: int) -> float:
     """Return the CPU time of these processes so far, or of this one without any, in milliseconds."""
     return 1e3 * sum(
-        time.clock_gettime(~pid << 3 | _CPU_CLOCK_OF_A_PROCESS) for pid in pids or (os.getpid(),)
+        time.clock_gettime(~pid << 3 | _CPU_CLOCK_OF_A_PROCESS)
+        for pid in pids or (os.getpid(),)
     )
 
 

@@ -34,7 +34,10 @@ def rows(*, size: int, inspected: tuple[int, ...], settle: bool, rounds: int) ->
 
 
 def _list_mode(size: int, clock: Clock, *, settle: bool, rounds: int) -> Iterator[Row]:
-    with _engine(Engine(DOCKER_28), {size: {}}, settle=settle) as engine, _docker_py(engine) as docker_py:
+    with (
+        _engine(Engine(DOCKER_28), {size: {}}, settle=settle) as engine,
+        _docker_py(engine) as docker_py,
+    ):
         measured = _measured(
             engine,
             rounds,
@@ -45,9 +48,17 @@ def _list_mode(size: int, clock: Clock, *, settle: bool, rounds: int) -> Iterato
                 "list": partial(docker_py.containers, all=True),
             },
         )
-    poll, inspecting, what = measured["poll"], measured["inspecting"], f"graph driver, {size} watched"
+    poll, inspecting, what = (
+        measured["poll"],
+        measured["inspecting"],
+        f"graph driver, {size} watched",
+    )
     yield at_most(
-        1 / 10, f"{what}: steady poll, compared with inspecting each", sum(poll), sum(inspecting), unit="ms"
+        1 / 10,
+        f"{what}: steady poll, compared with inspecting each",
+        sum(poll),
+        sum(inspecting),
+        unit="ms",
     )
     yield _share_of_a_core(sum(poll), sum(inspecting))
     yield at_most(
@@ -58,7 +69,10 @@ def _list_mode(size: int, clock: Clock, *, settle: bool, rounds: int) -> Iterato
         unit="ms",
     )
     crowd = {size - _FEW: {}, _FEW: WATCH}
-    with _engine(Engine(DOCKER_28), crowd, settle=settle) as engine, _docker_py(engine) as docker_py:
+    with (
+        _engine(Engine(DOCKER_28), crowd, settle=settle) as engine,
+        _docker_py(engine) as docker_py,
+    ):
         measured = _measured(
             engine,
             rounds,
@@ -78,7 +92,10 @@ def _inspect_mode(sizes: tuple[int, ...], clock: Clock, rounds: int) -> Iterator
     for size in sizes:
         crowd = {size: WATCH}
         engine = Engine(DOCKER_28_CONTAINERD)
-        with _engine(engine, crowd, image=_PLATFORMS) as engine, _docker_py(engine) as docker_py:
+        with (
+            _engine(engine, crowd, image=_PLATFORMS) as engine,
+            _docker_py(engine) as docker_py,
+        ):
             subjects: dict[str, Callable[[], object]] = {"poll": _poll(engine, clock)}
             if size == sizes[len(sizes) // 2]:
                 subjects |= {
@@ -125,7 +142,11 @@ def _share_of_a_core(poll: float, reference: float) -> Row:
 
 @contextmanager
 def _engine(
-    engine: Engine, crowd: Mapping[int, Mapping[str, str]], *, image: str = IMAGE, settle: bool = False
+    engine: Engine,
+    crowd: Mapping[int, Mapping[str, str]],
+    *,
+    image: str = IMAGE,
+    settle: bool = False,
 ) -> Iterator[Engine]:
     """Yield an engine with running containers; with `settle`, once `Status` has no age in seconds."""
     engine.start()
@@ -133,7 +154,9 @@ def _engine(
         if image == _PLATFORMS:
             engine.load_platforms(image)
         for number, (size, labels) in enumerate(crowd.items()):
-            engine.crowd(running=size, created=0, labels=labels, image=image, name=f"crowd{number}")
+            engine.crowd(
+                running=size, created=0, labels=labels, image=image, name=f"crowd{number}"
+            )
         wait_for(
             partial(_settled, engine, "second" if settle else "Less"),
             what="containers to age",
@@ -159,7 +182,9 @@ def _poll(
     engine: Engine, clock: Clock, *, only_labelled: bool = True, interval: float = _INTERVAL
 ) -> Callable[[], object]:
     """Return a function that moves the clock by an interval, polls, and encodes and gzips the result."""
-    poller = poller_for(engine.url, container_health_filter_label=only_labelled, docker_timeout=60)
+    poller = poller_for(
+        engine.url, container_health_filter_label=only_labelled, docker_timeout=60
+    )
     exposition, publications = Exposition(), Publications()
     exposition.render("", "gzip")
 

@@ -51,7 +51,11 @@ def _scans(storage: HandMade, size: int, rounds: int) -> Iterator[Row]:
     )
     what = f"scan of {size} tags"
     yield at_most(
-        2, f"{what}: CPU of the first, compared with `du -s`", measured["first"], measured["du"], unit="ms"
+        2,
+        f"{what}: CPU of the first, compared with `du -s`",
+        measured["first"],
+        measured["du"],
+        unit="ms",
     )
     yield at_most(
         1 / 5,

@@ -15,7 +15,12 @@ from statistics import median
 from threading import Thread
 from urllib.parse import urlsplit
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
 from prometheus_client.exposition import generate_latest
 
 from bench.crowd import crowd
@@ -68,7 +73,9 @@ def _unchanged(size: int, rounds: int) -> Iterator[Row]:
         measured["theirs"],
         unit="ms",
     )
-    ours_in_kb, theirs_in_kb = (f"{measured[name] / 1000:.4g} kB" for name in ("our bytes", "their bytes"))
+    ours_in_kb, theirs_in_kb = (
+        f"{measured[name] / 1000:.4g} kB" for name in ("our bytes", "their bytes")
+    )
     yield Row(f"{what}: gzipped", ours_in_kb, theirs_in_kb)
 
 
@@ -103,7 +110,8 @@ def _one_change(size: int, rounds: int) -> Row:
         generate_latest(Families([*publication.families, *publication.own]))
 
     measured = medians(
-        rounds, {"ours": partial(cost, change), "theirs": partial(cost, all_by_prometheus_client)}
+        rounds,
+        {"ours": partial(cost, change), "theirs": partial(cost, all_by_prometheus_client)},
     )
     what = f"one of {size} changes: CPU until encoded and gzipped, compared with encoding all"
     return at_most(1 / 3, what, measured["ours"], measured["theirs"], unit="ms")
@@ -161,7 +169,11 @@ def _get(connection: http.client.HTTPConnection) -> bytes:
 
 def await_containers(url: str) -> None:
     """Wait until a scrape has containers."""
-    wait_for(lambda: b"container_health{" in gzip.decompress(scrape(url)), what="containers", seconds=120)
+    wait_for(
+        lambda: b"container_health{" in gzip.decompress(scrape(url)),
+        what="containers",
+        seconds=120,
+    )
 
 
 def _load_in_turns(urls: Sequence[str], scrapes: int) -> list[list[float]]:
@@ -174,7 +186,9 @@ def _load_in_turns(urls: Sequence[str], scrapes: int) -> list[list[float]]:
 @contextmanager
 def _child(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "bench.scrapes", *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         yield process
     finally:
@@ -232,7 +246,9 @@ def _bare(url: str) -> None:
 
 def _ask(scrapes: str, *urls: str) -> None:
     """Scrape the addresses in turns and print the milliseconds of each scrape."""
-    connections = [http.client.HTTPConnection(urlsplit(url).netloc, timeout=60) for url in urls]
+    connections = [
+        http.client.HTTPConnection(urlsplit(url).netloc, timeout=60) for url in urls
+    ]
     took: list[list[float]] = [[] for _ in urls]
     for _ in range(int(scrapes)):
         for connection, milliseconds in zip(connections, took, strict=True):

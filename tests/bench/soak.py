@@ -29,18 +29,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=int, default=2, help="duration, at least 2 (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=int, default=2, help="duration, at least 2 (default: %(default)s)"
+    )
     minutes = max(parser.parse_args().minutes, 2)
     engine = Engine(DOCKER_26)
     engine.start()
     try:
-        with exporter(f"--docker-host={engine.url}") as process, watching(Client(process)) as watch:
+        with (
+            exporter(f"--docker-host={engine.url}") as process,
+            watching(Client(process)) as watch,
+        ):
             taken = [_minute(engine, watch, process._daemon.pid) for _ in range(minutes)]
             done = polls(watch.scrape())
     finally:
         engine.stop()
     grown = {name: taken[-1][name] - taken[0][name] for name in MAX_GROWTH}
-    _say(f"{done:.0f} polls, {watch.scrapes} scrapes, the slowest {watch.slowest:.3f} s; grown by {grown}")
+    _say(
+        f"{done:.0f} polls, {watch.scrapes} scrapes, the slowest {watch.slowest:.3f} s; grown by {grown}"
+    )
     return int(any(grown[name] > most for name, most in MAX_GROWTH.items()))
 
 

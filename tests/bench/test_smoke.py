@@ -17,13 +17,20 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command `tests/bench/run`."""
     env = {**os.environ, "PYTHON": sys.executable}
     return subprocess.run(
-        [TESTS / "bench/run", *arguments], env=env, capture_output=True, text=True, check=False, timeout=240
+        [TESTS / "bench/run", *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
     )
 
 
 def cells(output: str) -> dict[str, list[str]]:
     """Return the cells of each row of a table by the row's first cell."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines()]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines()
+    ]
     return {first: others for first, *others in rows[2:]}
 
 
@@ -52,7 +59,9 @@ def test_small_has_all_parts() -> None:
     assert [*PARTS] == [*SMALL]
 
 
-@pytest.mark.parametrize(("measured", "ratio", "met"), [(1, "0.5", True), (2, "1", True), (3, "1.5", False)])
+@pytest.mark.parametrize(
+    ("measured", "ratio", "met"), [(1, "0.5", True), (2, "1", True), (3, "1.5", False)]
+)
 def test_goal(measured: float, ratio: str, met: bool) -> None:  # noqa: FBT001  a column of the table
     """A goal is met if the ratio is at most its limit."""
     row = at_most(1, "it", measured, 2, unit="ms")
@@ -64,7 +73,9 @@ def test_medians() -> None:
     """`medians` measures the subjects in turns and ignores the first round."""
     values = iter([100.0, 100.0, 1.0, 10.0, 3.0, 30.0, 2.0, 20.0])
 
-    assert {"a": 2.0, "b": 20.0} == medians(3, {"a": lambda: next(values), "b": lambda: next(values)})
+    assert {"a": 2.0, "b": 20.0} == medians(
+        3, {"a": lambda: next(values), "b": lambda: next(values)}
+    )
 
 
 def test_p99() -> None:

@@ -14,7 +14,15 @@ def test_curl() -> None:
     curl = require_program("curl")
     with serving(lambda: snapshot(*CROWD)) as url:
         got = subprocess.run(
-            [curl, "--silent", "--show-error", "--compressed", "--noproxy", "*", f"{url}/metrics"],
+            [
+                curl,
+                "--silent",
+                "--show-error",
+                "--compressed",
+                "--noproxy",
+                "*",
+                f"{url}/metrics",
+            ],
             capture_output=True,
             text=True,
             check=False,

@@ -30,12 +30,17 @@ PROXIES = {
     "wollomatic": "wollomatic/socket-proxy:1",
 }
 PUSH_IMAGES = ("prom/pushgateway:v1.11.1", "prom/prometheus:v3.5.0")
-PUSHED = next(expr for name, expr in panel_queries() if name == "Pushed hosts: age of the data A")
+PUSHED = next(
+    expr for name, expr in panel_queries() if name == "Pushed hosts: age of the data A"
+)
 GATEWAY_UP = "docker_exporter_gateway_up == 1"
 HEALTH = {"healthy": 4, "unhealthy": 3, "plain": 2, "stopped": 1}
 CHECK = ["--health-interval=500ms", "--health-retries=1"]
 
-EXPORTERS = [*((file, EXPORTER_SERVICE) for file in FILES), (COMPOSE / "pushgateway.yml", EXPIRE_SERVICE)]
+EXPORTERS = [
+    *((file, EXPORTER_SERVICE) for file in FILES),
+    (COMPOSE / "pushgateway.yml", EXPIRE_SERVICE),
+]
 
 
 def service_of(machine: Machine, file: Path, name: str) -> dict[str, Any]:
@@ -64,7 +69,9 @@ def sample_containers(machine: Machine) -> Iterator[None]:
         "stopped": [],
     }
     for name, more in options.items():
-        machine.run(name, image=SAMPLE, labels={LABEL: "true"}, options=["--network=none", *more])
+        machine.run(
+            name, image=SAMPLE, labels={LABEL: "true"}, options=["--network=none", *more]
+        )
     machine.cli("stop", "stopped")
     try:
         yield
@@ -104,11 +111,17 @@ def status_through_proxy(machine: Machine, path: str) -> int:
         "import http.client as h; c = h.HTTPConnection('docker-socket-proxy', 2375, timeout=5); "
         f"c.request('GET', '{path}'); print(c.getresponse().status)"
     )
-    return int(machine.exec(f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1", "python3", "-c", script))
+    return int(
+        machine.exec(f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1", "python3", "-c", script)
+    )
 
 
-@pytest.mark.parametrize(("file", "name"), EXPORTERS, ids=lambda part: getattr(part, "stem", part))
-def test_an_exporter_has_no_more_than_it_needs(machine: Machine, file: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "name"), EXPORTERS, ids=lambda part: getattr(part, "stem", part)
+)
+def test_an_exporter_has_no_more_than_it_needs(
+    machine: Machine, file: Path, name: str
+) -> None:
     """Each exporter runs read-only, without capabilities, with limits, and is published on 127.0.0.1 only."""
     exporter = service_of(machine, file, name)
     mounted, swarm = "mount" in file.stem, file.stem == "swarm"
@@ -131,7 +144,11 @@ def test_a_proxy_is_watched_and_alone_with_the_exporter(machine: Machine, file: 
     config = json.loads(machine.compose("config", "--format=json", files=(file,)))
     services = config["services"]
     proxy = services[PROXY_SERVICE]
-    members = {name for name, service in services.items() if "docker-api" in service.get("networks", {})}
+    members = {
+        name
+        for name, service in services.items()
+        if "docker-api" in service.get("networks", {})
+    }
 
     assert "true" == proxy["labels"][LABEL]
     assert "ports" not in proxy
@@ -157,7 +174,9 @@ def test_health_comes_through_a_proxy(machine: Machine, proxy: str) -> None:
     assert f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1" in found
     assert {403} == {*denied.values()}
     assert (200 if proxy == "tecnativa" else 403) == archive, "as the file's comment says"
-    assert (200 if proxy in ("linuxserver", "tecnativa") else 403) == stats, "as the file's comment says"
+    assert (200 if proxy in ("linuxserver", "tecnativa") else 403) == stats, (
+        "as the file's comment says"
+    )
 
 
 def test_health_comes_through_a_mounted_socket(machine: Machine) -> None:
@@ -178,8 +197,12 @@ def test_health_comes_through_a_pushgateway(machine: Machine) -> None:
             what="Prometheus to have the pushed samples",
             seconds=60,
         )
-        age = wait_for(lambda: query(machine, PUSHED), what="the dashboard's panel to show the push")
-        wait_for(lambda: query(machine, GATEWAY_UP), what="expire to reach the gateway", seconds=30)
+        age = wait_for(
+            lambda: query(machine, PUSHED), what="the dashboard's panel to show the push"
+        )
+        wait_for(
+            lambda: query(machine, GATEWAY_UP), what="expire to reach the gateway", seconds=30
+        )
         expire = wait_for(
             lambda: pushed_health(machine).get("docker-pushed-expire-1"),
             what="the verdict of expire's healthcheck",
@@ -200,7 +223,9 @@ def pushed_health(machine: Machine) -> dict[str, int]:
 def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
     """Return the series in Prometheus's answer; an empty list while it does not answer."""
     try:
-        status, text = machine.get(f"http://127.0.0.1:9090/api/v1/query?{urlencode({'query': expr})}")
+        status, text = machine.get(
+            f"http://127.0.0.1:9090/api/v1/query?{urlencode({'query': expr})}"
+        )
     except OSError:
         return []
     return list(json.loads(text)["data"]["result"]) if status == 200 else []
@@ -216,18 +241,26 @@ def test_an_exporter_stops_at_once(machine: Machine) -> None:
         machine.compose("stop", EXPORTER_SERVICE, files=(file,))
         took = time.monotonic() - began
         code = machine.cli(
-            "inspect", "--format={{.State.ExitCode}}", f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1"
+            "inspect",
+            "--format={{.State.ExitCode}}",
+            f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1",
         )
 
     assert took < 2
     assert "0" == code
 
 
-@pytest.mark.parametrize("variable", ["PING", "VERSION", "CONTAINER_LIST", "CONTAINER_INSPECT"])
-def test_a_missing_permission_is_named(machine: Machine, tmp_path: Path, variable: str) -> None:
+@pytest.mark.parametrize(
+    "variable", ["PING", "VERSION", "CONTAINER_LIST", "CONTAINER_INSPECT"]
+)
+def test_a_missing_permission_is_named(
+    machine: Machine, tmp_path: Path, variable: str
+) -> None:
     """The exporter logs once which setting of the proxy is missing."""
     override = tmp_path / "override.yml"
-    override.write_text(json.dumps({"services": {PROXY_SERVICE: {"environment": {variable: 0}}}}))
+    override.write_text(
+        json.dumps({"services": {PROXY_SERVICE: {"environment": {variable: 0}}}})
+    )
     files = (COMPOSE / "socket-proxy.calum4.yml", override)
     provide(machine, EXPORTER, PROXIES["calum4"])
     with deployed(machine, *files):
@@ -271,12 +304,16 @@ def test_wollomatics_rule_allows_the_exporters_paths(machine: Machine) -> None:
     """The regular expression allows each path that the exporter requested, and none of six others."""
     proxy = service_of(machine, COMPOSE / "socket-proxy.wollomatic.yml", PROXY_SERVICE)
     swarm = service_of(machine, COMPOSE / "swarm.yml", PROXY_SERVICE)
-    rule = re.compile(next(arg for arg in proxy["command"] if "-allowGET" in arg).removeprefix("-allowGET="))
+    rule = re.compile(
+        next(arg for arg in proxy["command"] if "-allowGET" in arg).removeprefix("-allowGET=")
+    )
     file = COMPOSE / "socket-proxy.calum4.yml"
     provide(machine, EXPORTER, PROXIES["calum4"])
     with deployed(machine, file):
         wait_for(lambda: reported_health(machine), what="the exporter", seconds=45)
-        seen = re.findall(r'"GET ([^ ?"]+)', machine.compose("logs", PROXY_SERVICE, files=(file,)))
+        seen = re.findall(
+            r'"GET ([^ ?"]+)', machine.compose("logs", PROXY_SERVICE, files=(file,))
+        )
     container = "/v1.45/containers/" + 64 * "a"
     others = [
         "/info",

@@ -19,7 +19,9 @@ TARGETS = [target for panel in PANELS for target in panel["targets"]]
 SELECTOR = re.compile(r"\b([a-zA-Z_:][\w:]*)\{([^}]*)\}")
 
 each_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target["expr"][:40])
+each_target = pytest.mark.parametrize(
+    "target", TARGETS, ids=lambda target: target["expr"][:40]
+)
 
 
 def test_the_dashboard_is_kept_as_a_file() -> None:
@@ -81,7 +83,10 @@ def test_a_panel_has_units(panel: dict[str, Any]) -> None:
     """Each unit of a panel is one of Grafana's units (panel-units-rule)."""
     field = panel["fieldConfig"]
     overrides = [
-        one["value"] for each in field["overrides"] for one in each["properties"] if one["id"] == "unit"
+        one["value"]
+        for each in field["overrides"]
+        for one in each["properties"]
+        if one["id"] == "unit"
     ]
 
     assert {field["defaults"].get("unit"), *overrides} <= UNITS
@@ -92,11 +97,15 @@ def test_a_query_asks_for_the_chosen_jobs_and_instances(target: dict[str, Any]) 
     """Each selector matches $job and $instance and no fixed job (target-job-rule, target-instance-rule)."""
     expr = target["expr"]
     selectors = SELECTOR.findall(expr)
-    metric_names = re.findall(r"\b(?:docker_(?!prom_)\w+|container_health|process_\w+|push_time_\w+)", expr)
+    metric_names = re.findall(
+        r"\b(?:docker_(?!prom_)\w+|container_health|process_\w+|push_time_\w+)", expr
+    )
 
     assert [] == [name for name in metric_names if name not in {name for name, _ in selectors}]
     assert [] == [
-        name for name, matchers in selectors if not matchers.startswith('job=~"$job", instance=~"$instance"')
+        name
+        for name, matchers in selectors
+        if not matchers.startswith('job=~"$job", instance=~"$instance"')
     ]
 
 
@@ -110,7 +119,9 @@ def test_a_counter_is_shown_as_a_rate(target: dict[str, Any]) -> None:
 
 def test_each_query_is_promql(tmp_path: Path) -> None:
     """`promtool` parses each query of the dashboard (target-promql-rule)."""
-    rules = [{"record": f"query:{n}", "expr": expr} for n, (_, expr) in enumerate(panel_queries())]
+    rules = [
+        {"record": f"query:{n}", "expr": expr} for n, (_, expr) in enumerate(panel_queries())
+    ]
     file = tmp_path / "queries.yml"
     file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     checked = Command([require_program("promtool"), "check", "rules", str(file)], {}).run()
@@ -122,9 +133,13 @@ def test_each_query_is_promql(tmp_path: Path) -> None:
 def test_each_of_our_metrics_exists() -> None:
     """The exporter has each of its metrics that the dashboard and the rules name."""
     texts = [filled_in(target["expr"]) for target in TARGETS]
-    texts += [(COMPOSE / "prometheus" / name).read_text() for name in ("rules.yml", "push_rules.yml")]
+    texts += [
+        (COMPOSE / "prometheus" / name).read_text() for name in ("rules.yml", "push_rules.yml")
+    ]
     pattern = r"\bdocker_(?!prom_exporter\b)\w+|\bcontainer_health\b"
     named = {name for text in texts for name in re.findall(pattern, text)}
-    known = {*re.findall(r'"(docker_\w+|container_health)"', Path(metrics.__file__).read_text())}
+    known = {
+        *re.findall(r'"(docker_\w+|container_health)"', Path(metrics.__file__).read_text())
+    }
 
     assert named <= known

@@ -38,7 +38,10 @@ PRINTED = {
     (DEPLOYING, "All of it on one machine"): r"^$",
     (DEPLOYING, "Alerts"): r"SUCCESS",
     (DEPLOYING, "A registry's storage"): r"^docker_registry_up [01]\.0$",
-    (DEPLOYING, "A container that is stopped on purpose"): r"^docker-monitoring-\S+\n[0-9a-f-]{36}$",
+    (
+        DEPLOYING,
+        "A container that is stopped on purpose",
+    ): r"^docker-monitoring-\S+\n[0-9a-f-]{36}$",
     (DEPLOYING, "Routing by team"): r"SUCCESS(.|\n)*^shop-on-call$",
     (DEPLOYING, "Pushgateway"): r"^docker_up\{.*\} 1$",
     (DEPLOYING, "A time to live"): r"^docker_exporter_gateway_up 1",
@@ -54,7 +57,11 @@ each_document = pytest.mark.parametrize(
 @each_document
 def test_a_link_has_a_target(document: Path) -> None:
     """Each relative link points to an existing file and, if it has a fragment, to an existing heading."""
-    broken = [link for link in links(document) if "://" not in link and not has_target(document, link)]
+    broken = [
+        link
+        for link in links(document)
+        if "://" not in link and not has_target(document, link)
+    ]
 
     assert [] == broken
 
@@ -98,7 +105,11 @@ def commands(document: str, section: str) -> str:
 def test_all_commands_are_run() -> None:
     """Each section with shell commands has a test that runs them."""
     documents = {document for document, _ in PRINTED}
-    there = {(name, block.section) for name in documents for block in blocks(REPOSITORY / name, "sh")}
+    there = {
+        (name, block.section)
+        for name in documents
+        for block in blocks(REPOSITORY / name, "sh")
+    }
 
     assert {*PRINTED, ON_A_HOST} == {each for each in there if each[1] not in ON_THE_IMAGE}
 
@@ -127,7 +138,9 @@ until curl --silent --fail --output /dev/null http://127.0.0.1:9093/-/ready; do 
 def shell(machine: Machine, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """Yield a function that runs a script in the machine's network and returns its output."""
     provide(machine, *IMAGES)
-    machine.compose("version", files=())  # writes the client's configuration, which names the Compose plugin
+    machine.compose(
+        "version", files=()
+    )  # writes the client's configuration, which names the Compose plugin
     pid = (machine.sandbox.state / "pid").read_text()
     env = {
         "PATH": f"{Path(sys.executable).parent}:{DOCKER_26.path}",
@@ -142,9 +155,13 @@ def shell(machine: Machine, tmp_path: Path) -> Iterator[Callable[[str], str]]:
 
 
 @pytest.mark.parametrize(("document", "section"), PRINTED)
-def test_the_commands_work(shell: Callable[[str], str], tmp_path: Path, document: str, section: str) -> None:
+def test_the_commands_work(
+    shell: Callable[[str], str], tmp_path: Path, document: str, section: str
+) -> None:
     """The commands of each section succeed in order and print what the pattern demands."""
-    script = commands(document, section).replace("/var/lib/prometheus/node-exporter", str(tmp_path))
+    script = commands(document, section).replace(
+        "/var/lib/prometheus/node-exporter", str(tmp_path)
+    )
     before = STACK_IS_UP if "docker-monitoring-" in script else ""
     printed = shell(PRELUDE + before + script)
 

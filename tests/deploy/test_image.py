@@ -45,12 +45,21 @@ PACKAGES = "opt/docker-prom-exporter/packages"
 SBOM = "opt/docker-prom-exporter/sbom.cdx.json"
 DISTRIBUTION = "distribution:python3.13"
 WITHOUT_SHELL = "gcr.io/distroless/python3-debian13:nonroot"
-HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
+HARDENED = (
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--network=none",
+)
 GROUP = 4242
 NOBODY = 65534
 
 # These bases hold no program: a build that ran one in the base of another platform would fail.
-PLATFORMS = {"linux/amd64": "bare:amd64", "linux/arm64": "bare:arm64", "linux/arm/v7": "bare:armv7"}
+PLATFORMS = {
+    "linux/amd64": "bare:amd64",
+    "linux/arm64": "bare:arm64",
+    "linux/arm/v7": "bare:armv7",
+}
 
 # The README's reader has a route to the registries and to the package index; this machine has neither.
 PRELUDE = r"""
@@ -123,7 +132,9 @@ def test_holds_what_is_locked(image: Image) -> None:
 
     assert __version__ == own
     assert {name: locked().get(name) for name in packages} == packages
-    assert {"docker", "prometheus-client", "structlog", "tenacity", "requests", "urllib3"} <= {*packages}
+    assert {"docker", "prometheus-client", "structlog", "tenacity", "requests", "urllib3"} <= {
+        *packages
+    }
     assert {normalized(name) for name in others} == {*packages, "docker-prom-exporter"}
 
 
@@ -131,9 +142,13 @@ def test_holds_no_more_than_python(image: Image) -> None:
     """Each module has byte code that Python does not check; there is no program, no binary and no test."""
     modules = {name for name in image.files if name.endswith(".py")}
     codes = {name: file.content for name, file in image.files.items() if name.endswith(".pyc")}
-    foreign = [name for name in image.files if re.search(r"\.(so|pyd|exe)$|/bin/|/tests/", name)]
+    foreign = [
+        name for name in image.files if re.search(r"\.(so|pyd|exe)$|/bin/|/tests/", name)
+    ]
 
-    assert {re.sub(r"([^/]+)\.py$", r"__pycache__/\1.cpython-313.pyc", name) for name in modules} == {*codes}
+    assert {
+        re.sub(r"([^/]+)\.py$", r"__pycache__/\1.cpython-313.pyc", name) for name in modules
+    } == {*codes}
     assert {1} == {int.from_bytes(code[4:8], "little") for code in codes.values()}
     assert [] == foreign
 
@@ -141,7 +156,9 @@ def test_holds_no_more_than_python(image: Image) -> None:
 def test_holds_the_whole_exporter(image: Image) -> None:
     """The image holds every file of the package in git, data files too: `.dockerignore` excludes none."""
     command = ["git", "ls-files", "docker_prom_exporter"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
 
     assert [] == [name for name in listed.split() if f"{PACKAGES}/{name}" not in image.files]
 
@@ -202,24 +219,42 @@ def test_labels(workshop: Workshop) -> None:
     """The labels hold version, licence, creation time, commit, source, base and builder of the image."""
     created, commit, source = "2023-11-14T22:13:20Z", "0123abc", "https://example.org/exporter"
     arguments = {"CREATED": created, "REVISION": commit, "SOURCE": source}
-    workshop.build("labelled", *(f"--build-arg={name}={value}" for name, value in arguments.items()))
+    workshop.build(
+        "labelled", *(f"--build-arg={name}={value}" for name, value in arguments.items())
+    )
     labels = workshop.inspect("labelled", ".Config.Labels")
-    ours = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
+    ours = {
+        name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()
+    }
 
     assert (created, commit, source) == (ours["created"], ours["revision"], ours["source"])
     assert (__version__, "MIT OR Apache-2.0") == (ours["version"], ours["licenses"])
-    assert ("python:3.13-alpine",) * 2 == (ours["base.name"], ours["docker-prom-exporter.builder"])
+    assert ("python:3.13-alpine",) * 2 == (
+        ours["base.name"],
+        ours["docker-prom-exporter.builder"],
+    )
     assert created.removesuffix("Z") in workshop.inspect("labelled", ".Created")
 
 
-@pytest.mark.parametrize("base", ["python:3.13-alpine", WITHOUT_SHELL], ids=["shell", "no-shell"])
+@pytest.mark.parametrize(
+    "base", ["python:3.13-alpine", WITHOUT_SHELL], ids=["shell", "no-shell"]
+)
 def test_serves_an_engine(workshop: Workshop, engine: Engine, base: str) -> None:
     """The container serves metrics with the socket's group as its only right, is healthy and stops in 1 s."""
     workshop.build("exporter:served", f"--build-arg=BASE={base}")
     engine.run("web", labels=WATCH, health="healthy")
-    engine.cli("run", "--detach", "--name=exporter", *HARDENED, *socket_options(engine), "exporter:served")
+    engine.cli(
+        "run",
+        "--detach",
+        "--name=exporter",
+        *HARDENED,
+        *socket_options(engine),
+        "exporter:served",
+    )
     wait_for(
-        lambda: engine.health("exporter") == "healthy", what="the image's own healthcheck to pass", seconds=30
+        lambda: engine.health("exporter") == "healthy",
+        what="the image's own healthcheck to pass",
+        seconds=30,
     )
     exposition = scrape(engine, "exporter")
     began = time.monotonic()
@@ -227,7 +262,9 @@ def test_serves_an_engine(workshop: Workshop, engine: Engine, base: str) -> None
     seconds = time.monotonic() - began
 
     assert "\ndocker_up 1.0\n" in exposition
-    assert re.search(r'^container_health\{[^}]*name="web"[^}]*\} 4\.0$', exposition, re.MULTILINE)
+    assert re.search(
+        r'^container_health\{[^}]*name="web"[^}]*\} 4\.0$', exposition, re.MULTILINE
+    )
     assert 0 == workshop.inspect("exporter", ".State.ExitCode")
     assert seconds < 1
 
@@ -247,7 +284,9 @@ def test_there_is_no_shell(workshop: Workshop, engine: Engine) -> None:
     workshop.build("exporter:no-shell", f"--build-arg=BASE={WITHOUT_SHELL}")
     listing = "import os; print([p for p in ('/bin/sh', '/usr/bin/sh', '/bin/busybox') if os.path.exists(p)])"
 
-    assert "[]" == engine.cli("run", "--rm", "--entrypoint=python3", "exporter:no-shell", "-c", listing)
+    assert "[]" == engine.cli(
+        "run", "--rm", "--entrypoint=python3", "exporter:no-shell", "-c", listing
+    )
 
 
 @pytest.mark.usefixtures("image")
@@ -255,14 +294,18 @@ def test_takes_the_exporters_arguments(engine: Engine) -> None:
     """The arguments after the image's name go to the exporter."""
     once = engine.cli("run", "--rm", *HARDENED, *socket_options(engine), "exporter", "once")
 
-    assert f"docker-prom-exporter {__version__}" == engine.cli("run", "--rm", "exporter", "--version")
+    assert f"docker-prom-exporter {__version__}" == engine.cli(
+        "run", "--rm", "exporter", "--version"
+    )
     assert "\ndocker_up 1.0\n" in once
 
 
 @pytest.mark.usefixtures("image")
 def test_is_unhealthy_when_it_does_not_answer(engine: Engine) -> None:
     """The healthcheck fails when the exporter does not listen on the port that it asks."""
-    engine.cli("run", "--detach", "--name=exporter", *HARDENED, "exporter", "--listen-port=9001")
+    engine.cli(
+        "run", "--detach", "--name=exporter", *HARDENED, "exporter", "--listen-port=9001"
+    )
 
     with pytest.raises(CommandError, match="exit 1"):
         engine.exec("exporter", "python3", "-m", "docker_prom_exporter", "healthcheck")
@@ -279,7 +322,10 @@ def rebuilt(workshop: Workshop) -> dict[str, tuple[str, str]]:
     workshop.engine.cli("builder", "prune", "--all", "--force")
     with TemporaryDirectory() as folder:
         as_nobody = lend_to_nobody(workshop, Path(folder))
-        second = {platform: build_for(workshop, platform, "second", **as_nobody) for platform in PLATFORMS}
+        second = {
+            platform: build_for(workshop, platform, "second", **as_nobody)
+            for platform in PLATFORMS
+        }
     return {platform: (first[platform], second[platform]) for platform in PLATFORMS}
 
 
@@ -330,7 +376,10 @@ def test_has_no_build_time(image: Image) -> None:
     history = image.config["history"]
 
     assert {0} == {file.info.mtime for file in image.files.values()}
-    assert {"2023-11-14T22:13:20Z"} == {image.config["created"], *(each["created"] for each in history[1:])}
+    assert {"2023-11-14T22:13:20Z"} == {
+        image.config["created"],
+        *(each["created"] for each in history[1:]),
+    }
 
 
 @pytest.mark.usefixtures("rebuilt")
@@ -347,10 +396,16 @@ def test_a_difference_is_explained(workshop: Workshop, image: Image) -> None:
     workshop.build("later", f"--build-arg=SOURCE_DATE_EPOCH={EPOCH + 1}")
     workshop.build("other-label", "--build-arg=REVISION=f00")
     file = image.files[SBOM]
-    changed = replace(image, files={**image.files, SBOM: replace(file, content=file.content[:9] + b"?")})
+    changed = replace(
+        image, files={**image.files, SBOM: replace(file, content=file.content[:9] + b"?")}
+    )
 
-    assert first_difference(image, workshop.image("later")).startswith("created in the configuration: ")
-    assert first_difference(image, workshop.image("other-label")).startswith("config in the configuration: ")
+    assert first_difference(image, workshop.image("later")).startswith(
+        "created in the configuration: "
+    )
+    assert first_difference(image, workshop.image("other-label")).startswith(
+        "config in the configuration: "
+    )
     assert f"/{SBOM}: its bytes differ from number 9 on" == first_difference(image, changed)
     assert "" == first_difference(image, image)
 
@@ -362,7 +417,9 @@ def test_has_an_sbom(image: Image) -> None:
     components = {normalized(each["name"]): each for each in document["components"]}
     versions = {name: each["version"] for name, each in components.items()}
 
-    assert None is JsonStrictValidator(SchemaVersion.from_version(document["specVersion"])).validate_str(text)
+    assert None is JsonStrictValidator(
+        SchemaVersion.from_version(document["specVersion"])
+    ).validate_str(text)
     assert image.packages() == versions
     assert [] == [name for name, each in components.items() if not each.get("licenses")]
     assert not {"serialNumber", "timestamp"} & {*document, *document["metadata"]}
@@ -380,14 +437,20 @@ def test_the_lock_is_up_to_date(tmp_path: Path) -> None:
     assert before == locked(tmp_path / LOCK.name)
     assert "://" not in LOCK.read_text()
     assert {*before} == {
-        *re.findall(r"^([a-z0-9-]+)==.* \\\n    --hash=sha256:", LOCK.read_text(), re.MULTILINE)
+        *re.findall(
+            r"^([a-z0-9-]+)==.* \\\n    --hash=sha256:", LOCK.read_text(), re.MULTILINE
+        )
     }
 
 
 def commands() -> str:
     """Return every command of the documents' sections about the image."""
-    quick_start = [b.text for b in blocks(ROOT / "README.md", "sh") if b.section == "With Docker"]
-    deploying = [b.text for b in blocks(ROOT / "compose/README.md", "sh") if b.section in ON_THE_IMAGE]
+    quick_start = [
+        b.text for b in blocks(ROOT / "README.md", "sh") if b.section == "With Docker"
+    ]
+    deploying = [
+        b.text for b in blocks(ROOT / "compose/README.md", "sh") if b.section in ON_THE_IMAGE
+    ]
     return "".join([*quick_start, *deploying])
 
 
@@ -399,12 +462,23 @@ def readme(workshop: Workshop) -> list[str]:
         checkout(Path(folder, "checkout"))
         workshop.docker("save", "--output", f"{folder}/base.tar", "python:3.13-alpine")
         path = f"{Path(sys.executable).parent}:{DOCKER_26.path}"
-        env = {**os.environ, **workshop.environment(), "PATH": path, "INDEX": workshop.index, "STORE": folder}
+        env = {
+            **os.environ,
+            **workshop.environment(),
+            "PATH": path,
+            "INDEX": workshop.index,
+            "STORE": folder,
+        }
         script = commands().replace("/var/run/docker.sock:/", f"{workshop.engine.listen}:/")
         script = script.replace("%g /var/run/docker.sock", f"%g {workshop.engine.listen}")
         command = ["bash", "-xc", BUILDAH + PRELUDE + script + EPILOGUE]
         done = subprocess.run(
-            command, cwd=f"{folder}/checkout", env=env, capture_output=True, text=True, check=False
+            command,
+            cwd=f"{folder}/checkout",
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert 0 == done.returncode, done.stdout + done.stderr
         return done.stdout.splitlines()
@@ -426,7 +500,11 @@ def test_the_readme_is_right(workshop: Workshop, readme: list[str]) -> None:
 @pytest.mark.usefixtures("readme")
 def test_the_readmes_container_is_healthy(engine: Engine) -> None:
     """The container of the README's `docker run` becomes healthy and reports docker_up 1."""
-    wait_for(lambda: engine.health("docker-prom-exporter") == "healthy", what="its health", seconds=30)
+    wait_for(
+        lambda: engine.health("docker-prom-exporter") == "healthy",
+        what="its health",
+        seconds=30,
+    )
 
     assert "\ndocker_up 1.0\n" in scrape(engine, "docker-prom-exporter")
 
@@ -434,13 +512,19 @@ def test_the_readmes_container_is_healthy(engine: Engine) -> None:
 @pytest.mark.usefixtures("readme")
 def test_buildah_builds_the_same(workshop: Workshop, engine: Engine) -> None:
     """The image that buildah builds has the same files and the same configuration, and runs."""
-    ours, theirs = (workshop.image(f"docker-prom-exporter:{tag}") for tag in ("classic", "buildah"))
+    ours, theirs = (
+        workshop.image(f"docker-prom-exporter:{tag}") for tag in ("classic", "buildah")
+    )
     contents = {name: file.content for name, file in ours.files.items()}
     names = ("User", "Entrypoint", "Healthcheck", "ExposedPorts", "StopSignal")
 
     assert {*contents} <= {*theirs.files}
-    assert [] == [name for name, content in contents.items() if content != theirs.files[name].content]
+    assert [] == [
+        name for name, content in contents.items() if content != theirs.files[name].content
+    ]
     assert [ours.config["config"][name] for name in names] == [
         theirs.config["config"][name] for name in names
     ]
-    assert __version__ in engine.cli("run", "--rm", "docker-prom-exporter:buildah", "--version")
+    assert __version__ in engine.cli(
+        "run", "--rm", "docker-prom-exporter:buildah", "--version"
+    )

@@ -27,7 +27,11 @@ IMAGES = (
     "grafana/grafana:12.1.1",
 )
 # No host pushes to this stack: test_compose_files.py tests the query of the panel for pushed hosts.
-QUERIES = [pytest.param(expr, id=name) for name, expr in panel_queries() if not name.startswith("Pushed")]
+QUERIES = [
+    pytest.param(expr, id=name)
+    for name, expr in panel_queries()
+    if not name.startswith("Pushed")
+]
 
 # Shorten the times of rules and scrapes from minutes to seconds; the conditions stay the same.
 FASTER = {
@@ -51,7 +55,9 @@ class Stack:
 
     def compose(self, *args: str, override: Path | None = None) -> str:
         """Run `docker compose` on the stack."""
-        return self.machine.compose(*args, files=(self.file, *([override] if override else [])))
+        return self.machine.compose(
+            *args, files=(self.file, *([override] if override else []))
+        )
 
     def query(self, expr: str) -> list[Any]:
         """Return the series of an instant query; an empty list while Prometheus does not answer."""
@@ -73,7 +79,9 @@ class Stack:
     def await_alert(self, name: str, container: str = "") -> dict[str, Any]:
         """Wait until Alertmanager has an alert of this name, and of this container if one is given."""
         return wait_for(
-            lambda: {one["labels"].get("name", ""): one for one in self.alerts(name)}.get(container, {}),
+            lambda: {one["labels"].get("name", ""): one for one in self.alerts(name)}.get(
+                container, {}
+            ),
             what=f"{name} of {container or 'Docker'} to reach Alertmanager",
             seconds=45,
             every=0.5,
@@ -130,19 +138,28 @@ def test_a_sample_raises_its_alert(stack: Stack, alert: str, sample: str) -> Non
 
     def samples() -> set[str]:
         return {one["labels"]["compose_service"] for one in stack.alerts(alert)} - {
-            name for name in stack.compose("config", "--services").split() if not name.startswith("sample-")
+            name
+            for name in stack.compose("config", "--services").split()
+            if not name.startswith("sample-")
         }
 
     assert f"(compose service sample-{sample})" in received["annotations"]["summary"]
     assert "docker-monitoring" == received["labels"]["compose_project"]
-    wait_for(lambda: samples() == {f"sample-{sample}"}, what=f"only sample-{sample} to raise {alert}")
+    wait_for(
+        lambda: samples() == {f"sample-{sample}"},
+        what=f"only sample-{sample} to raise {alert}",
+    )
 
 
 @pytest.mark.parametrize("service", ["docker-prom-exporter", "prometheus", "alertmanager"])
 def test_a_healthcheck_of_the_file_works(stack: Stack, service: str) -> None:
     """The healthcheck of each service in the shipped file passes."""
     name = f"docker-monitoring-{service}-1"
-    wait_for(lambda: stack.machine.health(name) == "healthy", what=f"{name} to be healthy", seconds=30)
+    wait_for(
+        lambda: stack.machine.health(name) == "healthy",
+        what=f"{name} to be healthy",
+        seconds=30,
+    )
 
 
 @pytest.mark.parametrize("expr", QUERIES)
@@ -181,7 +198,9 @@ def test_a_removed_container_raises_an_alert(stack: Stack) -> None:
     """ContainerGone reaches Alertmanager when a container is removed and not replaced."""
     stack.machine.run("lost", image=SAMPLE, labels={LABEL: "true"}, options=["--network=none"])
     wait_for(
-        lambda: stack.query('container_health{name="lost"} == 2'), what="Prometheus to have it", seconds=30
+        lambda: stack.query('container_health{name="lost"} == 2'),
+        what="Prometheus to have it",
+        seconds=30,
     )
     stack.machine.cli("rm", "--force", "lost")
     received = stack.await_alert("ContainerGone", "lost")
@@ -207,7 +226,9 @@ def test_an_engine_that_is_down_raises_an_alert(stack: Stack) -> None:
     stack.compose("stop", "docker-socket-proxy")
     stack.await_alert("DockerDown")
     containers = 'ALERTS{alertname=~"Container.+", alertstate="firing"}'
-    wait_for(lambda: not stack.query(containers), what="the containers' alerts to end", seconds=30)
+    wait_for(
+        lambda: not stack.query(containers), what="the containers' alerts to end", seconds=30
+    )
     stack.compose("start", "docker-socket-proxy")
 
 
@@ -224,17 +245,26 @@ def test_docker_that_is_down_inhibits_the_rest(stack: Stack) -> None:
     """DockerDown suppresses its engine's other alerts, and ContainerExitedNonZero ContainerStopped."""
 
     def alert(name: str, instance: str) -> dict[str, Any]:
-        return {"labels": {"alertname": name, "job": "docker", "instance": instance, "id": "a1"}}
+        return {
+            "labels": {"alertname": name, "job": "docker", "instance": instance, "id": "a1"}
+        }
 
     def state(name: str, instance: str) -> str:
         found = (one for one in stack.alerts(name) if one["labels"]["instance"] == instance)
         return next((one["status"]["state"] for one in found), "")
 
     names = ("ContainerUnhealthy", "ContainerGone", "DockerExporterStale")
-    sent = [alert("DockerDown", "down"), *(alert(name, at) for name in names for at in ("down", "up"))]
+    sent = [
+        alert("DockerDown", "down"),
+        *(alert(name, at) for name in names for at in ("down", "up")),
+    ]
     sent += [alert(name, "failed") for name in ("ContainerExitedNonZero", "ContainerStopped")]
     stack.machine.get(ALERTMANAGER, post=sent)
-    wait_for(lambda: state(names[0], "up") == "active", what="Alertmanager to process the alerts", seconds=40)
+    wait_for(
+        lambda: state(names[0], "up") == "active",
+        what="Alertmanager to process the alerts",
+        seconds=40,
+    )
 
     assert "active" == state("DockerDown", "down")
     assert ["suppressed"] * 3 == [state(name, "down") for name in names]

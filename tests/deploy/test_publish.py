@@ -203,7 +203,10 @@ def published(press: Press, request: pytest.FixtureRequest) -> Iterator[tuple[La
         first, second = Path(folder, "first"), Path(folder, "second/elsewhere")
         checkout(first)
         strange_checkout(second)
-        yield press.publish(request.param, first, 0o022), press.publish(request.param, second, 0o077)
+        yield (
+            press.publish(request.param, first, 0o022),
+            press.publish(request.param, second, 0o077),
+        )
 
 
 def test_is_the_same_each_time(published: tuple[Layout, Layout]) -> None:
@@ -220,7 +223,10 @@ def test_has_no_build_time(published: tuple[Layout, Layout]) -> None:
 
 def test_has_each_platforms_base(published: tuple[Layout, Layout]) -> None:
     """Each image has its own platform's base, not the builder's, and the same exporter layer on top."""
-    layers = [[layer["digest"] for layer in manifest["layers"]] for manifest in published[0].manifests()]
+    layers = [
+        [layer["digest"] for layer in manifest["layers"]]
+        for manifest in published[0].manifests()
+    ]
     (amd64, ours), (arm64, *same), (armv7, *other) = layers
 
     assert [ours] == same == other
@@ -234,7 +240,9 @@ def test_comes_back_from_a_registry(press: Press, published: tuple[Layout, Layou
     skopeo = Command(["skopeo", "inspect", "--raw", "--tls-verify=false"], dict(os.environ))
     index = json.loads(skopeo.run(f"docker://{name}"))
     platforms = [
-        "/".join(each["platform"].get(key, "") for key in ("os", "architecture", "variant")).rstrip("/")
+        "/".join(
+            each["platform"].get(key, "") for key in ("os", "architecture", "variant")
+        ).rstrip("/")
         for each in index["manifests"]
     ]
 

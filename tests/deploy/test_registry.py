@@ -45,18 +45,28 @@ def test_a_pushed_image_is_reported(machine: Machine, tmp_path: Path, image: str
     """docker_registry_up is 0 before the first push; then the image is reported, and both become healthy."""
     provide(machine, EXPORTER, SAMPLE, image)
     with deployed(machine, tmp_path / "override.yml", image):
-        wait_for(lambda: scrape(machine).value("docker_registry_up") == 0, what="the exporter", seconds=30)
+        wait_for(
+            lambda: scrape(machine).value("docker_registry_up") == 0,
+            what="the exporter",
+            seconds=30,
+        )
         machine.cli("tag", SAMPLE, PUSHED)
         wait_for(lambda: pushes(machine), what="the registry to take a push", seconds=30)
-        wait_for(lambda: scrape(machine).value("docker_registry_up") == 1, what="a scan", seconds=30)
+        wait_for(
+            lambda: scrape(machine).value("docker_registry_up") == 1, what="a scan", seconds=30
+        )
         found = scrape(machine)
         for name in ("registry", "docker-prom-exporter"):
             await_healthy(machine, f"docker-registry-{name}-1")
         with pytest.raises(CommandError, match="Read-only file system"):
-            machine.exec("docker-registry-docker-prom-exporter-1", "touch", "/var/lib/registry/x")
+            machine.exec(
+                "docker-registry-docker-prom-exporter-1", "touch", "/var/lib/registry/x"
+            )
 
     assert 1 == found.value("repository_tags_total", repository="team/sample")
-    assert 0 < (found.value("repository_tag_size_bytes", repository="team/sample", tag="1") or 0)
+    assert 0 < (
+        found.value("repository_tag_size_bytes", repository="team/sample", tag="1") or 0
+    )
     assert found.value("repository_size_bytes") == found.value(
         "docker_registry_blob_bytes", referenced_by="tag"
     )
@@ -64,7 +74,9 @@ def test_a_pushed_image_is_reported(machine: Machine, tmp_path: Path, image: str
 
 def await_healthy(machine: Machine, name: str) -> None:
     """Wait until a container is healthy; the time limit exceeds the interval of the image's healthcheck."""
-    wait_for(lambda: machine.health(name) == "healthy", what=f"{name} to be healthy", seconds=60)
+    wait_for(
+        lambda: machine.health(name) == "healthy", what=f"{name} to be healthy", seconds=60
+    )
 
 
 def pushes(machine: Machine) -> bool:

@@ -41,7 +41,9 @@ def test_the_job_may_have_any_name() -> None:
 @pytest.mark.parametrize("configuration", ["prometheus.yml", "swarm.yml"])
 def test_prometheus_takes_its_configuration(configuration: str) -> None:
     """`promtool` accepts the configuration and its rule files."""
-    assert "SUCCESS" in run("promtool", "check", "config", str(COMPOSE / "prometheus" / configuration))
+    assert "SUCCESS" in run(
+        "promtool", "check", "config", str(COMPOSE / "prometheus" / configuration)
+    )
 
 
 @pytest.mark.parametrize("configuration", ["alertmanager.yml", "by-team.yml"])
@@ -108,7 +110,11 @@ CHANGES = [
     ),
     ("[7d]", "[1d]", "an exporter that has been down for days"),
     ('docker_up{exported_job=""}', "docker_up", "a target that was removed"),
-    ("container_health == 3", "container_health <= 3", "stopped, plain, unknown and healthy containers"),
+    (
+        "container_health == 3",
+        "container_health <= 3",
+        "stopped, plain, unknown and healthy containers",
+    ),
     ("[15m]) > 4", "[15m]) > 1", "a container that restarts once a minute"),
     (
         "and increase(docker_container_restarts_total[3m]) > 0",
@@ -116,7 +122,11 @@ CHANGES = [
         "some failures until the database is there",
     ),
     ("and docker_container_exit_code != 143", "", "a one-shot that succeeded"),
-    ("and docker_container_finished_timestamp_seconds > time() - 86400", "", "a one-shot that succeeded"),
+    (
+        "and docker_container_finished_timestamp_seconds > time() - 86400",
+        "",
+        "a one-shot that succeeded",
+    ),
     (
         "docker_container_finished_timestamp_seconds <= time() - 86400",
         "docker_container_exit_code < 0",
@@ -129,7 +139,11 @@ CHANGES = [
     ),
     ('{policy=~"always|unless-stopped"}', "", "one-shots, pauses, a short stop"),
     ('{state=~"exited|dead"} == 1', " == 1", "one-shots, pauses, a short stop"),
-    ('{state=~"exited|dead"} == 1', '{state=~"exited|dead"}', "a container that should always run"),
+    (
+        '{state=~"exited|dead"} == 1',
+        '{state=~"exited|dead"}',
+        "a container that should always run",
+    ),
     ("or on (instance, job, id) docker_container_info", "", "an alert carries the team"),
     (
         "on (instance, job, id) group_left (team)",
@@ -137,13 +151,21 @@ CHANGES = [
         "an alert carries the team",
     ),
     ("unless on (instance, job, name) container_health", "", "deploys, scale-downs, one-offs"),
-    ("and docker_exporter_last_success_timestamp_seconds > 0", "", "what the exporter can't see is not gone"),
+    (
+        "and docker_exporter_last_success_timestamp_seconds > 0",
+        "",
+        "what the exporter can't see is not gone",
+    ),
     ("time() - 7200", "time()", "deploys, scale-downs, one-offs"),
 ]
 
 
-@pytest.mark.parametrize(("was", "becomes", "scenario"), CHANGES, ids=[was for was, *_ in CHANGES])
-def test_a_changed_rule_is_found_out(tmp_path: Path, was: str, becomes: str, scenario: str) -> None:
+@pytest.mark.parametrize(
+    ("was", "becomes", "scenario"), CHANGES, ids=[was for was, *_ in CHANGES]
+)
+def test_a_changed_rule_is_found_out(
+    tmp_path: Path, was: str, becomes: str, scenario: str
+) -> None:
     """The promtool tests of the scenario fail when a rule's condition is removed or changed."""
     changed = RULES.read_text().replace(was, becomes)
 

@@ -23,8 +23,12 @@ PHONE = (360, 740)
 DESK = (1280, 1000)
 
 EVERYTHING = (
-    container("shop-web-1", health="unhealthy", project="shop", service="web", failing_streak=3),
-    container("shop-job-1", "exited", exit_code=137, oom_killed=True, finished=1.0, restarts=3),
+    container(
+        "shop-web-1", health="unhealthy", project="shop", service="web", failing_streak=3
+    ),
+    container(
+        "shop-job-1", "exited", exit_code=137, oom_killed=True, finished=1.0, restarts=3
+    ),
     container("shop-loop-1", "restarting", exit_code=1, restarts=12),
     container("strange", health=None),
     container("slow", health="starting"),
@@ -44,7 +48,9 @@ STATES: dict[str, Callable[[], Snapshot]] = {
     "none watched": lambda: snapshot(unwatched=3),
     "not polled": lambda: Snapshot(ended=time.monotonic(), trusted_for=3600, polled=False),
     "down": lambda: snapshot(*EVERYTHING, up=False, listed=False, failure=DOWN),
-    "not listed": lambda: snapshot(*EVERYTHING, listed=False, failure=DOWN._replace(endpoint="list")),
+    "not listed": lambda: snapshot(
+        *EVERYTHING, listed=False, failure=DOWN._replace(endpoint="list")
+    ),
     "old": lambda: snapshot(*EVERYTHING, ended=time.monotonic() - 100, trusted_for=20),
 }
 
@@ -88,13 +94,17 @@ def text(browser: Browser) -> str:
 
 def overflow(browser: Browser) -> int:
     """Return how many pixels the page is wider than the window."""
-    return int(browser.run("const e = document.documentElement; return e.scrollWidth - e.clientWidth"))
+    return int(
+        browser.run("const e = document.documentElement; return e.scrollWidth - e.clientWidth")
+    )
 
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-def test_each_state_is_rendered(browser: Browser, state: str, scheme: str, size: tuple[int, int]) -> None:
+def test_each_state_is_rendered(
+    browser: Browser, state: str, scheme: str, size: tuple[int, int]
+) -> None:
     """Each state is readable and fits the window, without a console message or a request elsewhere."""
     browser.prefer(scheme)
     browser.resize(*size)
@@ -119,7 +129,9 @@ def test_a_screen_reader_finds_a_table(browser: Browser, size: tuple[int, int]) 
         browser.open(url)
         roles = browser.roles()
 
-    assert [("table", "Watched: 11 of 14. The worst come first.")] == [r for r in roles if r[0] == "table"]
+    assert [("table", "Watched: 11 of 14. The worst come first.")] == [
+        r for r in roles if r[0] == "table"
+    ]
     assert 9 == sum(role == "columnheader" for role, _ in roles)
     assert "shop-web-1" == next(name for role, name in roles if role == "rowheader")
     assert ("cell", "unhealthy") in roles
@@ -164,7 +176,9 @@ def test_dark_is_dark(browser: Browser) -> None:
         for scheme in ("light", "dark"):
             browser.prefer(scheme)
             browser.open(url)
-            grounds[scheme] = browser.run("return getComputedStyle(document.body).backgroundColor")
+            grounds[scheme] = browser.run(
+                "return getComputedStyle(document.body).backgroundColor"
+            )
 
     assert {"light": "rgb(246, 247, 249)", "dark": "rgb(16, 20, 27)"} == grounds
 
@@ -200,12 +214,19 @@ def test_it_reloads_where_the_reader_is(browser: Browser) -> None:
         loaded = browser.run("return performance.timeOrigin")
         now[0] = snapshot(*many[:-1], container("newcomer", health="healthy"))
         wait_for(
-            lambda: browser.run("return performance.timeOrigin") != loaded, what="the reload", seconds=20
+            lambda: browser.run("return performance.timeOrigin") != loaded,
+            what="the reload",
+            seconds=20,
         )
-        wait_for(lambda: browser.run("return document.readyState") == "complete", what="the whole page")
+        wait_for(
+            lambda: browser.run("return document.readyState") == "complete",
+            what="the whole page",
+        )
 
         assert "newcomer" in text(browser)
-        assert 12345 == wait_for(lambda: round(browser.run("return scrollY")), what="the scroll position")
+        assert 12345 == wait_for(
+            lambda: round(browser.run("return scrollY")), what="the scroll position"
+        )
 
 
 def test_the_reload_can_be_stopped(browser: Browser) -> None:
@@ -235,7 +256,9 @@ def test_a_page_that_is_not_reloaded_says_so(browser: Browser) -> None:
 def test_a_thousand_containers(browser: Browser) -> None:
     """A page of 1,000 containers has a row for each and fits the window of a phone."""
     browser.resize(*PHONE)
-    with serving(lambda: snapshot(*[container(f"c{number}") for number in range(1000)])) as url:
+    with serving(
+        lambda: snapshot(*[container(f"c{number}") for number in range(1000)])
+    ) as url:
         browser.open(url)
 
         assert 1000 == browser.run("return document.querySelectorAll('tbody tr').length")

@@ -29,7 +29,11 @@ def swarm(machine: Machine) -> Iterator[Machine]:
     machine.cli("stack", "deploy", "--resolve-image=never", f"--compose-file={file}", STACK)
     yield machine
     machine.cli("stack", "rm", STACK)
-    wait_for(lambda: not machine.cli("ps", "--all", "--quiet"), what="the tasks to be gone", seconds=30)
+    wait_for(
+        lambda: not machine.cli("ps", "--all", "--quiet"),
+        what="the tasks to be gone",
+        seconds=30,
+    )
     machine.cli("swarm", "leave", "--force")
 
 

@@ -27,7 +27,9 @@ def unit(tmp_path: Path) -> Path:
 def test_the_unit_exposes_little(unit: Path) -> None:
     """systemd-analyze rates the exposure of the service below 1.5 of 10."""
     analyze = Command(["systemd-analyze"], {"PATH": SYSTEM_PATH})
-    report = analyze.run("security", "--offline=true", "--threshold=15", "--no-pager", str(unit))
+    report = analyze.run(
+        "security", "--offline=true", "--threshold=15", "--no-pager", str(unit)
+    )
 
     assert "OK" in report.splitlines()[-1]
     assert re.search(r"✓ DynamicUser", report) or "✓ User=/DynamicUser=" in report
@@ -40,7 +42,9 @@ def test_the_unit_is_understood(unit: Path) -> None:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     unit.write_text(re.sub(r"(?m)^ExecStart=.*$", f"ExecStart={program}", unit.read_text()))
-    analyze = Command(["sh", "-c", 'systemd-analyze verify --man=no "$1" 2>&1', "sh"], {"PATH": SYSTEM_PATH})
+    analyze = Command(
+        ["sh", "-c", 'systemd-analyze verify --man=no "$1" 2>&1', "sh"], {"PATH": SYSTEM_PATH}
+    )
 
     assert "" == analyze.run(str(unit))
     assert "\nTasksMax=96\n" in unit.read_text()

@@ -25,7 +25,9 @@ ENDPOINTS = ("version", "ping", "list", "inspect")
 def checked(url: str, environ: Mapping[str, str] | None = None) -> tuple[int, dict[str, str]]:
     """Run `check` and return its exit code and the text of each line by its topic."""
     settings = settings_for(url, docker_timeout=1)
-    client = EngineClient(find_target(settings.docker_host, environ or {}), settings.docker_timeout)
+    client = EngineClient(
+        find_target(settings.docker_host, environ or {}), settings.docker_timeout
+    )
     stream = io.StringIO()
     code = check(client, settings, Report(stream))
     return code, {line[:9].strip(): line[10:] for line in stream.getvalue().splitlines()}
@@ -89,7 +91,9 @@ def test_a_permission_is_missing(
 
 
 @pytest.mark.parametrize("allowed", [ALL, {"PING": "1", "VERSION": "1", "CONTAINERS": "1"}])
-def test_what_is_advised_is_enough(docker_26: Engine, tmp_path: Path, allowed: Mapping[str, str]) -> None:
+def test_what_is_advised_is_enough(
+    docker_26: Engine, tmp_path: Path, allowed: Mapping[str, str]
+) -> None:
     """A socket proxy with the settings that `check` recommends allows all four endpoints."""
     docker_26.run("web", labels=WATCH)
     with socket_proxy(tmp_path, docker_26.listen, allowed) as port:
@@ -109,7 +113,11 @@ def test_the_engine_behind_the_proxy_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("group", "command"),
-    [(4, "sudo usermod -aG adm nobody"), (54321, "docker run --group-add 54321"), (0, "only root may use")],
+    [
+        (4, "sudo usermod -aG adm nobody"),
+        (54321, "docker run --group-add 54321"),
+        (0, "only root may use"),
+    ],
 )
 def test_a_user_without_the_group(docker_26: Engine, group: int, command: str) -> None:
     """Without access to the socket, `check` prints how to join its group, unless that is root's."""
@@ -164,12 +172,20 @@ def test_an_engine_that_is_stuck(docker_26: Engine) -> None:
 def certificates(tmp_path: Path) -> Path:
     """Return a folder for DOCKER_CERT_PATH; `server.pem` in it is the server's self-signed certificate."""
     openssl = Command(
-        [require_program("openssl"), "req", "-x509", "-newkey", "ec", "-noenc"], {"PATH": SYSTEM_PATH}
+        [require_program("openssl"), "req", "-x509", "-newkey", "ec", "-noenc"],
+        {"PATH": SYSTEM_PATH},
     )
     curve = ("-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2")
     for name in ("ca", "cert"):
-        files = ("-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem"))
-        openssl.run(*curve, *files, "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1")
+        files = (
+            "-keyout",
+            str(tmp_path / f"{name}.key"),
+            "-out",
+            str(tmp_path / f"{name}.pem"),
+        )
+        openssl.run(
+            *curve, *files, "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"
+        )
     (tmp_path / "cert.key").rename(tmp_path / "key.pem")
     (tmp_path / "server.pem").write_text(
         (tmp_path / "ca.pem").read_text() + (tmp_path / "ca.key").read_text()
@@ -180,7 +196,9 @@ def certificates(tmp_path: Path) -> Path:
 def test_tls_that_fits(docker_26: Engine, certificates: Path) -> None:
     """With the authority's certificate in DOCKER_CERT_PATH, `check` works over TLS."""
     environ = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)}
-    with socket_proxy(certificates, docker_26.listen, ALL, f"ssl crt {certificates}/server.pem") as port:
+    with socket_proxy(
+        certificates, docker_26.listen, ALL, f"ssl crt {certificates}/server.pem"
+    ) as port:
         code, lines = checked(f"tcp://127.0.0.1:{port}", environ)
 
     assert (0, f"https://127.0.0.1:{port}") == (code, lines["engine"])
@@ -205,8 +223,12 @@ def test_tls_that_does_not_fit(
     docker_26: Engine, certificates: Path, scheme: str, server: str, says: str, *, client: bool
 ) -> None:
     """When the TLS settings of client and server do not match, `check` reports which side lacks what."""
-    environ = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)} if client else {}
-    with socket_proxy(certificates, docker_26.listen, ALL, server.format(certificates)) as port:
+    environ = (
+        {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)} if client else {}
+    )
+    with socket_proxy(
+        certificates, docker_26.listen, ALL, server.format(certificates)
+    ) as port:
         code, lines = checked(f"{scheme}://127.0.0.1:{port}", environ)
 
     assert 1 == code

@@ -35,7 +35,9 @@ class Meter:
         before = self._counted()
         seen = self._engine.asked(lambda: self._poll(times))
         asked = {NAMES.get(request, request): float(count) for request, count in seen.items()}
-        counted = {name: count - before.get(name, 0) for name, count in self._counted().items()}
+        counted = {
+            name: count - before.get(name, 0) for name, count in self._counted().items()
+        }
 
         assert asked == {name: count for name, count in counted.items() if count}
         return asked
@@ -81,7 +83,9 @@ def test_two_hundred_containers(kind: str, request: pytest.FixtureRequest) -> No
     assert {"inspect": 1} | STEADY == restarted
     started = "docker_container_started_timestamp_seconds"
     changed = {
-        name for name, value in after.by("name", started).items() if before.by("name", started)[name] != value
+        name
+        for name, value in after.by("name", started).items()
+        if before.by("name", started)[name] != value
     }
     assert {"crowd-7"} == changed
     assert 200 == len(before.by("name", "container_health"))
@@ -139,7 +143,9 @@ def test_without_details_docker_is_never_inspected(docker: Engine) -> None:
 
 
 @pytest.mark.parametrize("kind", ["docker_28_containerd", "podman_4", "podman_5", "podman_6"])
-def test_where_a_list_is_expensive_each_is_inspected(kind: str, request: pytest.FixtureRequest) -> None:
+def test_where_a_list_is_expensive_each_is_inspected(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
     """In inspect mode each poll inspects every watched container once, in any state, and makes one list."""
     engine: Engine = request.getfixturevalue(kind)
     engine.crowd(running=3, created=9, labels=WATCH)

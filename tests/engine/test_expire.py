@@ -12,12 +12,28 @@ import pytest
 from support.exporters import Exporter, exporter
 from support.expositions import Scrape
 from support.gateway import fake_gateway
-from support.prometheus import NEWER_PUSHGATEWAY, OLDER_PUSHGATEWAY, Server, pushgateway, running
+from support.prometheus import (
+    NEWER_PUSHGATEWAY,
+    OLDER_PUSHGATEWAY,
+    Server,
+    pushgateway,
+    running,
+)
 from support.simulated import hangs
 from support.waiting import wait_for
 
 JOB = "docker_prom_exporter"
-INSTANCES = ["host1", "a/b", "../c", ".", "my host", "50%+1", 'a"b\\c\nd}', "日本語 é", "x" * 3000]
+INSTANCES = [
+    "host1",
+    "a/b",
+    "../c",
+    ".",
+    "my host",
+    "50%+1",
+    'a"b\\c\nd}',
+    "日本語 é",
+    "x" * 3000,
+]
 
 # Groups by the path to which a client pushes, each with the labels that the Pushgateway then exports.
 OTHER_GROUPS = {
@@ -35,7 +51,9 @@ def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 
 def send(method: str, gateway: Server, path: str, body: str = "") -> None:
-    request = urllib.request.Request(f"{gateway.url}/metrics/job{path}", body.encode(), method=method)
+    request = urllib.request.Request(
+        f"{gateway.url}/metrics/job{path}", body.encode(), method=method
+    )
     urllib.request.urlopen(request, timeout=10).close()
 
 
@@ -75,7 +93,9 @@ def test_all_groups_of_the_job_expire_and_no_other(gateway: Server) -> None:
             lambda: {each["job"] for each in groups(gateway)} == {"backup"},
             what="the groups to expire",
         )
-        wait_for(lambda: _expired(expirer.metrics()) == len(mine), what="all groups to be counted")
+        wait_for(
+            lambda: _expired(expirer.metrics()) == len(mine), what="all groups to be counted"
+        )
         lines = events(expirer, "group.expired")
 
     assert {*_sorted(mine)} == {*_sorted(before)} - {*_sorted(groups(gateway))}
@@ -107,7 +127,12 @@ def test_what_is_pushed_stays(gateway: Server) -> None:
 
         def clash() -> None:
             with pytest.raises(urllib.error.HTTPError, match="400") as refused:
-                send("PUT", gateway, f"/{JOB}/instance/failing", "# TYPE something counter\nsomething 1\n")
+                send(
+                    "PUT",
+                    gateway,
+                    f"/{JOB}/instance/failing",
+                    "# TYPE something counter\nsomething 1\n",
+                )
             refused.value.close()
 
         def go_on() -> bool:

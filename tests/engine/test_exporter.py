@@ -42,7 +42,9 @@ def await_up(running: Exporter, *, up: bool, seconds: float = 10) -> Scrape:
 
 def docker_metrics(scrape: Scrape) -> set[str]:
     """Return the names of the metrics about containers and the engine."""
-    return {name for name, _ in scrape.samples if not name.startswith(("docker_exporter", "p"))}
+    return {
+        name for name, _ in scrape.samples if not name.startswith(("docker_exporter", "p"))
+    }
 
 
 def failures(scrape: Scrape) -> float:
@@ -55,7 +57,10 @@ def test_serves(engine: Engine) -> None:
     engine.run("web", health="healthy", labels=WATCH)
     with exporter(f"--docker-host={engine.url}") as running:
         first = running.metrics()
-        statuses = {path: running.get(path)[0] for path in ("/ping", "/-/healthy", "/-/ready", "/other")}
+        statuses = {
+            path: running.get(path)[0]
+            for path in ("/ping", "/-/healthy", "/-/ready", "/other")
+        }
     (version,) = first.by("version", "docker_engine_info")
 
     assert 1 == first.value("docker_up")
@@ -73,7 +78,9 @@ def test_absent_at_start(tmp_path: Path) -> None:
     ):
         absent = running.metrics()
         status = running.get("/-/healthy")[0]
-        wait_for(lambda: failures(running.metrics()) >= 3, what="three polls without an engine")
+        wait_for(
+            lambda: failures(running.metrics()) >= 3, what="three polls without an engine"
+        )
         log = running.stderr
         engine.start()
         await_up(running, up=True)
@@ -92,12 +99,17 @@ def test_killed_and_started_again(oldest_or_newest: Engine) -> None:
         await_up(running, up=True)
         engine.kill()
         lost = await_up(running, up=False)
-        wait_for(lambda: failures(running.metrics()) >= 3, what="three polls without an engine")
+        wait_for(
+            lambda: failures(running.metrics()) >= 3, what="three polls without an engine"
+        )
         log = running.stderr
         engine.start()
         await_up(running, up=True)
         state = engine.state("web")
-        wait_for(lambda: running.metrics().container("web")["state"] == state, what=f"the state {state}")
+        wait_for(
+            lambda: running.metrics().container("web")["state"] == state,
+            what=f"the state {state}",
+        )
         found = running.metrics()
 
     assert {"docker_up", "container_health"} == docker_metrics(lost)
@@ -114,7 +126,9 @@ def test_stuck(oldest_or_newest: Engine) -> None:
         await_up(running, up=True)
         engine.pause()
         stuck = await_up(running, up=False, seconds=TRUSTED_FOR)
-        wait_for(lambda: failures(running.metrics()) >= 3, what="three polls of a stuck engine")
+        wait_for(
+            lambda: failures(running.metrics()) >= 3, what="three polls of a stuck engine"
+        )
         healthy = running.get("/-/healthy")[0]
         log = running.stderr
         engine.resume()
@@ -138,7 +152,9 @@ def test_upgraded(tmp_path: Path) -> None:
         with engine_at(listen, DOCKER_20) as old:
             old.start()
             old.run("old", labels=WATCH)
-            wait_for(lambda: running.metrics().container("old"), what="the old engine's container")
+            wait_for(
+                lambda: running.metrics().container("old"), what="the old engine's container"
+            )
             before = running.metrics()
             old.kill()
             await_up(running, up=False)
@@ -168,7 +184,9 @@ def test_upgraded_between_two_polls(tmp_path: Path) -> None:
             engine.run(kind.name, health="healthy", labels=WATCH)
             found.append(scrape())
 
-    assert ["1.41", "1.45"] == [next(iter(each.by("api_version", "docker_engine_info"))) for each in found]
+    assert ["1.41", "1.45"] == [
+        next(iter(each.by("api_version", "docker_engine_info"))) for each in found
+    ]
     assert [{"docker-20.10": 4}, {"docker-26.1": 4}] == [
         each.by("name", "container_health") for each in found
     ]
@@ -183,7 +201,9 @@ def test_a_signal_ends_it(
     """A signal ends the exporter within 2 s with exit code 0, also as PID 1 and during a stuck request."""
     with (
         forwarder(docker_26.listen) as server,
-        exporter(f"--docker-host={server.url}", "--docker-timeout=60", wrapper=wrapper) as running,
+        exporter(
+            f"--docker-host={server.url}", "--docker-timeout=60", wrapper=wrapper
+        ) as running,
     ):
         await_up(running, up=True)
         if stuck:

@@ -17,19 +17,27 @@ from support.real import DOCKER_20, DOCKER_26, PODMAN_6, Engine, EngineUnavailab
 
 def test_generations_speak_other_versions(docker_20: Engine, docker_26: Engine) -> None:
     """Two release lines of Docker run side by side, each with its own API version."""
-    versions = [each.cli("version", "--format", "{{.Server.APIVersion}}") for each in (docker_20, docker_26)]
+    versions = [
+        each.cli("version", "--format", "{{.Server.APIVersion}}")
+        for each in (docker_20, docker_26)
+    ]
 
     assert ["1.41", "1.45"] == versions
 
 
 def test_image_stores_differ(docker_28: Engine, docker_28_containerd: Engine) -> None:
     """The same Docker release keeps its images in a graph driver or in containerd, as configured."""
-    stores = [each.cli("info", "--format", "{{.DriverStatus}}") for each in (docker_28, docker_28_containerd)]
+    stores = [
+        each.cli("info", "--format", "{{.DriverStatus}}")
+        for each in (docker_28, docker_28_containerd)
+    ]
 
     assert [False, True] == ["io.containerd.snapshotter.v1" in store for store in stores]
 
 
-def test_listing_is_expensive_where_containerd_keeps_images(docker_28_containerd: Engine) -> None:
+def test_listing_is_expensive_where_containerd_keeps_images(
+    docker_28_containerd: Engine,
+) -> None:
     """With the containerd image store a list takes over 3 ms for each container of a multi-platform image."""
     docker_28_containerd.load_platforms("eight:tests")
     docker_28_containerd.crowd(running=0, created=20, labels={}, image="eight:tests")
@@ -85,7 +93,9 @@ def test_the_reason_is_given() -> None:
     """The error for a missing engine names its programs and `tests/run`, which unpacks them."""
     engine = Engine(replace(DOCKER_20, version="19.03"))
 
-    with pytest.raises(EngineUnavailableError, match=r"dockerd, docker, containerd not found: tests/run"):
+    with pytest.raises(
+        EngineUnavailableError, match=r"dockerd, docker, containerd not found: tests/run"
+    ):
         engine.start()
 
 

@@ -32,7 +32,8 @@ def of_containers(scrape: Scrape) -> dict[Sample, float]:
     return {
         sample: value
         for sample, value in scrape.samples.items()
-        if sample[0].startswith(("container_", "docker_container_")) and "failing_streak" not in sample[0]
+        if sample[0].startswith(("container_", "docker_container_"))
+        and "failing_streak" not in sample[0]
     }
 
 
@@ -41,7 +42,9 @@ def containers_in_all_states(engine: Engine) -> Iterator[None]:
     """Run a container in each state that lasts; the paused and the killed one have a healthcheck."""
     checked: tuple[Health, ...] = ("starting", "healthy", "unhealthy")
     engine.create("created", labels=WATCH)
-    engine.run("plain", labels=WATCH | {"com.example.team": "shop", "com.docker.compose.project": "p"})
+    engine.run(
+        "plain", labels=WATCH | {"com.example.team": "shop", "com.docker.compose.project": "p"}
+    )
     for health in checked:
         engine.run(health, health=health, labels=WATCH)
     engine.run("paused", health="healthy", labels=WATCH)
@@ -61,7 +64,9 @@ def test_both_modes_say_the_same(engine: Engine, monkeypatch: pytest.MonkeyPatch
     with containers_in_all_states(engine):
         found = {}
         for mode in ("list", "inspect"):
-            monkeypatch.setattr(Collector, "_inspects", lambda *_, mode=mode: mode == "inspect")
+            monkeypatch.setattr(
+                Collector, "_inspects", lambda *_, mode=mode: mode == "inspect"
+            )
             scrape = scraper(engine.url, **options)
             found[mode] = [of_containers(scrape()) for _ in range(2)]
         monkeypatch.setattr(Collector, "_inspects", lambda *_: False)
@@ -72,9 +77,9 @@ def test_both_modes_say_the_same(engine: Engine, monkeypatch: pytest.MonkeyPatch
     assert first == found["inspect"][0]
     assert first == found["inspect"][1]
     if not engine.name.startswith("podman"):
-        assert {sample: first[sample] for sample in first if sample[0] in _FROM_THE_LIST} == of_containers(
-            alone
-        )
+        assert {
+            sample: first[sample] for sample in first if sample[0] in _FROM_THE_LIST
+        } == of_containers(alone)
 
 
 def requests(scrape: Scrape) -> dict[str, float]:
@@ -109,7 +114,9 @@ def test_the_anchor(docker_28_containerd: Engine) -> None:
 
     assert {"c1": 1, "c2": 1, "c3": 1, "new": 2} == with_new.by("name", "container_health")
     assert {"c1": 1, "c2": 1} == without.by("name", "container_health")
-    assert not [v for v in without.by("reason", "docker_exporter_api_errors_total").values() if v]
+    assert not [
+        v for v in without.by("reason", "docker_exporter_api_errors_total").values() if v
+    ]
 
 
 def descriptors(engine: Engine) -> int:
@@ -134,7 +141,9 @@ def test_one_inspect_that_hangs(docker_28_containerd: Engine) -> None:
     assert {"c1": 4, "c2": 4, "stuck": 4} == first.by("name", "container_health")
     assert {"c1": 4, "c2": 4, "stuck": 4} == later.by("name", "container_health")
     assert {"c1", "c2"} == later.by("name", "docker_container_restarts_total").keys()
-    assert 1 == later.value("docker_exporter_api_errors_total", endpoint="inspect", reason="timeout")
+    assert 1 == later.value(
+        "docker_exporter_api_errors_total", endpoint="inspect", reason="timeout"
+    )
     assert after <= before
 
 

@@ -28,8 +28,12 @@ class Prometheus(Server):
         found: dict[Sample, float] = {}
         for series in self.query(query):
             labels = series["metric"]
-            kept = {name: labels[name] for name in labels.keys() - {"__name__", "instance", "job"}}
-            found[labels.get("__name__", ""), frozenset(kept.items())] = float(series["value"][1])
+            kept = {
+                name: labels[name] for name in labels.keys() - {"__name__", "instance", "job"}
+            }
+            found[labels.get("__name__", ""), frozenset(kept.items())] = float(
+                series["value"][1]
+            )
         return found
 
     def last_error(self) -> str:
@@ -47,7 +51,11 @@ def prometheus(folder: Path, exporter_url: str) -> Iterator[Prometheus]:
     config.write_text(json.dumps({"scrape_configs": [job]}))
     options = f"--config.file={config}", f"--storage.tsdb.path={folder}/data"
     with running(Prometheus("prometheus", folder, *options)) as server:
-        wait_for(lambda: 1 in server.ask("up").values(), what="Prometheus to scrape the exporter", seconds=30)
+        wait_for(
+            lambda: 1 in server.ask("up").values(),
+            what="Prometheus to scrape the exporter",
+            seconds=30,
+        )
         yield server
 
 
@@ -56,7 +64,8 @@ def stored_form(scrape: Scrape) -> dict[Sample, float]:
     return {
         (name, frozenset(label for label in labels if label[1])): value
         for (name, labels), value in scrape.samples.items()
-        if name.startswith(("docker_", "container_")) and not name.startswith("docker_exporter_")
+        if name.startswith(("docker_", "container_"))
+        and not name.startswith("docker_exporter_")
     }
 
 
@@ -72,7 +81,9 @@ def test_prometheus_has_what_the_exporter_says(docker_26: Engine, tmp_path: Path
         prometheus(tmp_path, running.url) as server,
     ):
         said = stored_form(running.metrics())
-        stored = server.ask('{__name__=~"docker_.*|container_.*",__name__!~"docker_exporter_.*"}')
+        stored = server.ask(
+            '{__name__=~"docker_.*|container_.*",__name__!~"docker_exporter_.*"}'
+        )
         healths = server.ask("max by (name) (container_health)")
         awkward = server.ask(
             f"docker_container_info{{compose_project={json.dumps(AWKWARD, ensure_ascii=False)}}}"
@@ -99,8 +110,14 @@ def test_prometheus_stores_that_docker_is_down(docker_26: Engine, tmp_path: Path
     ):
         before = server.ask("docker_up + on() container_health")
         docker_26.kill()
-        wait_for(lambda: 0 in server.ask("docker_up").values(), what="Prometheus to store docker_up 0")
-        after = {query: [*server.ask(query).values()] for query in ("up", "docker_up", "container_health")}
+        wait_for(
+            lambda: 0 in server.ask("docker_up").values(),
+            what="Prometheus to store docker_up 0",
+        )
+        after = {
+            query: [*server.ask(query).values()]
+            for query in ("up", "docker_up", "container_health")
+        }
         details = server.ask("docker_container_state")
 
     assert [5] == [*before.values()]
@@ -112,14 +129,20 @@ def test_prometheus_stores_that_docker_is_down(docker_26: Engine, tmp_path: Path
 def test_promtool_is_silent_on_what_is_served(docker_26: Engine, *, lost: bool) -> None:
     """`promtool check metrics` reports nothing about the served exposition, with Docker up or lost."""
     promtool = require_program("promtool")
-    docker_26.run("web", health="healthy", labels=WATCH | {"com.docker.compose.project": AWKWARD})
+    docker_26.run(
+        "web", health="healthy", labels=WATCH | {"com.docker.compose.project": AWKWARD}
+    )
     with exporter(f"--docker-host={docker_26.url}") as running:
         if lost:
             docker_26.kill()
             wait_for(lambda: running.metrics().value("docker_up") == 0, what="docker_up 0")
         _, body = running.get("/metrics")
     done = subprocess.run(
-        [promtool, "check", "metrics"], input=body.encode(), capture_output=True, check=False, timeout=30
+        [promtool, "check", "metrics"],
+        input=body.encode(),
+        capture_output=True,
+        check=False,
+        timeout=30,
     )
 
     assert (0, b"", b"") == (done.returncode, done.stdout, done.stderr)

@@ -74,7 +74,9 @@ def has_group(scrape: Scrape) -> bool:
     return scrape.value("push_time_seconds", **GROUP) is not None
 
 
-def test_values_reach_prometheus(docker_26: Engine, gateway: Server, textfile: Path, tmp_path: Path) -> None:
+def test_values_reach_prometheus(
+    docker_26: Engine, gateway: Server, textfile: Path, tmp_path: Path
+) -> None:
     """Health reaches Prometheus through the Pushgateway and through node_exporter, and so does a change."""
     four_verdicts(docker_26)
     with (
@@ -83,13 +85,18 @@ def test_values_reach_prometheus(docker_26: Engine, gateway: Server, textfile: P
         pushing(docker_26.url, gateway, f"--textfile={textfile}"),
     ):
         wait_for(
-            lambda: _verdicts(server, 'job="docker_prom_exporter",instance="host1"') == VERDICTS,
+            lambda: (
+                _verdicts(server, 'job="docker_prom_exporter",instance="host1"') == VERDICTS
+            ),
             what="a push",
         )
         wait_for(lambda: _verdicts(server, 'job="node"') == VERDICTS, what="a text file")
         docker_26.set_health("well", healthy=False)
         changed = {**VERDICTS, "well": 3.0}
-        wait_for(lambda: _verdicts(server, 'job="docker_prom_exporter"') == changed, what="the next push")
+        wait_for(
+            lambda: _verdicts(server, 'job="docker_prom_exporter"') == changed,
+            what="the next push",
+        )
         wait_for(lambda: _verdicts(server, 'job="node"') == changed, what="the next text file")
 
         assert 0 == node.metrics().value("node_textfile_scrape_error")
@@ -118,27 +125,42 @@ def test_no_container_stays_healthy_without_docker(
     """Without Docker, `container_health` is 0 in Pushgateway and text file; both recover with Docker."""
     four_verdicts(docker_26)
     with pushing(docker_26.url, gateway, f"--textfile={textfile}"):
-        wait_for(lambda: verdicts(gateway.metrics()) == VERDICTS, what="the containers in the gateway")
+        wait_for(
+            lambda: verdicts(gateway.metrics()) == VERDICTS,
+            what="the containers in the gateway",
+        )
         docker_26.kill()
         unknown = dict.fromkeys(VERDICTS, 0.0)
         wait_for(lambda: verdicts(gateway.metrics()) == unknown, what="zeros in the gateway")
-        wait_for(lambda: verdicts(parse(textfile.read_text())) == unknown, what="zeros in the file")
+        wait_for(
+            lambda: verdicts(parse(textfile.read_text())) == unknown, what="zeros in the file"
+        )
 
         assert 0 == gateway.metrics().value("docker_up", **GROUP)
         assert 0 == parse(textfile.read_text()).value("docker_up")
 
         docker_26.start()
-        wait_for(lambda: gateway.metrics().value("docker_up") == 1, what="docker_up 1 in the gateway")
-        wait_for(lambda: parse(textfile.read_text()).value("docker_up") == 1, what="docker_up 1 in the file")
+        wait_for(
+            lambda: gateway.metrics().value("docker_up") == 1,
+            what="docker_up 1 in the gateway",
+        )
+        wait_for(
+            lambda: parse(textfile.read_text()).value("docker_up") == 1,
+            what="docker_up 1 in the file",
+        )
 
 
 def test_a_container_that_is_gone_leaves_the_group(docker_26: Engine, gateway: Server) -> None:
     """A push replaces the whole group, so that a removed container leaves the Pushgateway."""
     docker_26.run("web", labels=WATCH)
     with pushing(docker_26.url, gateway):
-        wait_for(lambda: "web" in verdicts(gateway.metrics()), what="the container in the gateway")
+        wait_for(
+            lambda: "web" in verdicts(gateway.metrics()), what="the container in the gateway"
+        )
         docker_26.remove_containers()
-        wait_for(lambda: "web" not in verdicts(gateway.metrics()), what="the container to leave it")
+        wait_for(
+            lambda: "web" not in verdicts(gateway.metrics()), what="the container to leave it"
+        )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -147,7 +169,10 @@ def test_a_stop_takes_all_back(
 ) -> None:
     """The exporter deletes its group and its text file before it ends."""
     with pushing(simulated.url, gateway, f"--textfile={textfile}") as pusher:
-        wait_for(lambda: has_group(gateway.metrics()) and textfile.exists(), what="the group and the file")
+        wait_for(
+            lambda: has_group(gateway.metrics()) and textfile.exists(),
+            what="the group and the file",
+        )
         code, _ = pusher.stop(number)
 
     assert 0 == code
@@ -169,13 +194,21 @@ def test_a_gateway_in_trouble_affects_nothing_else(
         before = pusher.metrics().value("docker_exporter_polls_total", result="success") or 0
         wait_for(lambda: _pushes(pusher)["failure"] >= 2, what="two pushes to fail")
         simulated.stage.change("web", health="unhealthy")
-        wait_for(lambda: verdicts(pusher.metrics()) == {"web": 3}, what="the change in a scrape")
-        wait_for(lambda: verdicts(parse(textfile.read_text())) == {"web": 3}, what="a changed file")
-        polls = (pusher.metrics().value("docker_exporter_polls_total", result="success") or 0) - before
+        wait_for(
+            lambda: verdicts(pusher.metrics()) == {"web": 3}, what="the change in a scrape"
+        )
+        wait_for(
+            lambda: verdicts(parse(textfile.read_text())) == {"web": 3}, what="a changed file"
+        )
+        polls = (
+            pusher.metrics().value("docker_exporter_polls_total", result="success") or 0
+        ) - before
         if trouble == "gone":
             gateway.start()
         gateway.daemon.send(signal.SIGCONT)
-        wait_for(lambda: verdicts(gateway.metrics()) == {"web": 3}, what="the change in the gateway")
+        wait_for(
+            lambda: verdicts(gateway.metrics()) == {"web": 3}, what="the change in the gateway"
+        )
         wait_for(lambda: "push.recovered" in pusher.stderr, what="the recovery in the log")
 
         assert polls >= 2
@@ -187,7 +220,9 @@ def _pushes(pusher: Exporter) -> dict[str, float]:
     return pusher.metrics().by("result", "docker_exporter_pushes_total")
 
 
-def test_a_stuck_gateway_does_not_hold_up_the_end(simulated: Simulation, gateway: Server) -> None:
+def test_a_stuck_gateway_does_not_hold_up_the_end(
+    simulated: Simulation, gateway: Server
+) -> None:
     """With a stuck Pushgateway the exporter ends within 2 s and logs that its group is left behind."""
     with pushing(simulated.url, gateway) as pusher:
         wait_for(lambda: has_group(gateway.metrics()), what="the first push")
@@ -208,7 +243,8 @@ def test_what_the_gateway_refuses(simulated: Simulation, gateway: Server) -> Non
     """
     clash = b"# TYPE docker_up counter\ndocker_up 1\n"
     urllib.request.urlopen(
-        urllib.request.Request(f"{gateway.url}/metrics/job/other", data=clash, method="PUT"), timeout=10
+        urllib.request.Request(f"{gateway.url}/metrics/job/other", data=clash, method="PUT"),
+        timeout=10,
     ).close()
     with pushing(simulated.url, gateway) as pusher:
         wait_for(lambda: _pushes(pusher)["failure"] >= 2, what="two pushes to fail")
@@ -231,15 +267,22 @@ def test_password_and_private_ca(simulated: Simulation, tmp_path: Path) -> None:
 
     with running(server):
         with pushing(simulated.url, server, *access, f"--push-ca-file={ca_file}") as pusher:
-            wait_for(lambda: "401 Unauthorized" in pusher.stderr, what="the wrong password to be refused")
+            wait_for(
+                lambda: "401 Unauthorized" in pusher.stderr,
+                what="the wrong password to be refused",
+            )
             password.write_text("right horse\n")
-            wait_for(lambda: _pushes(pusher)["success"] >= 1, what="the right password to be accepted")
+            wait_for(
+                lambda: _pushes(pusher)["success"] >= 1,
+                what="the right password to be accepted",
+            )
             token = base64.b64encode(b"exporter:right horse").decode()
             scrape = server.metrics({"Authorization": f"Basic {token}"}, ca_file)
             log = pusher.stderr
         with pushing(simulated.url, server, *access) as pusher:
             wait_for(
-                lambda: "CERTIFICATE_VERIFY_FAILED" in pusher.stderr, what="the certificate to be refused"
+                lambda: "CERTIFICATE_VERIFY_FAILED" in pusher.stderr,
+                what="the certificate to be refused",
             )
 
     assert has_group(scrape)
@@ -257,7 +300,16 @@ def _certificate(folder: Path) -> Path:
     """Make a self-signed certificate for 127.0.0.1."""
     subprocess.run(
         [
-            *(require_program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *(
+                require_program("openssl"),
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+            ),
             *("-subj", "/CN=gateway", "-addext", "subjectAltName=IP:127.0.0.1"),
             *("-keyout", folder / "server.key", "-out", folder / "server.pem"),
         ],
@@ -281,7 +333,11 @@ def test_once_pushes_and_leaves_the_group(
     down = run("once", f"--docker-host=unix://{tmp_path}/none.sock", *outlets)
 
     assert 1 == down.returncode
-    assert 0 == gateway.metrics().value("docker_up") == parse(textfile.read_text()).value("docker_up")
+    assert (
+        0
+        == gateway.metrics().value("docker_up")
+        == parse(textfile.read_text()).value("docker_up")
+    )
 
     gateway.daemon.kill()
     not_pushed = run("once", f"--docker-host={docker_26.url}", "--push-interval=1", *outlets)
@@ -316,7 +372,10 @@ def test_a_full_disk(simulated: Simulation, tmp_path: Path) -> None:
             wait_for(lambda: _writes(writer)["failure"] >= 2, what="two writes to fail")
             during = textfile.read_text()
             (disk / "ballast").unlink()
-            wait_for(lambda: verdicts(parse(textfile.read_text())) == {"web": 3}, what="a changed file")
+            wait_for(
+                lambda: verdicts(parse(textfile.read_text())) == {"web": 3},
+                what="a changed file",
+            )
             log = writer.stderr
             code, _ = writer.stop(signal.SIGTERM)
 
@@ -342,7 +401,9 @@ def test_a_read_only_folder_is_one_line(simulated: Simulation, tmp_path: Path) -
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         for command in ((), ("once",)):
             began = time.monotonic()
-            ended = run(*command, f"--docker-host={simulated.url}", f"--textfile={disk}/docker.prom")
+            ended = run(
+                *command, f"--docker-host={simulated.url}", f"--textfile={disk}/docker.prom"
+            )
 
             assert time.monotonic() - began < 10
             assert (1, "") == (ended.returncode, ended.stdout)

@@ -12,9 +12,21 @@ from docker_prom_exporter.registry import Scanner
 from docker_prom_exporter.registry.storage import Contents, Repository, Storage, Tag, Unusable
 from support.missing import require_program
 from support.registries import Registry, registry, write_layout
-from support.storages import CONFIG, OCI_INDEX, descriptor, digest_of, image, index, sizes, text_of
+from support.storages import (
+    CONFIG,
+    OCI_INDEX,
+    descriptor,
+    digest_of,
+    image,
+    index,
+    sizes,
+    text_of,
+)
 
-A, B, C, D = (letter * length for letter, length in ((b"a", 1000), (b"b", 2000), (b"c", 4000), (b"d", 8000)))
+A, B, C, D = (
+    letter * length
+    for letter, length in ((b"a", 1000), (b"b", 2000), (b"c", 4000), (b"d", 8000))
+)
 
 
 class Subject:
@@ -90,7 +102,10 @@ def test_nested_indexes_attestations_and_build_caches(subject: Subject) -> None:
     cache = {
         "schemaVersion": 2,
         "mediaType": OCI_INDEX,
-        "manifests": [descriptor(D), descriptor(config, "application/vnd.buildkit.cacheconfig.v0")],
+        "manifests": [
+            descriptor(D),
+            descriptor(config, "application/vnd.buildkit.cacheconfig.v0"),
+        ],
     }
     subject.registry.push("app", cache, D, config, tag="cache")
     contents = subject.scan()
@@ -198,7 +213,9 @@ def test_pushes_and_deletes_during_scans(subject: Subject) -> None:
     def push() -> None:
         for number in range(30):
             layer = b"%d" % number * 100
-            pushed = subject.registry.push("app", image(A, layer), A, layer, CONFIG, tag=f"{number % 7}")
+            pushed = subject.registry.push(
+                "app", image(A, layer), A, layer, CONFIG, tag=f"{number % 7}"
+            )
             if number % 3 == 0:
                 subject.registry.delete("app", pushed)
         ended.set()
@@ -222,9 +239,13 @@ def test_promtool_finds_no_fault_but_inherited_names(subject: Subject) -> None:
     Scanner(str(subject.registry.storage), 60, exposition.publish, threading.Event()).scan()
     promtool = [require_program("promtool"), "check", "metrics"]
     body = b"".join(exposition.render().body)
-    checked = subprocess.run(promtool, input=body, capture_output=True, check=False, timeout=30)
+    checked = subprocess.run(
+        promtool, input=body, capture_output=True, check=False, timeout=30
+    )
     faults = (checked.stdout + checked.stderr).decode().splitlines()
 
-    assert {"repository_tags_total", "repository_revisions_total", "repository_tag_layers_total"} == {
-        fault.split()[0] for fault in faults
-    }
+    assert {
+        "repository_tags_total",
+        "repository_revisions_total",
+        "repository_tag_layers_total",
+    } == {fault.split()[0] for fault in faults}

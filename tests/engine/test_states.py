@@ -36,7 +36,8 @@ def build_checked(engine: Engine) -> None:
 def times(scrape: Scrape, name: str) -> dict[str, float]:
     """Return the exported times at which the container was created, last started and last ended."""
     families = {
-        event: f"docker_container_{event}_timestamp_seconds" for event in ("created", "started", "finished")
+        event: f"docker_container_{event}_timestamp_seconds"
+        for event in ("created", "started", "finished")
     }
     found = {event: scrape.value(family, name=name) for event, family in families.items()}
     return {event: value for event, value in found.items() if value is not None}
@@ -60,12 +61,17 @@ def test_running(engine: Engine) -> None:
     scrape = scraper(engine.url)()
     labels = {"id": container, "name": "shop-web-1"}
     info = {"compose_project": "shop", "compose_service": "web"}
-    states = {state: scrape.value("docker_container_state", state=state, **labels) for state in STATES}
+    states = {
+        state: scrape.value("docker_container_state", state=state, **labels)
+        for state in STATES
+    }
 
     assert RUNNING | UNTROUBLED == scrape.container("shop-web-1")
     assert 2 == scrape.value("container_health", **labels)
     assert 1 == scrape.value("docker_container_info", **labels, **info)
-    assert [IMAGE] == [image.rpartition("/")[2] for image in scrape.by("image", "docker_container_info")]
+    assert [IMAGE] == [
+        image.rpartition("/")[2] for image in scrape.by("image", "docker_container_info")
+    ]
     assert {state: float(state == "running") for state in STATES} == states
     assert 1 == scrape.value("docker_up")
     assert 1 == scrape.value("docker_exporter_containers_watched")
@@ -83,7 +89,9 @@ def test_times(engine: Engine) -> None:
     assert {"created", "started"} == before.keys()
     assert {"created", "started", "finished"} == after.keys()
     assert before["started"] == after["started"]
-    assert int(began) <= after["created"] <= after["started"] < after["finished"] <= time.time()
+    assert (
+        int(began) <= after["created"] <= after["started"] < after["finished"] <= time.time()
+    )
 
 
 def test_starting(engine: Engine) -> None:
@@ -91,7 +99,9 @@ def test_starting(engine: Engine) -> None:
     engine.run("web", health="starting", labels=WATCH)
     starting = {"container_health": 0, "state": "running", "health_status": "starting"}
 
-    assert starting | UNTROUBLED | {"health_failing_streak": 0} == scraper(engine.url)().container("web")
+    assert starting | UNTROUBLED | {"health_failing_streak": 0} == scraper(
+        engine.url
+    )().container("web")
 
 
 def test_health_flips(engine: Engine) -> None:
@@ -105,8 +115,14 @@ def test_health_flips(engine: Engine) -> None:
     streaks = [each.pop("health_failing_streak") for each in found]
 
     unhealthy = {"container_health": 3, "state": "running", "health_status": "unhealthy"}
-    assert [HEALTHY_NOW | UNTROUBLED, unhealthy | UNTROUBLED, HEALTHY_NOW | UNTROUBLED] == found
-    assert [False, True, False] == [isinstance(streak, float) and streak > 0 for streak in streaks]
+    assert [
+        HEALTHY_NOW | UNTROUBLED,
+        unhealthy | UNTROUBLED,
+        HEALTHY_NOW | UNTROUBLED,
+    ] == found
+    assert [False, True, False] == [
+        isinstance(streak, float) and streak > 0 for streak in streaks
+    ]
 
 
 def test_paused(engine: Engine) -> None:
@@ -126,7 +142,9 @@ def test_paused(engine: Engine) -> None:
     assert stopped == paused.container("plain")
     assert stopped.items() <= paused.container("checked").items()
     assert RUNNING | UNTROUBLED == unpaused.container("plain")
-    assert HEALTHY_NOW | UNTROUBLED | {"health_failing_streak": 0} == unpaused.container("checked")
+    assert HEALTHY_NOW | UNTROUBLED | {"health_failing_streak": 0} == unpaused.container(
+        "checked"
+    )
 
 
 def test_exited(engine: Engine) -> None:
@@ -232,7 +250,9 @@ def test_a_quick_restart_is_noticed(docker: Engine) -> None:
 def undeletable(engine: Engine, name: str) -> Iterator[None]:
     """Let the removal of a running Docker container fail, by an immutable file in its file system."""
     engine.exec(name, "touch", "/stone")
-    mounts = Path(f"/proc/{engine.cli('inspect', '--format={{.State.Pid}}', name)}/mounts").read_text()
+    mounts = Path(
+        f"/proc/{engine.cli('inspect', '--format={{.State.Pid}}', name)}/mounts"
+    ).read_text()
     upper = re.search(r"upperdir=([^,]+)", mounts)
     stone = f"{upper[1] if upper else ''}/stone"
     made = subprocess.run(["chattr", "+i", stone], check=False, capture_output=True, text=True)
@@ -311,7 +331,9 @@ def test_legacy_link(docker: Engine, parent: str) -> None:
             links={"mm": "alias"}, network_mode="none", cgroup_parent=docker.sandbox.cgroup
         )
         api.start(
-            api.create_container(IMAGE, list(FOREVER), name=parent, labels=dict(WATCH), host_config=host)
+            api.create_container(
+                IMAGE, list(FOREVER), name=parent, labels=dict(WATCH), host_config=host
+            )
         )
         (row,) = (row for row in api.containers() if row["Id"] == child)
     scrape = scraper(docker.url)()
@@ -330,7 +352,9 @@ def test_health_of_an_image(engine: Engine) -> None:
     scrape = scraper(engine.url)()
 
     assert RUNNING | UNTROUBLED == scrape.container("unchecked")
-    assert HEALTHY_NOW | UNTROUBLED | {"health_failing_streak": 0} == scrape.container("checked")
+    assert HEALTHY_NOW | UNTROUBLED | {"health_failing_streak": 0} == scrape.container(
+        "checked"
+    )
 
 
 @pytest.mark.parametrize("kind", ["docker_26", "docker_28_containerd", "podman_5"])
@@ -341,9 +365,13 @@ def test_a_crowd(kind: str, request: pytest.FixtureRequest) -> None:
     scrape = scraper(engine.url)()
     healths = scrape.by("id", "container_health")
 
-    assert {container: 2 if number < 10 else 1 for number, container in enumerate(ids)} == healths
+    assert {
+        container: 2 if number < 10 else 1 for number, container in enumerate(ids)
+    } == healths
     assert set(ids) == scrape.by("id", "docker_container_restarts_total").keys()
-    assert set(ids[:10]) == scrape.by("id", "docker_container_started_timestamp_seconds").keys()
+    assert (
+        set(ids[:10]) == scrape.by("id", "docker_container_started_timestamp_seconds").keys()
+    )
 
 
 def test_filter(engine: Engine) -> None:
@@ -352,11 +380,14 @@ def test_filter(engine: Engine) -> None:
         engine.create(name, labels={LABEL: label})
     engine.create("unlabelled")
     only_labelled, all_but_labelled_false = (
-        scraper(engine.url, container_health_filter_label=setting)() for setting in (True, False)
+        scraper(engine.url, container_health_filter_label=setting)()
+        for setting in (True, False)
     )
 
     assert {"yes"} == only_labelled.by("name", "container_health").keys()
-    assert {"yes", "unlabelled", "nonsense"} == all_but_labelled_false.by("name", "container_health").keys()
+    assert {"yes", "unlabelled", "nonsense"} == all_but_labelled_false.by(
+        "name", "container_health"
+    ).keys()
     assert [1, 3] == [
         scrape.value("docker_exporter_containers_watched")
         for scrape in (only_labelled, all_but_labelled_false)
@@ -369,8 +400,14 @@ def test_without_details(engine: Engine) -> None:
     engine.create("idle", labels=WATCH)
     scrape = scraper(engine.url, container_details=False)()
 
-    assert {"container_health": 3, "state": "running", "health_status": "unhealthy"} == scrape.container(
-        "web"
-    )
-    assert {"container_health": 1, "state": "created", "health_status": None} == scrape.container("idle")
+    assert {
+        "container_health": 3,
+        "state": "running",
+        "health_status": "unhealthy",
+    } == scrape.container("web")
+    assert {
+        "container_health": 1,
+        "state": "created",
+        "health_status": None,
+    } == scrape.container("idle")
     assert {"created"} == times(scrape, "web").keys()

@@ -49,12 +49,16 @@ def docker(docker_26: Engine) -> Engine:
     return docker_26
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """Print the table of faults."""
     rows = config.stash[_TABLE]
     if not rows:
         return
-    widths = [max(len(cell) for cell in column) for column in list(zip(*rows, strict=True))[:2]]
+    widths = [
+        max(len(cell) for cell in column) for column in list(zip(*rows, strict=True))[:2]
+    ]
     terminalreporter.section("faults: fault, expected, seen")
     for fault, expected, seen in rows:
         terminalreporter.write_line(f"{fault:<{widths[0]}}  {expected:<{widths[1]}}  {seen}")

@@ -34,10 +34,15 @@ def main() -> None:
         def once(data: bytes) -> None:
             first, _, second = data.partition(b"\0")
             listed = _answer(first)
-            rows = listed if isinstance(listed, list) else [{**_SEED, "Status": listed, "Names": [listed]}]
+            rows = (
+                listed
+                if isinstance(listed, list)
+                else [{**_SEED, "Status": listed, "Names": [listed]}]
+            )
             inspected = _answer(second)
             judging.judge(
-                rows, {"Id": _SEED["Id"], **inspected} if isinstance(inspected, dict) else inspected
+                rows,
+                {"Id": _SEED["Id"], **inspected} if isinstance(inspected, dict) else inspected,
             )
 
         atheris.Setup(sys.argv, once)

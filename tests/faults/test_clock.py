@@ -13,21 +13,28 @@ DAY = 86400
 
 
 @pytest.mark.parametrize("jumps", [[DAY, -DAY, 365 * DAY], [-365 * DAY, DAY], [-time.time()]])
-def test_a_jump_changes_nothing_but_timestamps(jumps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jump_changes_nothing_but_timestamps(
+    jumps: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A jump of wall time changes no state, and does not make a poll that is too old trusted again."""
     wall = time.time
     with simulation() as engine:
         engine.stage.add("web", health="healthy")
         poller = poller_for(engine.url, poll_interval=0.5, docker_timeout=2)
         passed = 0.0
-        exposition, publications = Exposition(clock=lambda: time.monotonic() + passed), Publications()
+        exposition, publications = (
+            Exposition(clock=lambda: time.monotonic() + passed),
+            Publications(),
+        )
         exposition.publish(publications.of(poller.poll()))
         seen = []
         for jump in jumps:
             monkeypatch.setattr(time, "time", lambda jump=jump: wall() + jump)
             for _ in range(2):
                 scrape = parse(b"".join(exposition.render().body).decode())
-                seen.append((scrape.value("docker_up"), scrape.value("container_health", name="web")))
+                seen.append(
+                    (scrape.value("docker_up"), scrape.value("container_health", name="web"))
+                )
                 exposition.publish(publications.of(poller.poll()))
         passed = poller.snapshot.trusted_for + 0.1
         stale = parse(b"".join(exposition.render().body).decode())

@@ -115,8 +115,13 @@ def test_fifty_containers_come_and_go(docker: Engine, watched: Watched) -> None:
 
 def _churn(docker: Engine) -> None:
     containers = docker.crowd(running=10, created=40, labels=WATCH)
-    with closing(APIClient(base_url=docker.url, version="1.41")) as api, ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda container: api.remove_container(container, force=True), containers))
+    with (
+        closing(APIClient(base_url=docker.url, version="1.41")) as api,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        list(
+            pool.map(lambda container: api.remove_container(container, force=True), containers)
+        )
 
 
 def test_restarted_with_live_restore(watched: Watched) -> None:

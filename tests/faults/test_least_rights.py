@@ -69,7 +69,9 @@ def test_works_as_nobody_with_nothing_to_write_to(docker: Engine) -> None:
 def planted(request: pytest.FixtureRequest) -> Iterator[str]:
     """Plant a secret in each free text of a container, and yield the engine's address."""
     if request.param == "simulated":
-        with simulation() as engine:  # it plants secrets, too: in Env and the healthcheck's output
+        with (
+            simulation() as engine
+        ):  # it plants secrets, too: in Env and the healthcheck's output
             engine.stage.add("web", health="unhealthy", labels={**WATCH, "password": SECRET})
             yield engine.url
         return
@@ -99,7 +101,9 @@ def test_no_free_text_of_a_container_gets_out(planted: str) -> None:
             watch.shows(docker_up=1, web=3)
             watch.polls_pass(1)
         said = [client.get(path)[1] for path in ("/metrics", "/", "/-/healthy", "/nope")]
-        said += [client.get(path, Accept=kind)[1] for path in ("/metrics", "/") for kind in ACCEPTED]
+        said += [
+            client.get(path, Accept=kind)[1] for path in ("/metrics", "/") for kind in ACCEPTED
+        ]
         said.append(process.stderr)
     once = run("once", f"--docker-host={planted}", "--log-level=debug")
     said += [once.stdout, once.stderr]

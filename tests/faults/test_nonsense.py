@@ -11,17 +11,26 @@ from support.nonsense import Judge, judge
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 IDS = ["ab" * 32, "cd" * 32]
-STATE = st.sampled_from(["running", "Running", "exited", "paused", "dead", "stopped", "meditating", ""])
-HEALTH = st.sampled_from(["healthy", "unhealthy", "starting", "none", "HEALTHY", "reset", "fine", ""])
+STATE = st.sampled_from(
+    ["running", "Running", "exited", "paused", "dead", "stopped", "meditating", ""]
+)
+HEALTH = st.sampled_from(
+    ["healthy", "unhealthy", "starting", "none", "HEALTHY", "reset", "fine", ""]
+)
 STATUS = st.builds(
     "{} {}{}".format,
     st.sampled_from(["Up", "up", "Exited (0)", "Restarting (1)", "Created", ""]),
-    st.sampled_from(["5 minutes", "About an hour", "Less than a second", "9" * 30 + " years", ""]),
-    st.builds(" ({}{})".format, st.sampled_from(["", "health: "]), HEALTH | st.just("Paused")) | st.just(""),
+    st.sampled_from(
+        ["5 minutes", "About an hour", "Less than a second", "9" * 30 + " years", ""]
+    ),
+    st.builds(" ({}{})".format, st.sampled_from(["", "health: "]), HEALTH | st.just("Paused"))
+    | st.just(""),
 )
 TIME = st.sampled_from(
     ["0001-01-01T00:00:00Z", "2024-05-06T07:08:09.123456789Z", "9999-12-31T23:59:60+23:59"]
@@ -31,18 +40,27 @@ TIME = st.sampled_from(
 def like(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Return a strategy for objects with these fields, a few of which are missing or have any value."""
 
-    def spoil(good: dict[str, Any], spoilt: dict[str, Any], missing: set[str]) -> dict[str, Any]:
-        return {name: value for name, value in {**good, **spoilt}.items() if name not in missing}
+    def spoil(
+        good: dict[str, Any], spoilt: dict[str, Any], missing: set[str]
+    ) -> dict[str, Any]:
+        return {
+            name: value for name, value in {**good, **spoilt}.items() if name not in missing
+        }
 
     few = st.dictionaries(st.sampled_from([*fields]), ANYTHING, max_size=2)
     return st.builds(
-        spoil, st.fixed_dictionaries(fields), few, st.sets(st.sampled_from([*fields]), max_size=1)
+        spoil,
+        st.fixed_dictionaries(fields),
+        few,
+        st.sets(st.sampled_from([*fields]), max_size=1),
     )
 
 
 ROW = ANYTHING | like(
     Id=st.sampled_from([*IDS, *IDS, "..", "a/b", "a\nb"]),
-    Names=st.lists(st.sampled_from(["/web", "/db/web", "web", "/", '/a"b\\c\nd']) | ANYTHING, max_size=3),
+    Names=st.lists(
+        st.sampled_from(["/web", "/db/web", "web", "/", '/a"b\\c\nd']) | ANYTHING, max_size=3
+    ),
     Image=st.text(max_size=20),
     Created=st.integers(),
     Labels=st.dictionaries(st.just("com.docker.compose.project"), ANYTHING),
@@ -83,7 +101,9 @@ def test_any_answer(its_judge: Judge, listed: list[Any], inspected: Any) -> None
     its_judge.judge(listed, inspected)
 
 
-def test_the_judge_finds_an_invented_health(its_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_judge_finds_an_invented_health(
+    its_judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The judge fails an exposition that has a health value which is in no answer."""
     row = {"Id": "ab" * 32, "State": "running", "Status": "Up 5 minutes"}
     monkeypatch.setattr("docker_prom_exporter.containers.Container.health", 4)

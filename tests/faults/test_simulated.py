@@ -20,7 +20,17 @@ from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.snapshot import ENDPOINTS
 from support.clients import Client
 from support.exporters import exporter
-from support.simulated import Fault, Simulation, answers, answers_json, drips, hangs, resets, says, simulation
+from support.simulated import (
+    Fault,
+    Simulation,
+    answers,
+    answers_json,
+    drips,
+    hangs,
+    resets,
+    says,
+    simulation,
+)
 from support.waiting import wait_for
 from support.watching import Watch, errors, watching
 
@@ -69,14 +79,18 @@ class Lane:
             watch.recovers(**FINE)
             wait_for(lambda: self._details_of(watch), what="all details")
         after = errors(scrape)
-        counted = {"/".join(failure) for failure in after if after[failure] > before.get(failure, 0)}
+        counted = {
+            "/".join(failure) for failure in after if after[failure] > before.get(failure, 0)
+        }
         return Outcome(watch, " ".join(sorted(counted)))
 
     def _mend(self) -> None:
         """Remove the faults and replace the container: after a timeout it is not inspected for a minute."""
         self.engine.faults, self.engine.inspect_faults = {}, {}
         self.engine.change_rows, self.engine.api_version = lambda rows: rows, "1.52"
-        self.engine.stage.change("web", generation=self.engine.stage.containers["web"].generation + 1)
+        self.engine.stage.change(
+            "web", generation=self.engine.stage.containers["web"].generation + 1
+        )
 
     def _details_of(self, watch: Watch) -> bool:
         detailed = watch.scrape().by("id", "docker_container_restarts_total")
@@ -103,7 +117,9 @@ def on(endpoint: str, fault: Fault) -> Callable[[Simulation], None]:
             engine.faults["ping"] = resets
         if endpoint == "inspect":
             engine.stage.change(
-                "web", started=time.time(), restarts=engine.stage.containers["web"].restarts + 1
+                "web",
+                started=time.time(),
+                restarts=engine.stage.containers["web"].restarts + 1,
             )
 
     return inject
@@ -131,9 +147,11 @@ BODIES: dict[str, Callable[[str], str]] = {
     "JSON": lambda _: '{"message": "no"}',
     "HTML": lambda _: "<html><body><h1>no</h1></body></html>",
     "nothing": lambda _: "",
-    "a good answer": lambda endpoint: {"version": '{"ApiVersion": "1.41"}', "ping": "OK", "list": "[]"}.get(
-        endpoint, '{"State": {"Status": "running", "Health": {"Status": "healthy"}}}'
-    ),
+    "a good answer": lambda endpoint: {
+        "version": '{"ApiVersion": "1.41"}',
+        "ping": "OK",
+        "list": "[]",
+    }.get(endpoint, '{"State": {"Status": "running", "Health": {"Status": "healthy"}}}'),
 }
 
 FAULTS: dict[str, tuple[Fault, str]] = {
@@ -148,22 +166,33 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 
 
 # The exporter requests a version after a failed ping, which is counted, too.
-COUNTED = {"version": "ping/unreachable version/{}", **{name: name + "/{}" for name in ENDPOINTS[1:]}}
+COUNTED = {
+    "version": "ping/unreachable version/{}",
+    **{name: name + "/{}" for name in ENDPOINTS[1:]},
+}
 
 
 def faults_of(endpoint: str) -> Iterator[Case]:
     for name, (fault, reason) in FAULTS.items():
         yield Case(
-            f"{endpoint}: {name}", on(endpoint, fault), EXPECTED[endpoint], COUNTED[endpoint].format(reason)
+            f"{endpoint}: {name}",
+            on(endpoint, fault),
+            EXPECTED[endpoint],
+            COUNTED[endpoint].format(reason),
         )
     for number, (status, reason) in enumerate(STATUSES.items()):
         body = list(BODIES)[(number + ENDPOINTS.index(endpoint)) % len(BODIES)]
         fault = answers(status, BODIES[body](endpoint), "Location: /containers/json")
         name = f"{endpoint}: {status.partition(' ')[0]} with {body}"
-        if (endpoint, reason) == ("inspect", "not_found"):  # the container is gone, which is not an error
+        if (endpoint, reason) == (
+            "inspect",
+            "not_found",
+        ):  # the container is gone, which is not an error
             yield Case(name, on(endpoint, fault), {"docker_up": 1.0})
         else:
-            yield Case(name, on(endpoint, fault), EXPECTED[endpoint], COUNTED[endpoint].format(reason))
+            yield Case(
+                name, on(endpoint, fault), EXPECTED[endpoint], COUNTED[endpoint].format(reason)
+            )
 
 
 def lists(*changes: dict[str, Any] | Any) -> Callable[[Simulation], None]:
@@ -175,7 +204,13 @@ def lists(*changes: dict[str, Any] | Any) -> Callable[[Simulation], None]:
 
     def rows(good: list[dict[str, Any]]) -> list[Any]:
         first = good[0] if good else {}
-        return [*good, *({**first, **change} if isinstance(change, dict) else change for change in changes)]
+        return [
+            *good,
+            *(
+                {**first, **change} if isinstance(change, dict) else change
+                for change in changes
+            ),
+        ]
 
     def inject(engine: Simulation) -> None:
         engine.change_rows = rows
@@ -187,7 +222,9 @@ def lists(*changes: dict[str, Any] | Any) -> Callable[[Simulation], None]:
 def another(name: str, value: float, **changes: Any) -> Case:
     """Return a case in which the list has a second container, without a name, with this expected health."""
     row = {"Id": NAMELESS, "Names": None, **changes}
-    return Case(f"list: {name}", lists(row), {**FINE, NAMELESS[:12]: value}, "inspect/bad_response")
+    return Case(
+        f"list: {name}", lists(row), {**FINE, NAMELESS[:12]: value}, "inspect/bad_response"
+    )
 
 
 SPOILT: dict[str, Any] = {
@@ -214,11 +251,15 @@ def speaks(api_version: str) -> Callable[[Simulation], None]:
 
 
 def too(word: str) -> Fault:
-    return answers("400 Bad Request", json.dumps({"message": f"client version 1.52 is too {word}"}))
+    return answers(
+        "400 Bad Request", json.dumps({"message": f"client version 1.52 is too {word}"})
+    )
 
 
 ROWS = [
-    Case("list: things that are no rows", lists(1, None, "x", [], {"Id": None}, {"Id": 7}), FINE),
+    Case(
+        "list: things that are no rows", lists(1, None, "x", [], {"Id": None}, {"Id": 7}), FINE
+    ),
     Case("list: a row without id", lists({"Id": "", "Names": ["/other"]}), FINE),
     Case("list: a row twice", lists({}), FINE),
     Case("list: a name twice", lists({"Id": NAMELESS}), FINE, "inspect/bad_response"),
@@ -228,12 +269,19 @@ ROWS = [
     another("an unknown health", 0, Health={"Status": "fine"}),
     another("the wrong type at every level", 0, **SPOILT),
     Case(
-        "inspect: the wrong type at every level", on("inspect", answers_spoilt), FINE, "inspect/bad_response"
+        "inspect: the wrong type at every level",
+        on("inspect", answers_spoilt),
+        FINE,
+        "inspect/bad_response",
     ),
     Case("version: a newer API between polls", speaks("1.53"), FINE),
     Case("version: an older API between polls", speaks("1.41"), FINE),
-    Case("ping: client version too new", on("ping", too("new")), EXPECTED["ping"], "ping/error"),
-    Case("list: client version too old", on("list", too("old")), EXPECTED["list"], "list/error"),
+    Case(
+        "ping: client version too new", on("ping", too("new")), EXPECTED["ping"], "ping/error"
+    ),
+    Case(
+        "list: client version too old", on("list", too("old")), EXPECTED["list"], "list/error"
+    ),
     Case(
         "all: the engine refuses",
         lambda engine: engine.faults.update(dict.fromkeys(ENDPOINTS, resets)),
@@ -241,14 +289,18 @@ ROWS = [
         "(ping|list)/unreachable version/unreachable",  # it may refuse in the middle of a poll
     ),
 ]
-CASES = {case.name: case for case in [*(case for e in ENDPOINTS for case in faults_of(e)), *ROWS]}
+CASES = {
+    case.name: case for case in [*(case for e in ENDPOINTS for case in faults_of(e)), *ROWS]
+}
 
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Outcome]]]:
     """Yield the future outcome of each selected case, by the case's name."""
     tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    wanted = [str(item.callspec.params["name"]) for item in tests if "outcomes" in item.fixturenames]
+    wanted = [
+        str(item.callspec.params["name"]) for item in tests if "outcomes" in item.fixturenames
+    ]
     with ExitStack() as stack:
         lanes: SimpleQueue[Lane] = SimpleQueue()
         for _ in range(min(AT_A_TIME, len(wanted))):
@@ -268,18 +320,26 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Outcom
 def _lane(stack: ExitStack) -> Lane:
     engine = stack.enter_context(simulation())
     engine.stage.add("web", health="healthy", labels=WATCH)
-    process = stack.enter_context(exporter(f"--docker-host={engine.url}", "--docker-timeout=0.5"))
+    process = stack.enter_context(
+        exporter(f"--docker-host={engine.url}", "--docker-timeout=0.5")
+    )
     return Lane(engine, Client(process))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_engine_answers(name: str, outcomes: dict[str, Future[Outcome]], table: list[Any]) -> None:
+def test_an_engine_answers(
+    name: str, outcomes: dict[str, Future[Outcome]], table: list[Any]
+) -> None:
     """The exporter reports the expected samples and errors during a fault, and recovers after it."""
     case = CASES[name]
     outcome = outcomes[name].result()
     expected, seen = outcome.watch.row()
     table.append(
-        (name, f"{expected}; {case.counted or 'no error'}", f"{seen}; {outcome.counted or 'no error'}")
+        (
+            name,
+            f"{expected}; {case.counted or 'no error'}",
+            f"{seen}; {outcome.counted or 'no error'}",
+        )
     )
 
     assert outcome.watch.expected == outcome.watch.seen

@@ -40,7 +40,9 @@ def test_inspect_denied(proxy: Proxy, watched: Watched) -> None:
 def test_inspect_denied_with_details_off(proxy: Proxy, watched: Watched) -> None:
     """With `--container-details=false` the exporter never inspects, so a proxy that denies it is no error."""
     proxy.start(all_but("inspect"))
-    with watched("proxy: inspect denied, details off", proxy.url, "--container-details=false") as watch:
+    with watched(
+        "proxy: inspect denied, details off", proxy.url, "--container-details=false"
+    ) as watch:
         watch.shows(docker_up=1, web=4)
         scrape = watch.polls_pass(2)
 
@@ -57,7 +59,9 @@ def test_inspect_denied_with_details_off(proxy: Proxy, watched: Watched) -> None
         ("everything", "version", "VERSION=1"),
     ],
 )
-def test_denied(proxy: Proxy, watched: Watched, what: str, endpoint: str, setting: str) -> None:
+def test_denied(
+    proxy: Proxy, watched: Watched, what: str, endpoint: str, setting: str
+) -> None:
     """A denied endpoint sets container health to 0, and the log names the proxy's missing setting once.
 
     With only the list denied, docker_up stays 1. The exporter requests the version only when it connects.

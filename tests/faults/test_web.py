@@ -47,8 +47,13 @@ class Site:
     stranger: Certificate
     token: Path
 
-    def options(self, *, tls: bool = True, client_ca: bool = True, token: bool = True) -> list[str]:
-        cert = [f"--web-tls-cert-file={self.server.cert}", f"--web-tls-key-file={self.server.key}"]
+    def options(
+        self, *, tls: bool = True, client_ca: bool = True, token: bool = True
+    ) -> list[str]:
+        cert = [
+            f"--web-tls-cert-file={self.server.cert}",
+            f"--web-tls-key-file={self.server.key}",
+        ]
         return [
             *(cert if tls else []),
             *([f"--web-client-ca-file={self.ca.cert}"] if client_ca else []),
@@ -80,7 +85,9 @@ def engine() -> Iterator[Simulation]:
 
 @pytest.fixture(scope="module")
 def guarded(site: Site, engine: Simulation) -> Iterator[Exporter]:
-    with exporter(f"--docker-host={engine.url}", "--log-level=debug", *site.options()) as process:
+    with exporter(
+        f"--docker-host={engine.url}", "--log-level=debug", *site.options()
+    ) as process:
         yield process
 
 
@@ -104,7 +111,11 @@ def outcome(client: Client, path: str) -> int | str:
     ],
 )
 def test_who_gets_in(
-    site: Site, guarded: Exporter, certificate: str | None, token: str, expected: tuple[int | str, ...]
+    site: Site,
+    guarded: Exporter,
+    certificate: str | None,
+    token: str,
+    expected: tuple[int | str, ...],
 ) -> None:
     """A client on another host needs a client certificate, and for /metrics and / also the token."""
     own = getattr(site, certificate) if certificate else None
@@ -113,7 +124,9 @@ def test_who_gets_in(
     assert expected == tuple(outcome(client, path) for path in ("/metrics", "/", "/-/healthy"))
 
 
-def test_the_own_host_asks_for_health_without_a_certificate(site: Site, guarded: Exporter) -> None:
+def test_the_own_host_asks_for_health_without_a_certificate(
+    site: Site, guarded: Exporter
+) -> None:
     """On the exporter's own host only /-/healthy needs no certificate; a foreign one fails the handshake."""
     bare = Client(guarded, trusting(site.ca), TOKEN)
     strange = Client(guarded, trusting(site.ca, site.stranger), TOKEN)
@@ -133,7 +146,10 @@ def test_refusals_say_what_is_missing(site: Site, guarded: Exporter) -> None:
     """The body of a 401 says that the token is missing."""
     status, body = Client(guarded, trusting(site.ca, site.client)).get("/metrics")
 
-    assert (401, "401 Unauthorized: this needs the bearer token, or the token as password\n") == (
+    assert (
+        401,
+        "401 Unauthorized: this needs the bearer token, or the token as password\n",
+    ) == (
         status,
         body,
     )
@@ -194,7 +210,11 @@ def test_renewed_certificates_are_taken(engine: Simulation, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("spoil", "code", "complaint"),
     [
-        (lambda _: ["--web-bearer-token-file=/nowhere/token"], 1, "/nowhere/token: No such file"),
+        (
+            lambda _: ["--web-bearer-token-file=/nowhere/token"],
+            1,
+            "/nowhere/token: No such file",
+        ),
         (lambda _: ["--web-bearer-token-file=/dev/null"], 1, "/dev/null: the file is empty"),
         (lambda _: ["--web-tls-cert-file=/nowhere"], 1, "/nowhere: No such file"),
         (lambda site: [f"--web-tls-key-file={site.ca.key}"], 1, "this is not the key of"),
@@ -214,7 +234,9 @@ def test_a_spoilt_file_is_one_line(
     assert "t0ken" not in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--web-tls-cert-file", "--web-tls-key-file", "--web-client-ca-file"])
+@pytest.mark.parametrize(
+    "option", ["--web-tls-cert-file", "--web-tls-key-file", "--web-client-ca-file"]
+)
 def test_an_incomplete_combination(option: str) -> None:
     """A certificate without its key, a key alone and a client CA alone end the start with exit code 2."""
     done = run(f"{option}=x")
@@ -254,7 +276,9 @@ def speak(client: Client, stack: ExitStack) -> socket.socket:
     return stack.enter_context(client.tls.wrap_socket(plain, server_hostname=url.hostname))
 
 
-def test_a_thousand_silent_connections(client: Client, table: list[tuple[str, str, str]]) -> None:
+def test_a_thousand_silent_connections(
+    client: Client, table: list[tuple[str, str, str]]
+) -> None:
     """The exporter keeps at most 48 of 1,000 silent connections, and answers each scrape within a second."""
     before = footprint(client.exporter._daemon.pid)
     with ExitStack() as stack, watching(client) as watch:
@@ -264,14 +288,17 @@ def test_a_thousand_silent_connections(client: Client, table: list[tuple[str, st
                 connection.send(b"\x16\x03\x01" if number % 2 else b"")
         wait_for(
             lambda: (
-                footprint(client.exporter._daemon.pid)["descriptors"] <= before["descriptors"] + SLOTS + 4
+                footprint(client.exporter._daemon.pid)["descriptors"]
+                <= before["descriptors"] + SLOTS + 4
             ),
             what="the exporter to drop connections",
         )
         after = footprint(client.exporter._daemon.pid)
         wait_for(lambda: watch.scrapes > 5, what="some scrapes")
     scheme = "with TLS" if client.tls else "without TLS"
-    table.append((f"web: 1,000 silent connections, {scheme}", "few are kept", f"{before} → {after}"))
+    table.append(
+        (f"web: 1,000 silent connections, {scheme}", "few are kept", f"{before} → {after}")
+    )
 
     assert after["threads"] <= before["threads"] + SLOTS + 4
     assert after["MB"] <= before["MB"] + 20
@@ -308,7 +335,9 @@ def test_slow_clients_are_cut_off(client: Client, table: list[tuple[str, str, st
         wait_for(all_cut, what="the slow clients to be cut off", seconds=60, every=1)
         after = footprint(client.exporter._daemon.pid)
     scheme = "with TLS" if client.tls else "without TLS"
-    table.append((f"web: 25 slow clients, {scheme}", "cut off", f"{watch.row()[1]}; {before} → {after}"))
+    table.append(
+        (f"web: 25 slow clients, {scheme}", "cut off", f"{watch.row()[1]}; {before} → {after}")
+    )
 
     assert after["threads"] <= before["threads"] + 4
     assert after["descriptors"] <= before["descriptors"] + 10
@@ -324,13 +353,22 @@ def test_clients_that_hang_up(client: Client, table: list[tuple[str, str, str]])
     """After 3,000 clients made expensive requests and hung up, the next scrape takes less than a second."""
     asked = f"GET {NAMES} HTTP/1.1\r\n\r\n".encode()
     for _ in range(3000):
-        with suppress(OSError), socket.create_connection(address_of(client.exporter), 5) as connection:
+        with (
+            suppress(OSError),
+            socket.create_connection(address_of(client.exporter), 5) as connection,
+        ):
             connection.sendall(asked)
     began = time.monotonic()
     status, _ = client.get("/metrics")
     took = time.monotonic() - began
     scheme = "with TLS" if client.tls else "without TLS"
-    table.append((f"web: 3,000 clients hang up, {scheme}", "a scrape in a second", f"{took * 1000:.0f} ms"))
+    table.append(
+        (
+            f"web: 3,000 clients hang up, {scheme}",
+            "a scrape in a second",
+            f"{took * 1000:.0f} ms",
+        )
+    )
 
     assert 200 == status
 
@@ -338,7 +376,10 @@ def test_clients_that_hang_up(client: Client, table: list[tuple[str, str, str]])
 def test_sixty_four_descriptors(engine: Simulation, table: list[tuple[str, str, str]]) -> None:
     """While silent clients use all 64 descriptors, scrapes are answered and little is logged."""
     limited = ("sh", "-c", 'ulimit -n 64 && exec "$@"', "sh")
-    with exporter(f"--docker-host={engine.url}", wrapper=limited) as process, ExitStack() as stack:
+    with (
+        exporter(f"--docker-host={engine.url}", wrapper=limited) as process,
+        ExitStack() as stack,
+    ):
         with watching(Client(process)) as watch:
             for _ in range(200):
                 stack.enter_context(connected(process))
@@ -371,7 +412,9 @@ def test_a_log_that_nobody_reads(engine: Simulation) -> None:
     with subprocess.Popen(exporter_command(*options), stderr=subprocess.PIPE) as process:
         try:
             wait_for(lambda: is_listening(port), what="the exporter to listen")
-            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=1)) as connection:
+            with closing(
+                http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+            ) as connection:
                 for _ in range(2000):
                     connection.request("GET", "/ping")
                     connection.getresponse().read()
@@ -391,13 +434,20 @@ def is_listening(port: int) -> bool:
 def test_a_host_without_ipv6(engine: Simulation) -> None:
     """With `--listen-addr=::` the exporter serves on a host without IPv6, and its healthcheck passes."""
     require_program("unshare")
-    without = 'ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && exec "$@"'
+    without = (
+        'ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && exec "$@"'
+    )
     wrapper = ("unshare", "--net", "sh", "-c", without, "sh")
-    with exporter(f"--docker-host={engine.url}", "--listen-addr=::", wrapper=wrapper) as process:
+    with exporter(
+        f"--docker-host={engine.url}", "--listen-addr=::", wrapper=wrapper
+    ) as process:
         options = ("--listen-addr=::", f"--listen-port={urlsplit(process.url).port}")
         inside = ("nsenter", f"--net=/proc/{process._daemon.pid}/ns/net")
         done = subprocess.run(
-            [*inside, *exporter_command("healthcheck", *options)], capture_output=True, text=True, check=False
+            [*inside, *exporter_command("healthcheck", *options)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     assert (0, "healthy\n", "") == (done.returncode, done.stdout, done.stderr)
@@ -406,9 +456,12 @@ def test_a_host_without_ipv6(engine: Simulation) -> None:
 def test_a_password_is_as_good_as_a_bearer(site: Site, guarded: Exporter) -> None:
     """Basic authentication with the token as password is accepted; a wrong password gets 401."""
     client = Client(guarded, trusting(site.ca, site.client))
-    credentials = {word: base64.b64encode(f"me:{word}".encode()).decode() for word in (TOKEN, "wr0ng")}
+    credentials = {
+        word: base64.b64encode(f"me:{word}".encode()).decode() for word in (TOKEN, "wr0ng")
+    }
     statuses = {
-        word: client.get("/metrics", Authorization=f"Basic {it}")[0] for word, it in credentials.items()
+        word: client.get("/metrics", Authorization=f"Basic {it}")[0]
+        for word, it in credentials.items()
     }
 
     assert {TOKEN: 200, "wr0ng": 401} == statuses
@@ -428,8 +481,13 @@ def test_a_kept_connection_does_not_wait(client: Client) -> None:
 
 
 def scrape_config(process: Exporter, jobs: dict[str, dict[str, object]]) -> str:
-    common = {"scrape_interval": "1s", "static_configs": [{"targets": [urlsplit(process.url).netloc]}]}
-    return json.dumps({"scrape_configs": [{"job_name": name, **common, **job} for name, job in jobs.items()]})
+    common = {
+        "scrape_interval": "1s",
+        "static_configs": [{"targets": [urlsplit(process.url).netloc]}],
+    }
+    return json.dumps(
+        {"scrape_configs": [{"job_name": name, **common, **job} for name, job in jobs.items()]}
+    )
 
 
 def last_errors(server: Server) -> dict[str, str]:
@@ -457,7 +515,9 @@ def test_a_real_prometheus_gets_in(site: Site, guarded: Exporter, tmp_path: Path
     }
     jobs = {name: {"scheme": "https", **job} for name, job in jobs.items()}
     with running(prometheus(tmp_path, scrape_config(guarded, jobs))) as server:
-        complaints = wait_for(lambda: last_errors(server), what="each job's first scrape", seconds=30)
+        complaints = wait_for(
+            lambda: last_errors(server), what="each job's first scrape", seconds=30
+        )
 
     assert "" == complaints.pop("both")
     assert "" != complaints.pop("no TLS")

@@ -29,7 +29,16 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def shell(redirection: str, docker_host: str) -> subprocess.CompletedProcess[str]:
     """Run `once` with a redirection by the shell."""
     return subprocess.run(
-        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "docker_prom_exporter", "once"],
+        [
+            "sh",
+            "-c",
+            f'exec "$@" {redirection}',
+            "sh",
+            sys.executable,
+            "-m",
+            "docker_prom_exporter",
+            "once",
+        ],
         env={"PATH": os.environ["PATH"], "DOCKER_HOST": docker_host, "LOG_LEVEL": "error"},
         capture_output=True,
         text=True,
@@ -58,9 +67,12 @@ def test_once_without_docker(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")]
+    ("redirection", "reason"),
+    [(">/dev/full", "No space left on device"), (">&-", "it is closed")],
 )
-def test_output_that_can_not_be_written(simulated: Simulation, redirection: str, reason: str) -> None:
+def test_output_that_can_not_be_written(
+    simulated: Simulation, redirection: str, reason: str
+) -> None:
     """When standard output can't be written, `once` exits with 1 and writes one line to standard error."""
     done = shell(redirection, simulated.url)
 
@@ -90,8 +102,12 @@ def test_a_malformed_cli_configuration_is_one_line(tmp_path: Path) -> None:
     assert f"{tmp_path}/config.json" in line
 
 
-@pytest.mark.parametrize("text", ["", "not JSON", '{"auths": {}}', '{"HttpHeaders": {"X-Meta": "x"}}'])
-def test_other_cli_configurations_are_accepted(tmp_path: Path, simulated: Simulation, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "not JSON", '{"auths": {}}', '{"HttpHeaders": {"X-Meta": "x"}}']
+)
+def test_other_cli_configurations_are_accepted(
+    tmp_path: Path, simulated: Simulation, text: str
+) -> None:
     """The exporter accepts a Docker CLI configuration that is empty, not JSON, or has other settings."""
     (tmp_path / "config.json").write_text(text)
 
@@ -123,7 +139,9 @@ def test_healthcheck(simulated: Simulation) -> None:
     """`healthcheck` finds the exporter by the same options, also on 0.0.0.0, and exits with 0."""
     for address in ("127.0.0.1", "0.0.0.0"):
         with exporter("--docker-host", simulated.url, "--listen-addr", address) as running:
-            done = run("healthcheck", LISTEN_ADDR=address, LISTEN_PORT=running.url.rpartition(":")[2])
+            done = run(
+                "healthcheck", LISTEN_ADDR=address, LISTEN_PORT=running.url.rpartition(":")[2]
+            )
         assert (0, "healthy\n") == (done.returncode, done.stdout)
 
 
@@ -138,7 +156,14 @@ def test_healthcheck_without_an_exporter() -> None:
     assert 1 == done.returncode
     assert "refused" in done.stdout
     assert "docker_prom_exporter.healthcheck" in imported
-    assert not imported & {"docker", "requests", "structlog", "prometheus_client", "tenacity", "dataclasses"}
+    assert not imported & {
+        "docker",
+        "requests",
+        "structlog",
+        "prometheus_client",
+        "tenacity",
+        "dataclasses",
+    }
 
 
 def test_demo() -> None:

@@ -28,7 +28,10 @@ def running(script: str, folder: Path, **env: str) -> Iterator[subprocess.Popen[
     """Run a script in the background; kill it afterwards."""
     everything = {**os.environ, "HOME": str(folder), **env}
     process = subprocess.Popen(
-        ["bash", "-c", f"exec 2>&1; {script}"], cwd=folder, env=everything, start_new_session=True
+        ["bash", "-c", f"exec 2>&1; {script}"],
+        cwd=folder,
+        env=everything,
+        start_new_session=True,
     )
     try:
         yield process
@@ -38,13 +41,18 @@ def running(script: str, folder: Path, **env: str) -> Iterator[subprocess.Popen[
 
 
 def answer(command: str) -> str:
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=10)
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=10
+    )
     return done.stdout
 
 
 def test_every_command_is_run() -> None:
     """The commands of every README section are run here or, on an image, by tests/deploy/test_image.py."""
-    assert RUN_HERE | {"With Docker"} == {block.section for block in blocks(README, "sh")} - ON_THE_IMAGE
+    assert (
+        RUN_HERE | {"With Docker"}
+        == {block.section for block in blocks(README, "sh")} - ON_THE_IMAGE
+    )
 
 
 def test_with_python(tmp_path: Path) -> None:
@@ -55,7 +63,10 @@ def test_with_python(tmp_path: Path) -> None:
     path = f"{Path(sys.base_prefix) / 'bin'}:{os.environ['PATH']}"
     with running(install, tmp_path / "checkout", LISTEN_PORT=port, PATH=path):
         seen = wait_for(
-            lambda: answer(look.replace("9000", port)), what="the metrics", seconds=240, every=0.5
+            lambda: answer(look.replace("9000", port)),
+            what="the metrics",
+            seconds=240,
+            every=0.5,
         )
 
     assert "\ndocker_up 1.0\n" in seen
@@ -75,7 +86,9 @@ def test_tls_and_a_token(tmp_path: Path) -> None:
         f"curl --silent --noproxy '*' --cacert {ca.cert} --cert {client.cert} --key {client.key} "
         f"--header 'Authorization: Bearer secret' https://127.0.0.1:{port}/metrics"
     )
-    with running(command, tmp_path, LISTEN_PORT=port, PATH=path, DOCKER_HOST=f"unix://{tmp_path}/none"):
+    with running(
+        command, tmp_path, LISTEN_PORT=port, PATH=path, DOCKER_HOST=f"unix://{tmp_path}/none"
+    ):
         seen = wait_for(lambda: answer(look), what="the metrics", seconds=20)
 
     assert "\ndocker_up 0.0\n" in seen

@@ -15,7 +15,9 @@ def test_a_storage_is_served(tmp_path: Path) -> None:
     with exporter("registry", str(storage.path), "--scan-interval=1") as running:
         wait_for(lambda: running.metrics().value("docker_registry_up") == 1, what="a scan")
         storage.push_image("app", b"b" * 20, tag="new")
-        wait_for(lambda: running.metrics().value("repository_tags_total") == 2, what="the new tag")
+        wait_for(
+            lambda: running.metrics().value("repository_tags_total") == 2, what="the new tag"
+        )
         root, ready = running.get("/"), running.get("/-/ready")[0]
         code, seconds = running.stop(signal.SIGTERM)
 
@@ -39,7 +41,9 @@ def test_a_path_that_is_no_storage_yet(tmp_path: Path) -> None:
     with exporter("registry", str(tmp_path), "--scan-interval=1") as running:
         wait_for(lambda: running.metrics().value("docker_registry_up") == 0, what="a scan")
         HandMade(tmp_path).push_image("app", b"a")
-        wait_for(lambda: running.metrics().value("docker_registry_up") == 1, what="another scan")
+        wait_for(
+            lambda: running.metrics().value("docker_registry_up") == 1, what="another scan"
+        )
         log = running.stderr
 
     assert "event=registry.lost" in log

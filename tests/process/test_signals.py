@@ -23,8 +23,13 @@ NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 def test_a_signal_ends_it(simulated: Simulation, number: signal.Signals) -> None:
     """A signal during a stuck request ends the exporter within two seconds with exit code 0."""
     simulated.faults = {"list": hangs()}
-    wrapper = [require_program("env"), "--default-signal=HUP"]  # these tests may run under nohup themselves
-    with exporter("--docker-host", simulated.url, "--docker-timeout", "600", wrapper=wrapper) as running:
+    wrapper = [
+        require_program("env"),
+        "--default-signal=HUP",
+    ]  # these tests may run under nohup themselves
+    with exporter(
+        "--docker-host", simulated.url, "--docker-timeout", "600", wrapper=wrapper
+    ) as running:
         wait_for(lambda: simulated.asked("list"), what="a list to be asked for")
         code, seconds = running.stop(number)
         log = running.stderr
@@ -70,7 +75,9 @@ def launched(folder: Path, *arguments: str, environment: dict[str, str]) -> Iter
     require_program("unshare")
     daemon = Daemon(folder / "log")
     argv = [*AS_PID_1, sys.executable, "-P", "-m", "docker_prom_exporter", *arguments]
-    daemon.start(Command(argv, {"PATH": os.environ["PATH"], "HOME": str(folder), **environment}))
+    daemon.start(
+        Command(argv, {"PATH": os.environ["PATH"], "HOME": str(folder), **environment})
+    )
     try:
         yield daemon
     finally:
@@ -81,9 +88,12 @@ def _first_process(daemon: Daemon) -> int:
     """Return the outer pid of the namespace's PID 1, once that process handles SIGTERM."""
 
     def handles() -> int:
-        for child in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split():
+        for child in (
+            Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+        ):
             status = dict(
-                line.split(":", 1) for line in Path(f"/proc/{child}/status").read_text().splitlines()
+                line.split(":", 1)
+                for line in Path(f"/proc/{child}/status").read_text().splitlines()
             )
             if int(status["SigCgt"], 16) >> (signal.SIGTERM - 1) & 1:
                 return int(child)

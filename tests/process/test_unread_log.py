@@ -18,7 +18,13 @@ LONG = "/" + "x" * 2000
 
 def test_standard_error_is_a_pipe_that_nobody_reads(simulated: Simulation) -> None:
     """When standard error is an unread pipe, the exporter answers, polls and ends, and drops log lines."""
-    options = ("--listen-port=0", "--poll-interval=0.5", "--log-level=debug", "--docker-host", simulated.url)
+    options = (
+        "--listen-port=0",
+        "--poll-interval=0.5",
+        "--log-level=debug",
+        "--docker-host",
+        simulated.url,
+    )
     with subprocess.Popen(
         [sys.executable, "-m", "docker_prom_exporter", *options],
         env={"PATH": os.environ["PATH"]},
@@ -27,7 +33,9 @@ def test_standard_error_is_a_pipe_that_nobody_reads(simulated: Simulation) -> No
     ) as running:
         assert running.stderr is not None
         try:
-            address = next(filter(None, (re.search(r"http://(\S+)/metrics", x) for x in running.stderr)))[1]
+            address = next(
+                filter(None, (re.search(r"http://(\S+)/metrics", x) for x in running.stderr))
+            )[1]
             connection = http.client.HTTPConnection(address, timeout=5)
             for _ in range(REQUESTS):
                 assert _get(connection, LONG)

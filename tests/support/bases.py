@@ -79,10 +79,20 @@ def package_index() -> Iterator[str]:
 
 
 def _pip_download(target: Path, *what: str) -> None:
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", *_PIP_OPTIONS, f"--dest={target}"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        *_PIP_OPTIONS,
+        f"--dest={target}",
+    ]
     done = subprocess.run([*pip, *what], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise EngineUnavailableError(f"pip can't download what the image needs: {done.stderr.strip()}")
+        raise EngineUnavailableError(
+            f"pip can't download what the image needs: {done.stderr.strip()}"
+        )
 
 
 class _Folder(SimpleHTTPRequestHandler):
@@ -99,7 +109,9 @@ def _serving(folder: str) -> Iterator[str]:
         server.shutdown()
 
 
-def python_base(pip: bytes | None = None, *, version: str = "3.13", distribution: bool = False) -> bytes:
+def python_base(
+    pip: bytes | None = None, *, version: str = "3.13", distribution: bool = False
+) -> bytes:
     """Return a tar archive of a root file system with Python and, given pip's wheel, a shell and pip.
 
     Like every base, it has the folder `/opt`. Like an official image, it has no file EXTERNALLY-MANAGED. With
@@ -113,7 +125,9 @@ def python_base(pip: bytes | None = None, *, version: str = "3.13", distribution
         )
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(python / "usr", "usr", filter=None if distribution else _without_externally_managed)
+        tar.add(
+            python / "usr", "usr", filter=None if distribution else _without_externally_managed
+        )
         for name, target in (
             ("lib", "usr/lib"),
             ("lib64", "usr/lib64"),
@@ -151,7 +165,12 @@ def _add_tools(tar: tarfile.TarFile, pip: bytes) -> None:
 
 
 def _add(
-    tar: tarfile.TarFile, name: str, *, content: bytes = b"", kind: bytes = tarfile.REGTYPE, target: str = ""
+    tar: tarfile.TarFile,
+    name: str,
+    *,
+    content: bytes = b"",
+    kind: bytes = tarfile.REGTYPE,
+    target: str = "",
 ) -> None:
     member = tarfile.TarInfo(name)
     member.type, member.linkname, member.size = kind, target, len(content)
@@ -190,11 +209,17 @@ class Image:
     @property
     def platform(self) -> str:
         """Return the platform as `docker build --platform` takes it."""
-        return "/".join(self.config[key] for key in ("os", "architecture", "variant") if self.config.get(key))
+        return "/".join(
+            self.config[key]
+            for key in ("os", "architecture", "variant")
+            if self.config.get(key)
+        )
 
     def packages(self) -> dict[str, str]:
         """Return the version of each Python package in the layer."""
-        found = (re.search(r"/([^/]+)-([^/-]+)\.dist-info/METADATA$", name) for name in self.files)
+        found = (
+            re.search(r"/([^/]+)-([^/-]+)\.dist-info/METADATA$", name) for name in self.files
+        )
         return {normalized(match[1]): match[2] for match in found if match}
 
 
@@ -212,7 +237,10 @@ class Workshop:
         """
         return self.docker(
             *("build", "--quiet", "--network=host", "--provenance=false", f"--tag={tag}"),
-            *(f"--build-arg=PIP_INDEX_URL={self.index}", f"--build-arg=SOURCE_DATE_EPOCH={EPOCH}"),
+            *(
+                f"--build-arg=PIP_INDEX_URL={self.index}",
+                f"--build-arg=SOURCE_DATE_EPOCH={EPOCH}",
+            ),
             *(*arguments, str(folder)),
             **options,
         ).decode()
@@ -227,7 +255,9 @@ class Workshop:
 
     def image(self, tag: str) -> Image:
         """Return an exported image; it is saved by its id, since a name without a tag would save all tags."""
-        return Image.read(self.docker("save", self.engine.cli("image", "inspect", "--format={{.Id}}", tag)))
+        return Image.read(
+            self.docker("save", self.engine.cli("image", "inspect", "--format={{.Id}}", tag))
+        )
 
     def inspect(self, tag: str, what: str) -> Any:
         """Return one field of the inspect of an image or a container."""
@@ -236,7 +266,11 @@ class Workshop:
     def environment(self) -> dict[str, str]:
         """Return the environment in which `docker` is this engine's client."""
         config = f"{self.engine.sandbox.state}/client"
-        return {"PATH": DOCKER_26.path, "DOCKER_HOST": self.engine.url, "DOCKER_CONFIG": config}
+        return {
+            "PATH": DOCKER_26.path,
+            "DOCKER_HOST": self.engine.url,
+            "DOCKER_CONFIG": config,
+        }
 
     def wheel(self, name: str) -> bytes:
         """Return the one wheel of a package in the index."""
@@ -274,18 +308,26 @@ def _difference(one: File | None, other: File | None) -> str:
         if a != b:
             return f"its {what} is {a!r} and {b!r}"
     pairs = enumerate(zip(one.content, other.content, strict=False))
-    at = next((at for at, (a, b) in pairs if a != b), min(len(one.content), len(other.content)))
+    at = next(
+        (at for at, (a, b) in pairs if a != b), min(len(one.content), len(other.content))
+    )
     return "" if one.content == other.content else f"its bytes differ from number {at} on"
 
 
 def checkout(folder: Path) -> None:
     """Copy all files that git does not ignore into a new repository with one commit of a fixed date."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in filter(None, listed.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
-    who = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    who = {
+        f"GIT_{role}_{what}": "tests"
+        for role in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     when = {f"GIT_{role}_DATE": f"{EPOCH} +0000" for role in ("AUTHOR", "COMMITTER")}
     git = Command(["git", "-C", str(folder)], {"PATH": "/usr/bin:/bin", **who, **when})
     git.run("init", "--quiet")

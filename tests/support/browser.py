@@ -65,7 +65,9 @@ class Browser:
 
     def requests(self) -> Sequence[str]:
         """Return the URLs requested since the last call."""
-        entries = (json.loads(entry["message"])["message"] for entry in self._log("performance"))
+        entries = (
+            json.loads(entry["message"])["message"] for entry in self._log("performance")
+        )
         return [
             entry["params"]["request"]["url"]
             for entry in entries

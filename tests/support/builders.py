@@ -99,7 +99,9 @@ def snapshot(*containers: Container, **changes: Any) -> Snapshot:
 
 def gallery() -> tuple[Container, ...]:
     """Return a container for each case that the metrics distinguish; those with details have a label."""
-    return tuple(each._replace(labels=("payments" if each.details else "",)) for each in _gallery())
+    return tuple(
+        each._replace(labels=("payments" if each.details else "",)) for each in _gallery()
+    )
 
 
 def _gallery() -> tuple[Container, ...]:
@@ -117,15 +119,24 @@ def _gallery() -> tuple[Container, ...]:
         container("not_inspected", health_status="healthy"),
         container("health_untold", health_status=None),
         container("state_untold", state="", health_status="healthy"),
-        container("paused", state="paused", health_status="unhealthy", details=details(failing_streak=0)),
+        container(
+            "paused",
+            state="paused",
+            health_status="unhealthy",
+            details=details(failing_streak=0),
+        ),
         container(
             "out_of_memory",
             state="exited",
             health_status="unhealthy",
-            details=details(exit_code=137, oom_killed=True, finished=1714979300.25, failing_streak=0),
+            details=details(
+                exit_code=137, oom_killed=True, finished=1714979300.25, failing_streak=0
+            ),
         ),
         container(
-            "crash_loop", state="restarting", details=details(restarts=7, restart_policy="unless-stopped")
+            "crash_loop",
+            state="restarting",
+            details=details(restarts=7, restart_policy="unless-stopped"),
         ),
         container(
             "created",

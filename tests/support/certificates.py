@@ -23,10 +23,17 @@ class Certificate:
 
 def authority(folder: Path, name: str = "ca") -> Certificate:
     """Make a certificate authority."""
-    return _make(folder, name, "basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign")
+    return _make(
+        folder,
+        name,
+        "basicConstraints=critical,CA:TRUE",
+        "keyUsage=critical,keyCertSign,cRLSign",
+    )
 
 
-def issue(folder: Path, name: str, signer: Certificate, usage: str = "serverAuth") -> Certificate:
+def issue(
+    folder: Path, name: str, signer: Certificate, usage: str = "serverAuth"
+) -> Certificate:
     """Make a certificate for 127.0.0.1, signed by an authority, for `serverAuth` or `clientAuth` only."""
     extensions = ("basicConstraints=critical,CA:FALSE", "subjectAltName=IP:127.0.0.1")
     return _make(folder, name, *extensions, f"extendedKeyUsage={usage}", signer=signer)
@@ -40,12 +47,30 @@ def trusting(signer: Certificate, own: Certificate | None = None) -> ssl.SSLCont
     return context
 
 
-def _make(folder: Path, name: str, *extensions: str, signer: Certificate | None = None) -> Certificate:
+def _make(
+    folder: Path, name: str, *extensions: str, signer: Certificate | None = None
+) -> Certificate:
     made = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
     config = folder / "openssl.cnf"
     config.write_text("[req]\ndistinguished_name = name\n[name]\n")
-    argv = [require_program("openssl"), "req", "-x509", "-days", "2", "-nodes", "-subj", f"/CN={name}"]
-    argv += ["-config", str(config), "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    argv = [
+        require_program("openssl"),
+        "req",
+        "-x509",
+        "-days",
+        "2",
+        "-nodes",
+        "-subj",
+        f"/CN={name}",
+    ]
+    argv += [
+        "-config",
+        str(config),
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+    ]
     argv += ["-out", str(made.cert), "-keyout", str(made.key)]
     argv += [part for extension in extensions for part in ("-addext", extension)]
     if signer is not None:

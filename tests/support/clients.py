@@ -48,7 +48,9 @@ class Client:
         url = urlsplit(self.exporter.url)
         host, port = str(url.hostname), url.port
         if self.tls is None:
-            return http.client.HTTPConnection(host, port, timeout=1, source_address=(self.address, 0))
+            return http.client.HTTPConnection(
+                host, port, timeout=1, source_address=(self.address, 0)
+            )
         return http.client.HTTPSConnection(
             host, port, timeout=1, source_address=(self.address, 0), context=self.tls
         )

@@ -5,7 +5,9 @@ from typing import Any
 
 from support.machine import COMPOSE
 
-DASHBOARD: dict[str, Any] = json.loads((COMPOSE / "grafana/dashboards/docker-containers.json").read_text())
+DASHBOARD: dict[str, Any] = json.loads(
+    (COMPOSE / "grafana/dashboards/docker-containers.json").read_text()
+)
 VARIABLES: list[dict[str, Any]] = DASHBOARD["templating"]["list"]
 QUERIED = [variable for variable in VARIABLES if variable["type"] == "query"]
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]

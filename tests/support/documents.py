@@ -10,7 +10,12 @@ from support.machine import REPOSITORY
 DOCUMENTS = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("[!.]*/README.md"))]
 
 # The sections of compose/README.md whose commands tests/deploy/test_image.py runs.
-ON_THE_IMAGE = {"The image", "Bases and platforms", "Publish, verify, look inside", "Dependencies"}
+ON_THE_IMAGE = {
+    "The image",
+    "Bases and platforms",
+    "Publish, verify, look inside",
+    "Dependencies",
+}
 
 _FENCE = re.compile(r"^ *```(\w*)")
 _HEADING = re.compile(r"^#+ (.+)$")

@@ -81,7 +81,12 @@ def exporter(*options: str, wrapper: Sequence[str] = ()) -> Iterator[Exporter]:
     """
     with TemporaryDirectory() as folder:
         daemon = Daemon(Path(folder, "log"))
-        quick = ("--listen-port=0", "--log-format=logfmt", "--poll-interval=0.5", "--docker-timeout=1")
+        quick = (
+            "--listen-port=0",
+            "--log-format=logfmt",
+            "--poll-interval=0.5",
+            "--docker-timeout=1",
+        )
         command = _command(folder)
         try:
             daemon.start(Command([*wrapper, *command.argv, *quick, *options], command.env))
@@ -96,16 +101,24 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = _command(folder)
         argv = [*command.argv, *arguments]
         return subprocess.run(
-            argv, env=dict(command.env), capture_output=True, text=True, check=False, timeout=30
+            argv,
+            env=dict(command.env),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
         )
 
 
 def _command(home: str) -> Command:
     """Return the exporter's command, with an environment that inherits only PATH."""
     return Command(
-        [sys.executable, "-P", "-m", "docker_prom_exporter"], {"PATH": os.environ["PATH"], "HOME": home}
+        [sys.executable, "-P", "-m", "docker_prom_exporter"],
+        {"PATH": os.environ["PATH"], "HOME": home},
     )
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [
+        int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ]

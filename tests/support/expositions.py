@@ -30,7 +30,11 @@ class Scrape:
     def value(self, name: str, /, **labels: str) -> float | None:
         """Return the value of the only sample that has these labels; None if there is no such sample."""
         wanted = labels.items()
-        values = [value for (found, its), value in self.samples.items() if found == name and wanted <= its]
+        values = [
+            value
+            for (found, its), value in self.samples.items()
+            if found == name and wanted <= its
+        ]
         if len(values) > 1:
             raise ValueError(f"{len(values)} samples {name} have the labels {labels}")
         return values[0] if values else None
@@ -38,7 +42,9 @@ class Scrape:
     def by(self, label: str, name: str) -> dict[str, float]:
         """Return the values of all samples with this name, by the value of one label."""
         return {
-            dict(labels)[label]: value for (found, labels), value in self.samples.items() if found == name
+            dict(labels)[label]: value
+            for (found, labels), value in self.samples.items()
+            if found == name
         }
 
     def container(self, name: str) -> dict[str, float | str | None]:

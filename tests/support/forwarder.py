@@ -50,8 +50,13 @@ class Forwarder(ThreadingUnixStreamServer):
 @contextmanager
 def forwarder(engine: Path) -> Iterator[Forwarder]:
     """Yield a forwarder to the engine that listens on this socket."""
-    with TemporaryDirectory() as folder, Forwarder(engine, Path(folder, "docker.sock")) as server:
-        Thread(target=server.serve_forever, args=(0.05,), name="forwarder", daemon=True).start()
+    with (
+        TemporaryDirectory() as folder,
+        Forwarder(engine, Path(folder, "docker.sock")) as server,
+    ):
+        Thread(
+            target=server.serve_forever, args=(0.05,), name="forwarder", daemon=True
+        ).start()
         yield server
         server.shutdown()
 
@@ -64,7 +69,9 @@ class _Connection(BaseRequestHandler):
         self._unread = b""
         with socket.socket(socket.AF_UNIX) as engine, suppress(OSError):
             engine.connect(str(self.server.engine))
-            back = Thread(target=_copy, args=(engine, self.request, self.server.note_answer), daemon=True)
+            back = Thread(
+                target=_copy, args=(engine, self.request, self.server.note_answer), daemon=True
+            )
             back.start()
             _copy(self.request, engine, self._note)
             back.join()
@@ -75,7 +82,9 @@ class _Connection(BaseRequestHandler):
             self.server.note_request(head.partition(b" HTTP/1.1\r\n")[0].decode())
 
 
-def _copy(source: socket.socket, target: socket.socket, note: Callable[[bytes], object]) -> None:
+def _copy(
+    source: socket.socket, target: socket.socket, note: Callable[[bytes], object]
+) -> None:
     """Copy bytes until one side has closed, then shut down both."""
     with suppress(OSError):
         while data := source.recv(65536):

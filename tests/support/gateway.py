@@ -60,7 +60,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append(ReceivedRequest(self.command, self.path, dict(self.headers), body))
+        self.server.asked.append(
+            ReceivedRequest(self.command, self.path, dict(self.headers), body)
+        )
         if self.command == "GET":
             self.server.status(self.connection)
         elif len(self.server.answers) > 1:
@@ -108,4 +110,6 @@ def publish(held: Exposition, *, up: bool = True, **health: float) -> None:
     verdicts = GaugeMetricFamily("container_health", "Health.", labels=["name"])
     for name, value in health.items():
         verdicts.add_metric([name], value)
-    held.publish(Publication(families=[verdicts], own=[GaugeMetricFamily("docker_up", "Up.", value=up)]))
+    held.publish(
+        Publication(families=[verdicts], own=[GaugeMetricFamily("docker_up", "Up.", value=up)])
+    )

@@ -66,7 +66,9 @@ def send_half_a_request(address: Address) -> None:
     """Open connections, and send an incomplete request on each."""
     with ExitStack() as stack:
         for _ in range(40):
-            stack.enter_context(socket.create_connection(address, 5)).sendall(b"GET /metrics HTTP/1.1\r\n")
+            stack.enter_context(socket.create_connection(address, 5)).sendall(
+                b"GET /metrics HTTP/1.1\r\n"
+            )
 
 
 def read_nothing(address: Address) -> None:

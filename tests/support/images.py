@@ -66,10 +66,15 @@ class Image:
 
 
 def _proxy(rules: Mapping[str, str], closed: str = "") -> Image:
-    defaults = " ".join(f"{name}={int(name in ('PING', 'VERSION', 'EVENTS'))}" for name in rules)
+    defaults = " ".join(
+        f"{name}={int(name in ('PING', 'VERSION', 'EVENTS'))}" for name in rules
+    )
     return Image(
         ("haproxy",),
-        (f"ENV LOG_LEVEL=info {defaults}", 'ENTRYPOINT ["haproxy", "-W", "-db", "-f", "/etc/haproxy.cfg"]'),
+        (
+            f"ENV LOG_LEVEL=info {defaults}",
+            'ENTRYPOINT ["haproxy", "-W", "-db", "-f", "/etc/haproxy.cfg"]',
+        ),
         {"/etc/haproxy.cfg": _haproxy_settings(rules, closed)},
     )
 
@@ -86,7 +91,11 @@ def _haproxy_settings(rules: Mapping[str, str], closed: str) -> str:
             "timeout connect 10s\n    timeout client 10m\n    timeout server 10m",
             "\nbackend docker\n    server socket /var/run/docker.sock",
             "\nfrontend proxy\n    bind :2375\n    http-request deny unless METH_GET",
-            *([f"http-request deny if {{ path,url_dec -m reg -i {closed} }}"] if closed else []),
+            *(
+                [f"http-request deny if {{ path,url_dec -m reg -i {closed} }}"]
+                if closed
+                else []
+            ),
             *allowed,
             "http-request deny\n    default_backend docker\n",
         )
@@ -155,7 +164,9 @@ _IMAGES = {
     **dict.fromkeys(("registry:2", "registry:3"), _REGISTRY),
     # Debian has no Grafana. Its stand-in answers the healthcheck and nothing else.
     "grafana/grafana:12.1.1": Image(
-        (), ('ENTRYPOINT ["httpd", "-f", "-p", "3000", "-h", "/www"]',), {"/www/api/health": "{}"}
+        (),
+        ('ENTRYPOINT ["httpd", "-f", "-p", "3000", "-h", "/www"]',),
+        {"/www/api/health": "{}"},
     ),
     SAMPLE: Image((), ()),
 }
@@ -184,7 +195,12 @@ def _standin(name: str) -> tuple[bytes, Sequence[str]]:
             _add_text(tar, path, text)
         for path in image.folders:
             folder = tarfile.TarInfo(path)
-            folder.type, folder.mode, folder.uid, folder.gid = tarfile.DIRTYPE, 0o755, 65534, 65534
+            folder.type, folder.mode, folder.uid, folder.gid = (
+                tarfile.DIRTYPE,
+                0o755,
+                65534,
+                65534,
+            )
             tar.addfile(folder)
     return archive.getvalue(), image.instructions
 
@@ -220,21 +236,32 @@ def _installed(distributions: Iterable[str]) -> Iterator[tuple[Path, str]]:
         try:
             files = distribution(name).files or []
         except PackageNotFoundError as error:
-            raise EngineUnavailableError(f"{name} is not installed: tests/run installs it") from error
+            raise EngineUnavailableError(
+                f"{name} is not installed: tests/run installs it"
+            ) from error
         for file in files:
             if ".." not in file.parts:
                 yield Path(str(file.locate())), str(file)
 
 
 def _without_ballast(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    ballast = {"__pycache__", "site-packages", "dist-packages", "idlelib", "ensurepip", "lib2to3"}
+    ballast = {
+        "__pycache__",
+        "site-packages",
+        "dist-packages",
+        "idlelib",
+        "ensurepip",
+        "lib2to3",
+    }
     return None if ballast & {*Path(member.name).parts} else member
 
 
 def _find(program: str) -> Path:
     path = shutil.which(program, path=SYSTEM_PATH)
     if path is None:
-        raise EngineUnavailableError(f"{program} not found: tests/run, as root on Debian, installs it")
+        raise EngineUnavailableError(
+            f"{program} not found: tests/run, as root on Debian, installs it"
+        )
     return Path(path)
 
 

@@ -34,7 +34,9 @@ def oci_layout(name: str, root: bytes) -> bytes:
     layers = [layout.add(_LAYER, content) for content in contents]
     images = [layout.image(platform, layers) for platform in PLATFORMS]
     attestations = [layout.attestation(image["digest"]) for image in images]
-    index = layout.add_json(_INDEX, {"schemaVersion": 2, "manifests": [*images, *attestations]})
+    index = layout.add_json(
+        _INDEX, {"schemaVersion": 2, "manifests": [*images, *attestations]}
+    )
     named = {**index, "annotations": {"io.containerd.image.name": f"docker.io/library/{name}"}}
     return layout.archive(named)
 
@@ -54,12 +56,18 @@ class _Layout:
 
     def image(self, platform: str, layers: Sequence[Descriptor]) -> Descriptor:
         architecture, _, variant = platform.partition("/")
-        described = {"os": "linux", "architecture": architecture, **({"variant": variant} if variant else {})}
+        described = {
+            "os": "linux",
+            "architecture": architecture,
+            **({"variant": variant} if variant else {}),
+        }
         return {**self._manifest(described, layers), "platform": described}
 
     def attestation(self, image: str) -> Descriptor:
         unknown = {"os": "unknown", "architecture": "unknown"}
-        statement = json.dumps({"_type": "https://in-toto.io/Statement/v0.1", "subject": image}).encode()
+        statement = json.dumps(
+            {"_type": "https://in-toto.io/Statement/v0.1", "subject": image}
+        ).encode()
         annotations = {
             "vnd.docker.reference.type": "attestation-manifest",
             "vnd.docker.reference.digest": image,
@@ -76,10 +84,14 @@ class _Layout:
         }
         return _tar_archive(files)
 
-    def _manifest(self, platform: Mapping[str, str], layers: Sequence[Descriptor]) -> Descriptor:
+    def _manifest(
+        self, platform: Mapping[str, str], layers: Sequence[Descriptor]
+    ) -> Descriptor:
         root = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
         config = self.add_json(_CONFIG, {**platform, "config": {}, "rootfs": root})
-        return self.add_json(_MANIFEST, {"schemaVersion": 2, "config": config, "layers": layers})
+        return self.add_json(
+            _MANIFEST, {"schemaVersion": 2, "config": config, "layers": layers}
+        )
 
 
 def _tar_archive(files: Mapping[str, bytes]) -> bytes:

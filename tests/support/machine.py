@@ -44,7 +44,9 @@ class _Isolated(Docker):
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
         inner = super().daemon(sandbox, listen)
-        return Command(["unshare", "--net", "--mount", "sh", "-c", _ENTER, "sh", *inner.argv], inner.env)
+        return Command(
+            ["unshare", "--net", "--mount", "sh", "-c", _ENTER, "sh", *inner.argv], inner.env
+        )
 
 
 class Machine(Engine):

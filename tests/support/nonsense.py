@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.exposition import Exposition
@@ -27,7 +29,10 @@ class Judge:
         Neither the first poll nor the second, which knows the containers, may raise. Strict parsers must
         accept both formats. A container may only be healthy or unhealthy if an answer has that verdict.
         """
-        self._engine.faults = {"list": answers_json(listed), "inspect": answers_json(inspected)}
+        self._engine.faults = {
+            "list": answers_json(listed),
+            "inspect": answers_json(inspected),
+        }
         poller = poller_for(self._engine.url, container_health_filter_label="false")
         with capture_logs() as logs:
             poller.poll()
@@ -41,7 +46,9 @@ class Judge:
         scrape = parse(_render(exposition))
         for container, value in scrape.by("id", "container_health").items():
             if value >= 3 and not _is_reported(value, container, listed, inspected):
-                raise AssertionError(f"container_health of {container} is {value}, which no answer has")
+                raise AssertionError(
+                    f"container_health of {container} is {value}, which no answer has"
+                )
         return scrape
 
 
@@ -60,7 +67,9 @@ def _is_reported(value: float, container: str, listed: Any, inspected: Any) -> b
     """Whether a row of the container, or its inspect, reports it as running with this verdict."""
     verdict = {3: "unhealthy", 4: "healthy"}[int(value)]
     answers = [answer for answer in (*listed, inspected) if isinstance(answer, dict)]
-    return any(verdict in _verdicts(answer) for answer in answers if answer.get("Id") == container)
+    return any(
+        verdict in _verdicts(answer) for answer in answers if answer.get("Id") == container
+    )
 
 
 def _verdicts(answer: dict[str, Any]) -> list[str]:
@@ -72,5 +81,8 @@ def _verdicts(answer: dict[str, Any]) -> list[str]:
     health = (answer if inspected is None else inspected).get("Health")
     status = answer.get("Status")
     suffix = status.rpartition("(")[2].rstrip(")") if isinstance(status, str) else ""
-    words = [health.get("Status") if isinstance(health, dict) else health, suffix.removeprefix("health: ")]
+    words = [
+        health.get("Status") if isinstance(health, dict) else health,
+        suffix.removeprefix("health: "),
+    ]
     return [word.lower() for word in words if isinstance(word, str)]

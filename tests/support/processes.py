@@ -28,7 +28,9 @@ class Command:
     env: Mapping[str, str]
     cwd: Path | None = None
 
-    def run(self, *args: str, stdin: bytes = b"", check: bool = True, seconds: float = 60) -> str:
+    def run(
+        self, *args: str, stdin: bytes = b"", check: bool = True, seconds: float = 60
+    ) -> str:
         """Run the program with more arguments and return its standard output, stripped.
 
         Raises CommandError if it takes longer than `seconds`, or if it fails and `check` is set.
@@ -46,9 +48,13 @@ class Command:
             )
         except subprocess.CalledProcessError as error:
             reason = error.stderr.decode(errors="replace").strip()
-            raise CommandError(f"{' '.join(argv)}: exit {error.returncode}: {reason}") from error
+            raise CommandError(
+                f"{' '.join(argv)}: exit {error.returncode}: {reason}"
+            ) from error
         except subprocess.TimeoutExpired as error:
-            raise CommandError(f"{' '.join(argv)}: still running after {seconds:g} s") from error
+            raise CommandError(
+                f"{' '.join(argv)}: still running after {seconds:g} s"
+            ) from error
         return done.stdout.decode(errors="replace").strip()
 
 
@@ -160,13 +166,17 @@ class Sandbox:
         for mount in sorted(self._mounts(), reverse=True):
             subprocess.run(["umount", "--lazy", mount], check=True)
         shutil.rmtree(self.directory, ignore_errors=True)
-        wait_for(self._cgroups_removed, what=f"the control groups of {self.directory} to be empty")
+        wait_for(
+            self._cgroups_removed, what=f"the control groups of {self.directory} to be empty"
+        )
 
     def processes(self) -> list[int]:
         """Return the pids of daemons and shims, found by argument, and of containers, found by cgroup."""
         arguments, cgroup = f"{self.state}/".encode(), f"{self.cgroup}/".encode()
         return [
-            pid for pid in _living() if arguments in _proc(pid, "cmdline") or cgroup in _proc(pid, "cgroup")
+            pid
+            for pid in _living()
+            if arguments in _proc(pid, "cmdline") or cgroup in _proc(pid, "cgroup")
         ]
 
     def cgroups(self) -> list[Path]:
@@ -186,7 +196,9 @@ class Sandbox:
         return not left
 
     def _mounts(self) -> list[str]:
-        points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+        points = (
+            line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        )
         return [point for point in points if Path(point).is_relative_to(self.directory)]
 
     def _cgroups_removed(self) -> bool:

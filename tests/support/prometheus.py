@@ -22,7 +22,9 @@ from support.waiting import wait_for
 class Server:
     """One of the programs. A test may kill it, pause it and start it again on the same port."""
 
-    def __init__(self, program: str, folder: Path, *options: str, scheme: str = "http") -> None:
+    def __init__(
+        self, program: str, folder: Path, *options: str, scheme: str = "http"
+    ) -> None:
         port = free_port()
         self.url = f"{scheme}://127.0.0.1:{port}"
         path = require_program(program)
@@ -36,7 +38,9 @@ class Server:
         if self.url.startswith("http:"):
             wait_for(self._is_ready, what=f"{self.url} to be ready", seconds=30)
 
-    def get(self, path: str, headers: Mapping[str, str] | None = None, ca_file: Path | None = None) -> str:
+    def get(
+        self, path: str, headers: Mapping[str, str] | None = None, ca_file: Path | None = None
+    ) -> str:
         """Return the body of a response."""
         request = urllib.request.Request(f"{self.url}{path}", headers=dict(headers or {}))
         context = ssl.create_default_context(cafile=ca_file) if ca_file else None
@@ -44,7 +48,9 @@ class Server:
             body: bytes = response.read()
         return body.decode()
 
-    def metrics(self, headers: Mapping[str, str] | None = None, ca_file: Path | None = None) -> Scrape:
+    def metrics(
+        self, headers: Mapping[str, str] | None = None, ca_file: Path | None = None
+    ) -> Scrape:
         """Return a scrape of the program's `/metrics`."""
         return parse(self.get("/metrics", headers, ca_file))
 
@@ -98,7 +104,12 @@ def pushgateway(
 def node_exporter(folder: Path, textfiles: Path) -> Server:
     """Return a node_exporter that exports nothing but the text files."""
     only = ("--collector.disable-defaults", "--collector.textfile")
-    return Server("prometheus-node-exporter", folder, *only, f"--collector.textfile.directory={textfiles}")
+    return Server(
+        "prometheus-node-exporter",
+        folder,
+        *only,
+        f"--collector.textfile.directory={textfiles}",
+    )
 
 
 def prometheus(folder: Path, config: str) -> Server:

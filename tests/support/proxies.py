@@ -10,7 +10,12 @@ from support.ports import free_port
 from support.processes import Command, Daemon
 from support.waiting import wait_for
 
-SETTINGS = {"version": "VERSION", "ping": "PING", "list": "CONTAINER_LIST", "inspect": "CONTAINER_INSPECT"}
+SETTINGS = {
+    "version": "VERSION",
+    "ping": "PING",
+    "list": "CONTAINER_LIST",
+    "inspect": "CONTAINER_INSPECT",
+}
 ALL = dict.fromkeys(SETTINGS.values(), "1")
 
 # As in the proxies' own settings, idle connections live for 10 s and the engine has 10 minutes to answer.
@@ -44,7 +49,9 @@ backend engine
 
 def all_but(*denied: str) -> dict[str, str]:
     """Return the settings that allow all endpoints except these."""
-    return {setting: "0" if endpoint in denied else "1" for endpoint, setting in SETTINGS.items()}
+    return {
+        setting: "0" if endpoint in denied else "1" for endpoint, setting in SETTINGS.items()
+    }
 
 
 class Proxy:
@@ -62,10 +69,14 @@ class Proxy:
         """Return the proxy's address for `DOCKER_HOST`."""
         return f"tcp://127.0.0.1:{self.port}"
 
-    def start(self, allowed: Mapping[str, str] = ALL, *, keep_alive: str = "10s", tls: str = "") -> None:
+    def start(
+        self, allowed: Mapping[str, str] = ALL, *, keep_alive: str = "10s", tls: str = ""
+    ) -> None:
         """Start with these settings; HAProxy answers 403 to other requests. `tls` is appended to `bind`."""
         config = self._folder / "haproxy.cfg"
-        config.write_text(_CONFIG.format(keep_alive=keep_alive, port=self.port, tls=tls, engine=self._engine))
+        config.write_text(
+            _CONFIG.format(keep_alive=keep_alive, port=self.port, tls=tls, engine=self._engine)
+        )
         self._daemon.start(Command([self._program, "-db", "-f", str(config)], dict(allowed)))
         wait_for(self._listens, what="HAProxy to listen")
 
@@ -81,7 +92,9 @@ class Proxy:
 
 
 @contextmanager
-def socket_proxy(folder: Path, engine: Path, allowed: Mapping[str, str], tls: str = "") -> Iterator[int]:
+def socket_proxy(
+    folder: Path, engine: Path, allowed: Mapping[str, str], tls: str = ""
+) -> Iterator[int]:
     """Yield the port of a proxy with these settings; kill the proxy afterwards."""
     proxy = Proxy(folder, engine)
     proxy.start(allowed, tls=tls)

@@ -142,7 +142,9 @@ class Engine:
             connection.settimeout(1)
             try:
                 connection.connect(str(self.listen))
-                connection.sendall(b"GET /_ping HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n")
+                connection.sendall(
+                    b"GET /_ping HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n"
+                )
                 return b" 200 " in connection.recv(1024)
             except OSError:
                 return False
@@ -228,7 +230,9 @@ class Engine:
     def client(self, *args: str) -> Iterator[None]:
         """Run the engine's own client in the background, without reading its output."""
         command = [*self._client.argv, *args]
-        with subprocess.Popen(command, env=dict(self._client.env), stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            command, env=dict(self._client.env), stdout=subprocess.PIPE
+        ) as process:
             try:
                 yield
             finally:
@@ -258,7 +262,9 @@ class Engine:
 
     def await_health(self, name: str, verdict: Health) -> None:
         """Wait until the engine reports this health."""
-        wait_for(lambda: self.probe(name) == verdict, what=f"{self.name} to find {name} {verdict}")
+        wait_for(
+            lambda: self.probe(name) == verdict, what=f"{self.name} to find {name} {verdict}"
+        )
 
     def await_state(self, name: str, state: str) -> None:
         """Wait until the engine reports this state, such as `exited`."""
@@ -268,7 +274,9 @@ class Engine:
         """Wait until the list has no container that started or ended within the last two seconds."""
 
         def settled() -> bool:
-            return not re.search(r"Less than|\b1 second\b", self.cli("ps", "--all", "--format={{.Status}}"))
+            return not re.search(
+                r"Less than|\b1 second\b", self.cli("ps", "--all", "--format={{.Status}}")
+            )
 
         wait_for(settled, what=f"the containers of {self.name} to be two seconds old")
 
@@ -316,8 +324,16 @@ class Engine:
 
     def _options(self, name: str, labels: Mapping[str, str]) -> list[str]:
         """Return the options of every container."""
-        life = [f"--name={name}", f"--cgroup-parent={self.sandbox.cgroup}", "--stop-signal=KILL"]
-        return [*life, *self.kind.run_options, *(f"--label={key}={value}" for key, value in labels.items())]
+        life = [
+            f"--name={name}",
+            f"--cgroup-parent={self.sandbox.cgroup}",
+            "--stop-signal=KILL",
+        ]
+        return [
+            *life,
+            *self.kind.run_options,
+            *(f"--label={key}={value}" for key, value in labels.items()),
+        ]
 
     def _health_options(self, health: Health) -> list[str]:
         """Return a healthcheck whose first result counts; for `starting` only its first success counts."""
@@ -373,7 +389,9 @@ class Docker:
         dockerd would take the zombie for running and wait for it in vain.
         """
         settings = sandbox.state / "daemon.json"
-        settings.write_text(json.dumps({"features": {"containerd-snapshotter": self.containerd_store}}))
+        settings.write_text(
+            json.dumps({"features": {"containerd-snapshotter": self.containerd_store}})
+        )
         (sandbox.state / "exec/containerd/containerd.pid").unlink(missing_ok=True)
         return self._program(
             "dockerd",
@@ -394,12 +412,16 @@ class Docker:
         folder = sandbox.state / "client"
         folder.mkdir(exist_ok=True)
         plugins = self.folder / "usr/libexec/docker/cli-plugins"
-        (folder / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": [str(plugins)]}))
+        (folder / "config.json").write_text(
+            json.dumps({"cliPluginsExtraDirs": [str(plugins)]})
+        )
         return self._program("docker", f"--config={folder}", f"--host=unix://{listen}")
 
     def probe(self, client: Command, container: str) -> None:
         """Wait until dockerd, which probes twice a second, has stored another result."""
-        results = functools.partial(client.run, "inspect", "--format={{json .State.Health.Log}}", container)
+        results = functools.partial(
+            client.run, "inspect", "--format={{json .State.Health.Log}}", container
+        )
         before = results()
         wait_for(lambda: results() != before, what=f"{self.name} to probe {container}")
 
@@ -416,7 +438,11 @@ class Podman:
 
     version: str
     cgroups: Literal["machine", "v2"] = "machine"
-    run_options: Sequence[str] = ("--network=none", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
+    run_options: Sequence[str] = (
+        "--network=none",
+        "--ulimit=nofile=1024:1024",
+        "--ulimit=nproc=1024:1024",
+    )
     health_interval: str = "disable"  # its own probes need systemd's timers
 
     @property
@@ -429,7 +455,9 @@ class Podman:
         _require_programs(("podman",), f"{self._root}/usr/bin", _unpacked_in(self._root))
         _require_programs(("busybox", "nsenter", "unshare"), SYSTEM_PATH, _INSTALLED)
         script = 'mount -t proc proc "$1/proc" && exec chroot "$1" podman --version'
-        asked = Command(["unshare", "--mount", "sh", "-c", script, "sh", str(self._root)], _ENVIRONMENT)
+        asked = Command(
+            ["unshare", "--mount", "sh", "-c", script, "sh", str(self._root)], _ENVIRONMENT
+        )
         _require_version(self.version, asked.run(check=False), _unpacked_in(self._root))
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
@@ -439,12 +467,16 @@ class Podman:
         """
         if not (sandbox.state / "mounts").exists():
             new_root = Command([str(Path(__file__).with_name("new_root.sh"))], _ENVIRONMENT)
-            new_root.run(str(self._root), str(sandbox.state), tempfile.gettempdir(), self.cgroups)
+            new_root.run(
+                str(self._root), str(sandbox.state), tempfile.gettempdir(), self.cgroups
+            )
         (sandbox.state / "containers.conf").write_text(
             '[engine]\nlock_type = "file"\n[containers]\npids_limit = 0\n'
         )
         client = self.client(sandbox, listen)
-        return replace(client, argv=[*client.argv, "system", "service", "--time=0", f"unix://{listen}"])
+        return replace(
+            client, argv=[*client.argv, "system", "service", "--time=0", f"unix://{listen}"]
+        )
 
     def client(self, sandbox: Sandbox, listen: Path) -> Command:
         """Return the podman command for the service's folders; it works without the service."""
@@ -461,7 +493,10 @@ class Podman:
             "--events-backend=file",
             "--runtime=runc",
         ]
-        files = {"CONTAINERS_CONF": f"{sandbox.state}/containers.conf", "TMPDIR": str(sandbox.state)}
+        files = {
+            "CONTAINERS_CONF": f"{sandbox.state}/containers.conf",
+            "TMPDIR": str(sandbox.state),
+        }
         return Command(podman, {**_ENVIRONMENT, **files})
 
     def probe(self, client: Command, container: str) -> None:

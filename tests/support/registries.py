@@ -34,13 +34,17 @@ class Registry:
         self._port = free_port()
         self._config = folder / "registry.yml"
         self._config.write_text(_CONFIG.format(root=folder / "data", port=self._port))
-        self._program = Command([require_program("docker-registry")], {"OTEL_TRACES_EXPORTER": "none"})
+        self._program = Command(
+            [require_program("docker-registry")], {"OTEL_TRACES_EXPORTER": "none"}
+        )
         self._daemon = Daemon(folder / "registry.log")
         self.storage = folder / "data/docker/registry/v2"
 
     def start(self) -> None:
         """Start the registry and return once it accepts connections."""
-        self._daemon.start(Command([*self._program.argv, "serve", str(self._config)], self._program.env))
+        self._daemon.start(
+            Command([*self._program.argv, "serve", str(self._config)], self._program.env)
+        )
         wait_for(self._answers, what="the registry to answer", seconds=30)
 
     def stop(self) -> None:
@@ -49,9 +53,17 @@ class Registry:
 
     def copy(self, repository: str, tag: str, layout: Path, *options: str) -> None:
         """Push the image in an OCI layout with skopeo."""
-        skopeo = [require_program("skopeo"), "--insecure-policy", "copy", "--dest-tls-verify=false"]
+        skopeo = [
+            require_program("skopeo"),
+            "--insecure-policy",
+            "copy",
+            "--dest-tls-verify=false",
+        ]
         target = f"docker://127.0.0.1:{self._port}/{repository}:{tag}"
-        Command([*skopeo, *options, f"oci:{layout}", target], {"PATH": "/usr/bin:/bin", "HOME": "/tmp"}).run()
+        Command(
+            [*skopeo, *options, f"oci:{layout}", target],
+            {"PATH": "/usr/bin:/bin", "HOME": "/tmp"},
+        ).run()
 
     def push(self, repository: str, document: Document, *blobs: bytes, tag: str = "") -> str:
         """Push blobs and then a manifest; return the manifest's digest."""
@@ -59,7 +71,9 @@ class Registry:
             self._push_blob(repository, blob)
         text = text_of(document)
         kind = {"Content-Type": document["mediaType"]}
-        self._ask(201, "PUT", f"/v2/{repository}/manifests/{tag or digest_of(text)}", text, kind)
+        self._ask(
+            201, "PUT", f"/v2/{repository}/manifests/{tag or digest_of(text)}", text, kind
+        )
         return digest_of(text)
 
     def delete(self, repository: str, digest: str) -> None:
@@ -69,7 +83,9 @@ class Registry:
     def begin_upload(self, repository: str, content: bytes) -> None:
         """Begin an upload and do not complete it."""
         location = self._ask(202, "POST", f"/v2/{repository}/blobs/uploads/")
-        self._ask(202, "PATCH", location, content, {"Content-Type": "application/octet-stream"})
+        self._ask(
+            202, "PATCH", location, content, {"Content-Type": "application/octet-stream"}
+        )
 
     def collect_garbage(self, *options: str, check: bool = True) -> None:
         """Run the registry's `garbage-collect`."""
@@ -132,12 +148,17 @@ def write_layout(folder: Path, *images: Sequence[bytes]) -> tuple[list[Document]
             {
                 "architecture": ("amd64", "arm64", "s390x")[number],
                 "os": "linux",
-                "rootfs": {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]},
+                "rootfs": {
+                    "type": "layers",
+                    "diff_ids": [digest_of(layer) for layer in layers],
+                },
             }
         )
         manifests.append(image(*zipped, config=config))
         blobs += [*zipped, config, text_of(manifests[-1])]
-    described = [descriptor(text_of(manifest), manifest["mediaType"]) for manifest in manifests]
+    described = [
+        descriptor(text_of(manifest), manifest["mediaType"]) for manifest in manifests
+    ]
     top: Document = {"schemaVersion": 2, "manifests": described}
     if len(images) > 1:
         for entry, architecture in zip(described, ("amd64", "arm64", "s390x"), strict=False):

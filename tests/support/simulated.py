@@ -35,7 +35,9 @@ class Stage:
     def add(self, name: str, **what: Any) -> SimulatedContainer:
         """Add a watched container that started a minute ago; `what` overrides its fields."""
         began = time.time() - 60
-        container = SimulatedContainer(name, **{"labels": WATCH, "created": began, "started": began, **what})
+        container = SimulatedContainer(
+            name, **{"labels": WATCH, "created": began, "started": began, **what}
+        )
         self.containers[name] = container
         return container
 
@@ -104,7 +106,9 @@ class Simulation(SimulatedEngine):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def respond(self, request: Request, endpoint: str, container_id: str, query: Mapping[str, str]) -> None:
+    def respond(
+        self, request: Request, endpoint: str, container_id: str, query: Mapping[str, str]
+    ) -> None:
         """Record the request, then answer it or apply a fault to its connection."""
         self.lines.append(f"{request.command} {request.path}")
         self.requests.append((endpoint, _filters_and_limit(query)))
@@ -127,7 +131,9 @@ class Simulation(SimulatedEngine):
         """Return the filters and limits of all list requests so far."""
         return [query for endpoint, query in self.requests if endpoint == "list"]
 
-    def answer(self, endpoint: str, container_id: str, query: Mapping[str, str]) -> tuple[int, Any]:
+    def answer(
+        self, endpoint: str, container_id: str, query: Mapping[str, str]
+    ) -> tuple[int, Any]:
         """Return the status and the JSON of an answer."""
         status, answer = super().answer(endpoint, container_id, query)
         if endpoint == "version" and self.podman:
@@ -142,14 +148,20 @@ class Simulation(SimulatedEngine):
     def listed(self, query: Mapping[str, str]) -> tuple[int, Any]:
         """Return a page of the rows that the filters let through, newest first (moby, daemon/list.go)."""
         filters = json.loads(query.get("filters") or "{}")
-        containers = sorted(self.containers(), key=lambda container: container.created, reverse=True)
+        containers = sorted(
+            self.containers(), key=lambda container: container.created, reverse=True
+        )
         ids = [container.id for container in containers]
         for anchor in (*filters.get("since", ()), *filters.get("before", ())):
             if anchor not in ids:
                 return 404, no_such(anchor)
         first = max((ids.index(anchor) + 1 for anchor in filters.get("before", ())), default=0)
-        last = min((ids.index(anchor) for anchor in filters.get("since", ())), default=len(ids))
-        wanted = [container for container in containers[first:last] if passes(container, filters)]
+        last = min(
+            (ids.index(anchor) for anchor in filters.get("since", ())), default=len(ids)
+        )
+        wanted = [
+            container for container in containers[first:last] if passes(container, filters)
+        ]
         limit = int(query.get("limit", -1))
         return 200, self.rows(wanted[:limit] if limit > 0 else wanted)
 
@@ -178,7 +190,10 @@ def _filters_and_limit(query: Mapping[str, str]) -> dict[str, Any]:
 @contextmanager
 def simulation(**options: Any) -> Iterator[Simulation]:
     """Yield a simulated engine that listens on its own socket."""
-    with TemporaryDirectory() as folder, Simulation(Path(folder, "docker.sock"), **options) as engine:
+    with (
+        TemporaryDirectory() as folder,
+        Simulation(Path(folder, "docker.sock"), **options) as engine,
+    ):
         yield engine
 
 
@@ -198,7 +213,14 @@ def poller_for(url: str, stop: Event | None = None, **options: Any) -> Poller:
 def answers(status: str, body: bytes | str, *headers: str) -> Fault:
     """Return a fault: the engine answers with this status, body and headers."""
     raw = body.encode() if isinstance(body, str) else body
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(raw)}", "Connection: close", *headers, "", ""]
+    lines = [
+        f"HTTP/1.1 {status}",
+        f"Content-Length: {len(raw)}",
+        "Connection: close",
+        *headers,
+        "",
+        "",
+    ]
     return says("\r\n".join(lines).encode() + raw)
 
 

@@ -13,7 +13,9 @@ from docker_prom_exporter.snapshot import Snapshot
 from docker_prom_exporter.web import App, BearerToken, BoundedServer, Site, StatusPage, listen
 from support import builders
 
-BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+BROWSER = (
+    "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+)
 """The header `Accept` of Chromium."""
 
 
@@ -22,7 +24,9 @@ def details(**what: Any) -> Details:
     return builders.details(**{"started": time.time() - 60, "restart_policy": "no", **what})
 
 
-def container(name: str, state: str = "running", health: str | None = "none", **what: Any) -> Container:
+def container(
+    name: str, state: str = "running", health: str | None = "none", **what: Any
+) -> Container:
     """Return a container with details; `what` overrides the details, or replaces them as `details`."""
     return builders.container(
         name,

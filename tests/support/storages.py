@@ -28,7 +28,12 @@ def text_of(document: Document) -> bytes:
 
 def descriptor(content: bytes, media_type: str = OCI_LAYER, **more: Any) -> Document:
     """Return the descriptor of a blob."""
-    return {"mediaType": media_type, "digest": digest_of(content), "size": len(content), **more}
+    return {
+        "mediaType": media_type,
+        "digest": digest_of(content),
+        "size": len(content),
+        **more,
+    }
 
 
 def image(*layers: bytes, config: bytes = CONFIG, **more: Any) -> Document:
@@ -71,7 +76,9 @@ class HandMade:
             self.tag(repository, tag, digest)
         return digest
 
-    def push_image(self, repository: str, *layers: bytes, tag: str = "latest", config: bytes = CONFIG) -> str:
+    def push_image(
+        self, repository: str, *layers: bytes, tag: str = "latest", config: bytes = CONFIG
+    ) -> str:
         """Write an image with all its blobs; return its digest."""
         self.blobs(config, *layers)
         return self.push(repository, image(*layers, config=config), *filter(None, [tag]))
@@ -102,7 +109,12 @@ class HandMade:
 
     def revision(self, repository: str, digest: str) -> Path:
         """Return the file that links a manifest as a revision of the repository."""
-        return self.repository(repository) / "_manifests/revisions" / digest.replace(":", "/") / "link"
+        return (
+            self.repository(repository)
+            / "_manifests/revisions"
+            / digest.replace(":", "/")
+            / "link"
+        )
 
     def data(self, digest: str) -> Path:
         """Return the file of a blob."""
@@ -134,6 +146,10 @@ def crowd(path: Path, *, repositories: int, tags: int, layers: int = 6) -> HandM
         for tag in range(tags):
             own = f"{number} {tag}".encode()
             storage.push_image(
-                f"team-{number % 20}/app-{number}", *common, own, tag=f"1.{tag}", config=CONFIG + own
+                f"team-{number % 20}/app-{number}",
+                *common,
+                own,
+                tag=f"1.{tag}",
+                config=CONFIG + own,
             )
     return storage

@@ -8,7 +8,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(predicate: Callable[[], T], *, what: str, seconds: float = 10, every: float = 0.05) -> T:
+def wait_for(
+    predicate: Callable[[], T], *, what: str, seconds: float = 10, every: float = 0.05
+) -> T:
     """Call `predicate` until its answer is true, and return that answer.
 
     It is asked after 2 ms, then ever more rarely, in the end once in `every` seconds.
@@ -18,7 +20,9 @@ def wait_for(predicate: Callable[[], T], *, what: str, seconds: float = 10, ever
     pause = min(0.002, every)
     while not (answer := predicate()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds:g} s for {what}; the last answer was {answer!r}")
+            raise TimeoutError(
+                f"waited {seconds:g} s for {what}; the last answer was {answer!r}"
+            )
         time.sleep(pause)
         pause = min(1.5 * pause, every)
     return answer
@@ -27,5 +31,6 @@ def wait_for(predicate: Callable[[], T], *, what: str, seconds: float = 10, ever
 def wait_for_requests_to_end() -> None:
     """Wait until no thread of `docker_prom_exporter.deadline` is left, also none that was given up."""
     wait_for(
-        lambda: "deadline" not in {thread.name for thread in threading.enumerate()}, what="requests to end"
+        lambda: "deadline" not in {thread.name for thread in threading.enumerate()},
+        what="requests to end",
     )

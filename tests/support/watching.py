@@ -86,7 +86,9 @@ def watching(client: Client) -> Iterator[Watch]:
         stop.set()
         prober.join()
     if watch.failures:
-        raise AssertionError(f"{len(watch.failures)} of {watch.scrapes} scrapes failed: {watch.failures[:3]}")
+        raise AssertionError(
+            f"{len(watch.failures)} of {watch.scrapes} scrapes failed: {watch.failures[:3]}"
+        )
 
 
 def summary(scrape: Scrape) -> dict[str, float]:

@@ -52,9 +52,17 @@ def test_all_is_well(simulated: Simulation) -> None:
     code, lines = checked(simulated.url)
 
     assert (0, ANSWERED) == (code, outcomes(lines))
-    assert ["engine", "version", "ping", "list", "inspect", "watched", "left out", "mode", "result"] == list(
-        lines
-    )
+    assert [
+        "engine",
+        "version",
+        "ping",
+        "list",
+        "inspect",
+        "watched",
+        "left out",
+        "mode",
+        "result",
+    ] == list(lines)
     assert simulated.url == lines["engine"]
     assert "Docker 29.0.0-simulated, API 1.52, linux/amd64, in " in lines["version"]
     assert "2 containers, in " in lines["list"]
@@ -62,7 +70,9 @@ def test_all_is_well(simulated: Simulation) -> None:
     assert "1 of 2    web" == lines["watched"]
     assert f"1         no label {LABEL}=true: db" == lines["left out"]
     assert "good      container health can be reported" == lines["result"]
-    assert [1, 1, 1, 1] == [simulated.asked(name) for name in ("version", "ping", "list", "inspect")]
+    assert [1, 1, 1, 1] == [
+        simulated.asked(name) for name in ("version", "ping", "list", "inspect")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -74,12 +84,16 @@ def test_all_is_well(simulated: Simulation) -> None:
         ("inspect", "CONTAINER_INSPECT=1 or CONTAINERS=1", 0),
     ],
 )
-def test_a_proxy_denies_one(simulated: Simulation, endpoint: str, setting: str, code: int) -> None:
+def test_a_proxy_denies_one(
+    simulated: Simulation, endpoint: str, setting: str, code: int
+) -> None:
     """The report names the proxy setting that allows a denied endpoint, and the others are still asked."""
     simulated.stage.add("web")
     simulated.faults = {endpoint: DENIED}
     found, lines = checked(simulated.url)
-    expected = dict(zip(("version", "ping", "list", "inspect"), ANSWERED, strict=True)) | {endpoint: "denied"}
+    expected = dict(zip(("version", "ping", "list", "inspect"), ANSWERED, strict=True)) | {
+        endpoint: "denied"
+    }
     if endpoint == "list":
         expected["inspect"] = "not asked"
 
@@ -105,12 +119,18 @@ def test_a_proxy_denies_all(simulated: Simulation) -> None:
         (resets, "absent", ""),
         (answers("503 Service Unavailable", ""), "absent", "the engine behind it does not"),
         (answers("404 Not Found", "{}"), "absent", "check the address in DOCKER_HOST"),
-        (answers("400 Bad Request", '{"message": "too new"}'), "failed", "refused the API version"),
+        (
+            answers("400 Bad Request", '{"message": "too new"}'),
+            "failed",
+            "refused the API version",
+        ),
         (answers("401 Unauthorized", ""), "denied", "credentials"),
         (answers_json("nonsense"), "nonsense", ""),
     ],
 )
-def test_the_list_fails(simulated: Simulation, fault: Fault, outcome: str, advised: str) -> None:
+def test_the_list_fails(
+    simulated: Simulation, fault: Fault, outcome: str, advised: str
+) -> None:
     """If the list fails, the exit code is 1 and the report has the kind of failure and the advice."""
     simulated.stage.add("web")
     simulated.faults = {"list": fault}
@@ -119,7 +139,8 @@ def test_the_list_fails(simulated: Simulation, fault: Fault, outcome: str, advis
     assert (1, ["answered", "answered", outcome, "not asked"]) == (code, outcomes(lines))
     assert advised in lines["list"]
     assert (
-        "bad       container health can't be reported: version, ping and list must answer" == lines["result"]
+        "bad       container health can't be reported: version, ping and list must answer"
+        == lines["result"]
     )
 
 
@@ -154,7 +175,10 @@ def test_unwatched_containers(simulated: Simulation) -> None:
     check(Engine(find_target(simulated.url, {}), 2), settings, Report(stream))
 
     assert f"left out  1         {LABEL}=false: refused\n" in stream.getvalue()
-    assert f"left out  1         the label {LABEL} is neither true nor false: invalid\n" in stream.getvalue()
+    assert (
+        f"left out  1         the label {LABEL} is neither true nor false: invalid\n"
+        in stream.getvalue()
+    )
     assert f"watched   0 of 2    {advice.NONE_WATCHED}\n" in stream.getvalue()
 
     watched = checked(simulated.url, container_health_filter_label=False)[1]["watched"]
@@ -182,7 +206,9 @@ def test_a_name_breaks_no_line(simulated: Simulation) -> None:
 
 def test_colours(simulated: Simulation) -> None:
     """With colours, only the outcome is coloured; without, a line has no escape codes."""
-    plain, coloured = (checked(simulated.url, coloured=coloured)[1]["ping"] for coloured in (False, True))
+    plain, coloured = (
+        checked(simulated.url, coloured=coloured)[1]["ping"] for coloured in (False, True)
+    )
 
     assert "\033" not in plain
     assert coloured.startswith("\033[32manswered \033[0m in ")
@@ -191,7 +217,8 @@ def test_colours(simulated: Simulation) -> None:
 def test_exit_codes(simulated: Simulation, capsys: pytest.CaptureFixture[str]) -> None:
     """The exit code is 0 if health can be reported, else 1; output to a file has no colours."""
     codes = [
-        cli.main(["check", "--docker-host", url]) for url in (simulated.url, "unix:///nowhere/docker.sock")
+        cli.main(["check", "--docker-host", url])
+        for url in (simulated.url, "unix:///nowhere/docker.sock")
     ]
     out = capsys.readouterr().out
 
@@ -218,7 +245,9 @@ def test_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "other.sock"))
 
-        assert f"set DOCKER_HOST=unix://{tmp_path}/other.sock" in version_line(f"unix://{missing}")
+        assert f"set DOCKER_HOST=unix://{tmp_path}/other.sock" in version_line(
+            f"unix://{missing}"
+        )
 
 
 def test_a_folder_in_place_of_the_socket(tmp_path: Path) -> None:
@@ -243,7 +272,9 @@ def test_nobody_at_the_address() -> None:
         port = taken.getsockname()[1]
 
     assert f"nobody listens at 127.0.0.1:{port}" in version_line(f"tcp://127.0.0.1:{port}")
-    assert "no name server knows 'nowhere.invalid'" in version_line("tcp://nowhere.invalid:2375")
+    assert "no name server knows 'nowhere.invalid'" in version_line(
+        "tcp://nowhere.invalid:2375"
+    )
 
 
 def test_version_denied_on_an_engine_that_refuses_old_versions(simulated: Simulation) -> None:
@@ -254,16 +285,22 @@ def test_version_denied_on_an_engine_that_refuses_old_versions(simulated: Simula
     simulated.stage.add("web")
     plain = simulated.respond
 
-    def respond(request: Request, endpoint: str, container_id: str, query: Mapping[str, str]) -> None:
+    def respond(
+        request: Request, endpoint: str, container_id: str, query: Mapping[str, str]
+    ) -> None:
         if request.path.startswith("/v1.41/"):
-            request.send(400, "application/json", b'{"message": "client version 1.41 is too old"}')
+            request.send(
+                400, "application/json", b'{"message": "client version 1.41 is too old"}'
+            )
         else:
             plain(request, endpoint, container_id, query)
 
     simulated.respond = respond  # type: ignore[method-assign]
     simulated.faults = {"version": DENIED}
 
-    assert ["denied", "answered", "answered", "answered"] == outcomes(checked(simulated.url)[1])
+    assert ["denied", "answered", "answered", "answered"] == outcomes(
+        checked(simulated.url)[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,8 +314,18 @@ def test_version_denied_on_an_engine_that_refuses_old_versions(simulated: Simula
             False,
             "inspect   each watched container is inspected",
         ),
-        ({"containerd": True}, False, False, "list      this engine looks up the image of each container"),
-        ({"containerd": True}, True, True, "list      this engine looks up the image of each container"),
+        (
+            {"containerd": True},
+            False,
+            False,
+            "list      this engine looks up the image of each container",
+        ),
+        (
+            {"containerd": True},
+            True,
+            True,
+            "list      this engine looks up the image of each container",
+        ),
         ({"podman": True}, True, False, "inspect   each watched container is inspected"),
         ({"podman": True}, False, False, "inspect   each watched container is inspected"),
     ],

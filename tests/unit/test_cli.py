@@ -58,7 +58,10 @@ def test_help_on_commands(capfd: pytest.CaptureFixture[str]) -> None:
     """The general help lists the commands; only the help of `demo` has the option `--seed`."""
     general, demo = printed(capfd, "--help"), printed(capfd, "demo", "--help")
 
-    assert all(f"\n    {name}\n" in general for name in ("once", "check", "healthcheck", "demo", "expire"))
+    assert all(
+        f"\n    {name}\n" in general
+        for name in ("once", "check", "healthcheck", "demo", "expire")
+    )
     assert "--seed" not in general
     assert "--seed N" in demo
 
@@ -69,7 +72,11 @@ BAD: list[tuple[Sequence[str], Mapping[str, str], Sequence[str]]] = [
     ([], {"DOCKER_CONTEXT": "elsewhere"}, ["context", "elsewhere"]),
     ([], {"DOCKER_HOST": "tcp://x:1", "DOCKER_TLS_VERIFY": "1"}, ["certificate"]),
     ([], {"PUSH_URL": "http://user:hunter2\n@gateway"}, ["PUSH_URL", "'http://…@gateway'"]),
-    (["--container_health.filter_label", "x"], {}, ["--container-health-filter-label", "true or false"]),
+    (
+        ["--container_health.filter_label", "x"],
+        {},
+        ["--container-health-filter-label", "true or false"],
+    ),
     (["--nonsense"], {}, ["unknown arguments '--nonsense'"]),
     (["--nonsense\n\udcff"], {}, [r"unknown arguments '--nonsense\n\udcff'"]),
     (["--url=http://user:hunter2@gateway"], {}, ["unknown arguments '…@gateway'"]),
@@ -79,7 +86,11 @@ BAD: list[tuple[Sequence[str], Mapping[str, str], Sequence[str]]] = [
     (["--version=1"], {}, ["unknown arguments '--version=1'"]),
     (["--log-level"], {}, ["--log-level: expected one argument"]),
     (["--seed", "1"], {}, ["unknown arguments '--seed 1'"]),
-    ([], {"PUSH_URL": "http://gateway"}, ["--push-url (PUSH_URL)", "--push-instance (PUSH_INSTANCE)"]),
+    (
+        [],
+        {"PUSH_URL": "http://gateway"},
+        ["--push-url (PUSH_URL)", "--push-instance (PUSH_INSTANCE)"],
+    ),
 ]
 
 
@@ -137,7 +148,12 @@ def test_a_bad_command_is_one_line(
 )
 def test_options_may_stand_before_and_after_a_command(arguments: list[str]) -> None:
     """Options may stand before and after a command, and those of the command alone have their defaults."""
-    assert {"command": "demo", "listen_port": "1", "listen_addr": "::1", "seed": 0} == cli._parse(arguments)
+    assert {
+        "command": "demo",
+        "listen_port": "1",
+        "listen_addr": "::1",
+        "seed": 0,
+    } == cli._parse(arguments)
 
 
 def test_exit_codes_on_a_signal(monkeypatch: pytest.MonkeyPatch, signals: Mock) -> None:
@@ -149,13 +165,21 @@ def test_exit_codes_on_a_signal(monkeypatch: pytest.MonkeyPatch, signals: Mock) 
     for command in ([], ["demo"], ["expire"], ["once"], ["check"]):
         cli.main(command)
 
-    assert [call(0), call(0), call(0), call(None), call(None)] == signals.return_value.end_at_once.mock_calls
+    assert [
+        call(0),
+        call(0),
+        call(0),
+        call(None),
+        call(None),
+    ] == signals.return_value.end_at_once.mock_calls
 
 
 def test_demo_polls_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """`demo` polls every two seconds by default, so that its events are visible."""
     intervals: list[float] = []
-    monkeypatch.setattr(commands, "run", lambda _, settings, __: intervals.append(settings.poll_interval))
+    monkeypatch.setattr(
+        commands, "run", lambda _, settings, __: intervals.append(settings.poll_interval)
+    )
     for arguments in (["demo"], ["demo", "--poll-interval=9"], []):
         cli.main(arguments)
 
@@ -165,7 +189,9 @@ def test_demo_polls_often(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_expire_needs_a_gateway(capfd: pytest.CaptureFixture[str]) -> None:
     """`expire` without `--push-url` gives one line and exit code 2."""
     assert 2 == cli.main(["expire"])
-    assert "docker-prom-exporter: expire needs --push-url (PUSH_URL)\n" == capfd.readouterr().err
+    assert (
+        "docker-prom-exporter: expire needs --push-url (PUSH_URL)\n" == capfd.readouterr().err
+    )
 
 
 def test_the_health_check_of_expire_needs_no_instance(
@@ -193,10 +219,15 @@ def test_a_closed_standard_output_is_one_line(
     monkeypatch.setattr(sys, "stdout", None)
 
     assert 1 == cli.main([command])
-    assert "docker-prom-exporter: can't write to standard output: it is closed\n" == capfd.readouterr().err
+    assert (
+        "docker-prom-exporter: can't write to standard output: it is closed\n"
+        == capfd.readouterr().err
+    )
 
 
-def test_requests_is_too_old(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_requests_is_too_old(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A version of requests that is too old, which docker-py accepts, gives one line and exit code 1."""
     monkeypatch.delattr(requests.adapters.HTTPAdapter, "get_connection_with_tls_context")
     monkeypatch.setattr(requests, "__version__", "2.31.0")

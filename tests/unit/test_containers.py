@@ -73,10 +73,16 @@ def detailed(answer: Any) -> Details:
 def test_health_counts_while_running(status: str) -> None:
     """The `Health` of a row, from API 1.52 on, and of an inspect counts only while the container runs."""
     health = {"Status": status, "FailingStreak": 0}
-    expected = {state: WHILE_RUNNING[status] if state == "running" else STOPPED for state in STATES}
+    expected = {
+        state: WHILE_RUNNING[status] if state == "running" else STOPPED for state in STATES
+    }
 
-    assert expected == {state: read(row(State=state, Health=health)).health for state in STATES}
-    assert expected == {state: read(inspect({"Status": state, "Health": health})).health for state in STATES}
+    assert expected == {
+        state: read(row(State=state, Health=health)).health for state in STATES
+    }
+    assert expected == {
+        state: read(inspect({"Status": state, "Health": health})).health for state in STATES
+    }
 
 
 @pytest.mark.parametrize(
@@ -193,7 +199,8 @@ def test_own_name(names: Any, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("/web", "web"), ("web", "web"), ("", "4c01db0b339c"), (7, "4c01db0b339c")]
+    ("name", "expected"),
+    [("/web", "web"), ("web", "web"), ("", "4c01db0b339c"), (7, "4c01db0b339c")],
 )
 def test_name_of_an_inspect(name: Any, expected: str) -> None:
     """An inspect has a single name; if it is unusable, the container's name is the short id."""
@@ -209,7 +216,11 @@ def test_invalid_ids(container_id: Any) -> None:
     assert read_inspect(inspect({}, Id=container_id)) is None
 
 
-LABELS = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web", LABEL: "TRUE"}
+LABELS = {
+    "com.docker.compose.project": "shop",
+    "com.docker.compose.service": "web",
+    LABEL: "TRUE",
+}
 LABELLED = container(
     id=CONTAINER_ID,
     compose_project="shop",
@@ -272,7 +283,10 @@ def test_without_verdict() -> None:
 def labelled(labels: Any, *label_keys: str) -> list[Container]:
     """Read a row and an inspect answer of a container with these labels."""
     config = {"Image": "nginx:1.27", "Labels": labels}
-    return [read(answer, *label_keys) for answer in (row(Labels=labels), inspect({}, Config=config))]
+    return [
+        read(answer, *label_keys)
+        for answer in (row(Labels=labels), inspect({}, Config=config))
+    ]
 
 
 @pytest.mark.parametrize("labels", [None, [], "a=b", {}, {LABEL: None}])
@@ -381,7 +395,10 @@ def test_times(text: Any, expected: int | None) -> None:
 def test_order_of_creation() -> None:
     """Times are compared as numbers: as texts their order is wrong, because Go omits trailing zeros."""
     second = "2024-05-06T07:08:09"
-    texts = [f"{second}Z", *(f"{second}.{fraction}Z" for fraction in ("09", "1", "100000001", "11", "2"))]
+    texts = [
+        f"{second}Z",
+        *(f"{second}.{fraction}Z" for fraction in ("09", "1", "100000001", "11", "2")),
+    ]
     created = [read(inspect({}, Created=text)).created_ns or 0 for text in texts]
 
     assert sorted(texts) != texts
@@ -511,7 +528,9 @@ def test_watched(label: str | None, when_only_labelled: bool, otherwise: bool) -
         ("3 years", 3 * YEAR - 1800),
     ],
 )
-@pytest.mark.parametrize("status", ["Up {}", "Up {} (healthy)", "Up {} (Paused)", "Exited (7) {} ago"])
+@pytest.mark.parametrize(
+    "status", ["Up {}", "Up {} (healthy)", "Up {} (Paused)", "Exited (7) {} ago"]
+)
 def test_age_of_every_wording(status: str, wording: str, least: float) -> None:
     """The minimum age is the shortest age in go-units' wording, less half an hour if the wording rounds."""
     assert least == listed(row(Status=status.format(wording))).min_age
@@ -524,7 +543,8 @@ def test_no_age(status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "status"), [("created", "Created"), ("removing", "Removal In Progress"), ("dead", "Dead")]
+    ("state", "status"),
+    [("created", "Created"), ("removing", "Removal In Progress"), ("dead", "Dead")],
 )
 def test_states_that_last(state: str, status: str) -> None:
     """A created, removing or dead container has an infinite minimum age, because it can't have restarted."""
@@ -534,11 +554,16 @@ def test_states_that_last(state: str, status: str) -> None:
 def near_each_unit() -> st.SearchStrategy[float]:
     """Return ages of all sizes, many of them close to where the wording changes."""
     changes = st.sampled_from([0, 1, 60, 3600, 48 * 3600, 14 * 86400, 60 * 86400, 2 * YEAR])
-    near = st.builds(lambda change, off: max(0.0, change + off), changes, st.floats(-3700, 3700))
+    near = st.builds(
+        lambda change, off: max(0.0, change + off), changes, st.floats(-3700, 3700)
+    )
     return near | st.floats(0, 100 * YEAR)
 
 
-@given(age=near_each_unit(), status=st.sampled_from(["Up {}", "Up {} (healthy)", "Restarting (1) {} ago"]))
+@given(
+    age=near_each_unit(),
+    status=st.sampled_from(["Up {}", "Up {} (healthy)", "Restarting (1) {} ago"]),
+)
 def test_the_minimum_age(age: float, status: str) -> None:
     """For any age, the minimum age read from moby's wording is not above it, and not far below."""
     least = listed(row(Status=status.format(human_duration(age)))).min_age
@@ -551,7 +576,8 @@ def test_a_row_that_only_grew_older(one: float, other: float) -> None:
     """A row that only grew older is equal to the earlier one, except for the minimum age."""
     for status in ("Up {}", "Up {} (unhealthy)", "Exited (1) {} ago"):
         rows = [
-            listed(row(Status=status.format(human_duration(age))))._replace(min_age=0) for age in (one, other)
+            listed(row(Status=status.format(human_duration(age))))._replace(min_age=0)
+            for age in (one, other)
         ]
 
         assert rows[0] == rows[1]
@@ -600,7 +626,12 @@ STATE = st.sampled_from([*STATES, "Running", "stopped", "melting"])
 HEALTH = st.sampled_from([*HEALTH_STATUSES, "HEALTHY", "", "reset", "splendid"])
 ID = st.just(CONTAINER_ID) | JSON
 LABELS_ANSWER = st.fixed_dictionaries(
-    {}, optional={LABEL: st.sampled_from(["true", "false"]), "com.docker.compose.project": TEXT, "team": JSON}
+    {},
+    optional={
+        LABEL: st.sampled_from(["true", "false"]),
+        "com.docker.compose.project": TEXT,
+        "team": JSON,
+    },
 )
 
 
@@ -651,7 +682,9 @@ def assert_exportable(found: Container) -> None:
     compose = found.compose_project + found.compose_service
 
     assert found.name
-    assert f"{found.name}{found.image}{found.image_id}{compose}{''.join(found.labels)}".encode()
+    assert (
+        f"{found.name}{found.image}{found.image_id}{compose}{''.join(found.labels)}".encode()
+    )
     assert found.state in ("", *STATES)
     assert found.health_status in (None, *HEALTH_STATUSES)
     assert found.created is None or found.created >= 0
@@ -664,10 +697,14 @@ def test_any_row_can_be_read(answer: Any, *, health_listed: bool) -> None:
     found = read_row(answer, ("team",), health_listed=health_listed)
     if found is None:
         return
-    says_healthy = at(answer, "Health", "Status") == "healthy" or at(answer, "Status").endswith("(healthy)")
+    says_healthy = at(answer, "Health", "Status") == "healthy" or at(
+        answer, "Status"
+    ).endswith("(healthy)")
 
     assert_exportable(found.container)
-    assert found.container.health != HEALTHY or (at(answer, "State") == "running" and says_healthy)
+    assert found.container.health != HEALTHY or (
+        at(answer, "State") == "running" and says_healthy
+    )
     assert found.min_age >= 0
 
 
@@ -682,9 +719,15 @@ def test_any_inspect_can_be_read(answer: Any) -> None:
     says_healthy = at(answer, "State", "Health", "Status") == "healthy"
 
     assert_exportable(found)
-    assert (found.health == HEALTHY) == (at(answer, "State", "Status") == "running" and says_healthy)
+    assert (found.health == HEALTHY) == (
+        at(answer, "State", "Status") == "running" and says_healthy
+    )
     if found.details is not None:
-        assert all(0 < each < math.inf for each in (found.details.started, found.details.finished) if each)
+        assert all(
+            0 < each < math.inf
+            for each in (found.details.started, found.details.finished)
+            if each
+        )
         assert found.details.exit_code is None or found.state in ("exited", "dead")
         assert found.details.restart_policy in (None, *RESTART_POLICIES)
 

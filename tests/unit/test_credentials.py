@@ -40,7 +40,9 @@ def test_minimum_tls_version(server: Certificate) -> None:
 
 
 @pytest.mark.parametrize(
-    ("same_host", "mode"), [(False, ssl.CERT_REQUIRED), (True, ssl.CERT_OPTIONAL)], ids=["network", "own"]
+    ("same_host", "mode"),
+    [(False, ssl.CERT_REQUIRED), (True, ssl.CERT_OPTIONAL)],
+    ids=["network", "own"],
 )
 def test_a_client_ca_asks_for_certificates(
     server: Certificate, ca: Certificate, *, same_host: bool, mode: ssl.VerifyMode
@@ -69,7 +71,10 @@ def test_without_a_client_ca(server: Certificate) -> None:
         (b" \n", "empty"),
         (b"secret nonsense", "no (certificate|private key) as PEM"),
         (b"\x00\xff" * 99, "no (certificate|private key) as PEM"),
-        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no (certificate|private key)"),
+        (
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "no (certificate|private key)",
+        ),
         (b"x" * 2_000_000, "larger than"),
     ],
     ids=["missing", "blank", "text", "bytes", "malformed PEM", "large"],
@@ -97,7 +102,9 @@ def test_a_folder_in_place_of_a_file(server: Certificate, tmp_path: Path) -> Non
 
 def test_the_key_of_another_certificate(server: Certificate, ca: Certificate) -> None:
     """A key that does not fit the certificate is reported with the names of both files."""
-    with pytest.raises(CredentialsError, match=r"ca\.key: this is not the key of .*server\.pem"):
+    with pytest.raises(
+        CredentialsError, match=r"ca\.key: this is not the key of .*server\.pem"
+    ):
         tls_of(Certificate(server.cert, ca.key))
 
 
@@ -121,7 +128,9 @@ def test_a_renewed_certificate(server: Certificate, ca: Certificate, tmp_path: P
         server.key.write_bytes(renewed.key.read_bytes())
         assert old is not context_of(tls)
 
-    assert ["credentials.unusable", "credentials.changed"] == [entry["event"] for entry in logs]
+    assert ["credentials.unusable", "credentials.changed"] == [
+        entry["event"] for entry in logs
+    ]
 
 
 def basic(credentials: str) -> str:
@@ -164,7 +173,9 @@ def test_matches(tmp_path: Path, header: str, *, known: bool) -> None:
     assert known == BearerToken(str(path)).matches(header)
 
 
-@pytest.mark.parametrize("content", [None, "", "\n", "two words", "two\nlines", "s\u00e9cret", "s3cret\x00"])
+@pytest.mark.parametrize(
+    "content", [None, "", "\n", "two words", "two\nlines", "s\u00e9cret", "s3cret\x00"]
+)
 def test_an_unusable_token_file(tmp_path: Path, content: str | None) -> None:
     """An unusable token file is reported with its name and without its content."""
     path = tmp_path / "token"
@@ -194,5 +205,10 @@ def test_a_new_token(tmp_path: Path) -> None:
         path.write_text("two words")
         assert token.matches("Bearer six")
 
-    events = ["credentials.unusable", "credentials.changed", "credentials.changed", "credentials.unusable"]
+    events = [
+        "credentials.unusable",
+        "credentials.changed",
+        "credentials.changed",
+        "credentials.unusable",
+    ]
     assert events == [entry["event"] for entry in logs]

@@ -86,7 +86,9 @@ def test_at_a_time() -> None:
         with lock:
             running -= 1
 
-    futures = call_each(((n, action) for n in range(50)), 5, time.monotonic() + 20, at_a_time=4)
+    futures = call_each(
+        ((n, action) for n in range(50)), 5, time.monotonic() + 20, at_a_time=4
+    )
 
     assert len(futures) == 50
     assert most <= 4

@@ -69,7 +69,9 @@ def asked(
     if engine is None:
         engine = Simulation(Path())
         engine.containers = lambda: STAGE
-    code, answer = engine.answer("list", "", {"limit": str(limit), "filters": json.dumps(filters)})
+    code, answer = engine.answer(
+        "list", "", {"limit": str(limit), "filters": json.dumps(filters)}
+    )
     return code, [row["Names"][0] for row in answer] if code == 200 else []
 
 
@@ -123,7 +125,12 @@ def test_a_list_relative_to_a_removed_container() -> None:
 def test_wording_of_status(state: str, expected: str) -> None:
     """`Status` has the wording of every engine from 1.12 to 29; the demo words ages in a simpler way."""
     simulated = SimulatedContainer(
-        "web", state=state, health="unhealthy", started=BEGIN, finished=BEGIN + 60, exit_code=137
+        "web",
+        state=state,
+        health="unhealthy",
+        started=BEGIN,
+        finished=BEGIN + 60,
+        exit_code=137,
     )
     of_demo = simulated.row(BEGIN + 120)["Status"]
 
@@ -132,10 +139,14 @@ def test_wording_of_status(state: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["running", "paused", "restarting", "exited"])
-@pytest.mark.parametrize("age", [0, 1, 59, 60, 119, 120, HOUR, 2 * HOUR, 47 * HOUR, 2 * DAY, 30 * DAY])
+@pytest.mark.parametrize(
+    "age", [0, 1, 59, 60, 119, 120, HOUR, 2 * HOUR, 47 * HOUR, 2 * DAY, 30 * DAY]
+)
 def test_the_ages_of_the_demo_are_read(state: str, age: int) -> None:
     """The minimum age read from the demo's wording is not above the true age, and not far below."""
-    row = read_row(SimulatedContainer("web", state, started=BEGIN, finished=BEGIN).row(BEGIN + age))
+    row = read_row(
+        SimulatedContainer("web", state, started=BEGIN, finished=BEGIN).row(BEGIN + age)
+    )
 
     assert row is not None
     assert row.min_age <= age <= 2 * row.min_age + HOUR

@@ -27,7 +27,23 @@ def test_a_duration(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "soon", "s", "-1s", "+1", "1 s", "1S", "30s1m", "1s1s", "1m30", "1.s", "1e1", "٩", "1_0", "nan"],
+    [
+        "",
+        "soon",
+        "s",
+        "-1s",
+        "+1",
+        "1 s",
+        "1S",
+        "30s1m",
+        "1s1s",
+        "1m30",
+        "1.s",
+        "1e1",
+        "٩",
+        "1_0",
+        "nan",
+    ],
 )
 def test_not_a_duration(text: str) -> None:
     """A duration has each unit at most once and the largest unit first; other texts are refused."""

@@ -76,7 +76,12 @@ def shared() -> Iterator[Simulation]:
 def simulated(shared: Simulation) -> Iterator[Simulation]:
     yield shared
     shared.stage.containers.clear()
-    shared.faults, shared.inspect_faults, shared.api_version, shared.clock_offset = {}, {}, "1.52", 0
+    shared.faults, shared.inspect_faults, shared.api_version, shared.clock_offset = (
+        {},
+        {},
+        "1.52",
+        0,
+    )
     shared.requests.clear()
     shared.lines.clear()
 
@@ -116,7 +121,9 @@ def reason(engine: Engine, endpoint: str, seconds: float = SOON) -> tuple[str, s
 def states(inspected: dict[str, Any | EngineError]) -> dict[str, str]:
     """Return the state of each inspected container, or the reason of its error."""
     return {
-        container_id: answer.reason if isinstance(answer, EngineError) else answer["State"]["Status"]
+        container_id: answer.reason
+        if isinstance(answer, EngineError)
+        else answer["State"]["Status"]
         for container_id, answer in inspected.items()
     }
 
@@ -193,7 +200,9 @@ def test_rows_are_trimmed_and_labels_are_not(engines: Engines, simulated: Simula
     labels = {"Names": "x", "Id": "y", "ImageID": "z", "Ports": "80"}
     simulated.stage.add("web", labels=labels)
     (row,) = engines.connected(simulated.url).list(deadline())
-    simulated.change_rows = lambda rows: [rows[0] | {"Names": None, "Mounts": [{"Type": "bind"}]}]
+    simulated.change_rows = lambda rows: [
+        rows[0] | {"Names": None, "Mounts": [{"Type": "bind"}]}
+    ]
     (nameless,) = engines.connected(simulated.url).list(deadline())
     simulated.change_rows = lambda rows: rows
 
@@ -204,9 +213,16 @@ def test_rows_are_trimmed_and_labels_are_not(engines: Engines, simulated: Simula
 def test_every_inspect_has_its_answer(engines: Engines, simulated: Simulation) -> None:
     """Each container is inspected once, even if others fail; a removed one is `not_found`."""
     ids = [simulated.stage.add(f"c{number}").id for number in range(9)]
-    simulated.inspect_faults = {ids[0]: answers("500 Internal Server Error", ""), ids[1]: resets}
+    simulated.inspect_faults = {
+        ids[0]: answers("500 Internal Server Error", ""),
+        ids[1]: resets,
+    }
     found = engines.connected(simulated.url).inspect([*ids, "gone"], deadline())
-    expected = dict.fromkeys(ids, "running") | {ids[0]: "error", ids[1]: "unreachable", "gone": "not_found"}
+    expected = dict.fromkeys(ids, "running") | {
+        ids[0]: "error",
+        ids[1]: "unreachable",
+        "gone": "not_found",
+    }
 
     assert expected == states(found)
     assert 10 == simulated.asked("inspect")
@@ -234,7 +250,9 @@ def test_one_inspect_that_hangs(engines: Engines, simulated: Simulation) -> None
 def test_a_denied_inspect_stops_the_rest(engines: Engines, simulated: Simulation) -> None:
     """After a denied inspect no more are sent, because all would be denied."""
     simulated.faults = {"inspect": DENIED}
-    found = engines.connected(simulated.url).inspect([f"c{number}" for number in range(50)], deadline())
+    found = engines.connected(simulated.url).inspect(
+        [f"c{number}" for number in range(50)], deadline()
+    )
 
     assert {"denied"} == {*states(found).values()}
     assert len(found) == simulated.asked("inspect") <= 4
@@ -304,12 +322,19 @@ def test_a_status_gives_the_reason(
     number, _, phrase = status.partition(" ")
     engine = engines.connected(simulated.url)
     bodies = BODIES if status != "204 No Content" else [""]
-    for endpoint, body in [*product(ENDPOINTS[:1], bodies), *product(ENDPOINTS[1:], bodies[:1])]:
+    for endpoint, body in [
+        *product(ENDPOINTS[:1], bodies),
+        *product(ENDPOINTS[1:], bodies[:1]),
+    ]:
         engine.connect(deadline())
         simulated.faults = {endpoint: answers(status, body, "Location: /version")}
         error = failure(engine, endpoint)
 
-        assert (endpoint, expected, int(number)) == (error.endpoint, error.reason, error.status)
+        assert (endpoint, expected, int(number)) == (
+            error.endpoint,
+            error.reason,
+            error.status,
+        )
         assert f"the answer is {number} {phrase}" == error.detail
         simulated.faults = {}
 
@@ -358,7 +383,9 @@ def test_a_fault_gives_the_reason(engines: Engines, simulated: Simulation, fault
     for endpoint in ENDPOINTS:
         simulated.faults = {endpoint: BROKEN.get(fault, resets)}
 
-        assert (endpoint, "unreachable" if fault == "closed" else "bad_response") == reason(engine, endpoint)
+        assert (endpoint, "unreachable" if fault == "closed" else "bad_response") == reason(
+            engine, endpoint
+        )
 
         simulated.faults = {}
         assert engine.connect(deadline())
@@ -380,7 +407,9 @@ def test_silence_is_a_timeout(engines: Engines, simulated: Simulation, fault: st
 
 
 @pytest.mark.parametrize("endpoint", ["list", "inspect"])
-def test_a_request_has_a_timeout(engines: Engines, simulated: Simulation, endpoint: str) -> None:
+def test_a_request_has_a_timeout(
+    engines: Engines, simulated: Simulation, endpoint: str
+) -> None:
     """A request, or one of several inspects, has a timeout, even if the deadline is much later."""
     engine = engines.connected(simulated.url, timeout=60)
     engine._timeout = 0.05
@@ -410,8 +439,11 @@ LEAKS: dict[str, bytes] = {
     "header": b"HTTP/1.1 200 OK\r\n" + SECRET + b"\r\n\r\n",
     "long header": b"HTTP/1.1 200 OK\r\nX: " + SECRET * 1000 + b"\r\n\r\n",
     "length": b"HTTP/1.1 200 OK\r\nContent-Length: " + SECRET + b"\r\n\r\n[",
-    "encoding": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 16\r\n\r\n" + SECRET,
-    "location": b"HTTP/1.1 302 Found\r\nLocation: http://" + SECRET + b"\r\nContent-Length: 0\r\n\r\n",
+    "encoding": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 16\r\n\r\n"
+    + SECRET,
+    "location": b"HTTP/1.1 302 Found\r\nLocation: http://"
+    + SECRET
+    + b"\r\nContent-Length: 0\r\n\r\n",
     "broken chunk": CHUNKED + b'{"Config":{"Env":["' + SECRET + b"\r\n",
     "cut chunk": CHUNKED + b"fff\r\n" + SECRET,
     "cut body": HEAD + b"Content-Length: 999\r\n\r\n" + SECRET,
@@ -445,7 +477,9 @@ def test_a_redirect_is_not_read(engines: Engines, simulated: Simulation) -> None
     ended = threading.Event()
 
     def floods(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /version\r\nContent-Length: 9999999999\r\n\r\n")
+        connection.sendall(
+            b"HTTP/1.1 302 Found\r\nLocation: /version\r\nContent-Length: 9999999999\r\n\r\n"
+        )
         with suppress(OSError):
             sent.extend(connection.send(bytes(100_000)) for _ in range(5000))
         ended.set()
@@ -461,7 +495,9 @@ def test_a_redirect_is_not_read(engines: Engines, simulated: Simulation) -> None
         simulated.faults = {}
         engine.connect(deadline())
     assert sum(sent) < 20_000_000
-    assert 6 == simulated.lines.count("GET /version")  # the first, one redirected, four to reconnect
+    assert 6 == simulated.lines.count(
+        "GET /version"
+    )  # the first, one redirected, four to reconnect
 
 
 def test_an_answer_has_a_maximum_size(
@@ -487,7 +523,9 @@ def test_a_large_list_without_rows(engines: Engines, simulated: Simulation) -> N
 
 
 @pytest.mark.parametrize("endpoint", ["ping", "list", "inspect"])
-def test_abort_ends_stuck_requests(engines: Engines, simulated: Simulation, endpoint: str) -> None:
+def test_abort_ends_stuck_requests(
+    engines: Engines, simulated: Simulation, endpoint: str
+) -> None:
     """`abort` ends requests from another thread, whatever their timeout, and refuses later ones."""
     engine = engines.connected(simulated.url, timeout=60)
     reached = threading.Event()
@@ -565,7 +603,10 @@ def test_an_invalid_api_version(engines: Engines, simulated: Simulation, version
     ("pinged", "expected"),
     [
         (answers("200 OK", "OK", "Api-Version: 1.44"), "1.44"),
-        (answers("400 Bad Request", "client version 1.41 is too old", "Api-Version: 1.44"), "1.44"),
+        (
+            answers("400 Bad Request", "client version 1.41 is too old", "Api-Version: 1.44"),
+            "1.44",
+        ),
         (answers("200 OK", "OK"), "1.41"),
         (answers("200 OK", "OK", "Api-Version: 1.4/../x"), "1.41"),
         (resets, "1.41"),
@@ -593,7 +634,9 @@ def test_a_ping_notices_another_engine(engines: Engines, simulated: Simulation) 
     assert ([True, True], [False, True]) == (before, after)
 
 
-@pytest.mark.parametrize("date", ["", "Date: yesterday", "Date: Mon, 06 May 99999999 07:08:09 GMT"])
+@pytest.mark.parametrize(
+    "date", ["", "Date: yesterday", "Date: Mon, 06 May 99999999 07:08:09 GMT"]
+)
 def test_a_ping_without_a_date(engines: Engines, simulated: Simulation, date: str) -> None:
     """If `Date` is missing or malformed, a ping gives no time."""
     simulated.faults = {"ping": answers("200 OK", "OK", *filter(None, [date]))}
@@ -641,9 +684,14 @@ def test_content_of_a_response() -> None:
     assert (b"7", 7) == (response.content, response.json())
 
 
-def test_environment_proxies_are_not_used(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_proxies_are_not_used(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No request to the engine uses HTTP_PROXY, not even the first."""
-    with socket.create_server(("127.0.0.1", 0)) as proxy, socket.create_server(("127.0.0.1", 0)) as tcp:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as proxy,
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+    ):
         proxy.settimeout(0)
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
@@ -669,9 +717,16 @@ def test_address(host: str, tls: bool, expected: str) -> None:  # noqa: FBT001  
 
 @pytest.mark.parametrize(
     "config",
-    [[], {"proxies": "x"}, {"auths": {"registry": {"auth": "%%%"}}}, {"auths": {"registry": "x"}}],
+    [
+        [],
+        {"proxies": "x"},
+        {"auths": {"registry": {"auth": "%%%"}}},
+        {"auths": {"registry": "x"}},
+    ],
 )
-def test_a_malformed_cli_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Any) -> None:
+def test_a_malformed_cli_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Any
+) -> None:
     """If docker-py fails because of the Docker CLI's config.json, the error names the file."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
@@ -683,7 +738,9 @@ def test_a_malformed_cli_configuration(tmp_path: Path, monkeypatch: pytest.Monke
     assert str(path) in str(caught.value)
 
 
-def test_a_context_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_that_does_not_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A context that does not exist is an error; docker-py would use the default socket."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
 
@@ -694,4 +751,6 @@ def test_a_context_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.Monke
 def test_certificates_that_do_not_exist(tmp_path: Path) -> None:
     """Missing TLS files are an error at the start, not at each poll."""
     with pytest.raises(BadTargetError, match="certificate"):
-        find_target("tcp://127.0.0.1:1", {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path)})
+        find_target(
+            "tcp://127.0.0.1:1", {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path)}
+        )

@@ -48,7 +48,9 @@ def sample(name: str, labels: Mapping[str, str], value: object) -> str:
 def pushes(pushed: object, failed: object = 0, **labels: str) -> str:
     """Return the samples that show when a group was pushed."""
     own = {"job": JOB, **labels}
-    return sample("push_failure_time_seconds", own, failed) + sample("push_time_seconds", own, pushed)
+    return sample("push_failure_time_seconds", own, failed) + sample(
+        "push_time_seconds", own, pushed
+    )
 
 
 def lines(*texts: str) -> list[bytes]:
@@ -81,12 +83,16 @@ def test_expiry_of_a_group(pushed: object, failed: object, last: float | None) -
     """A group expires by its last successful push, else by its last failed one, and never without a push."""
     expected = {} if last is None else {group(instance="host1"): last}
 
-    assert expected == last_pushes(lines(pushes(pushed, failed, instance="host1")), JOB, RECENT)
+    assert expected == last_pushes(
+        lines(pushes(pushed, failed, instance="host1")), JOB, RECENT
+    )
 
 
 def test_groups_of_other_jobs_never_expire() -> None:
     """Groups of other jobs never expire, whatever labels they have in common with the exporter's."""
-    others = [pushes(OLD, job=job, instance=JOB) for job in ("backup", f"{JOB}2", "", JOB.upper())]
+    others = [
+        pushes(OLD, job=job, instance=JOB) for job in ("backup", f"{JOB}2", "", JOB.upper())
+    ]
     mine = pushes(OLD, instance="host1", exported_job="backup")
 
     assert [group(instance="host1", exported_job="backup")] == [
@@ -94,7 +100,9 @@ def test_groups_of_other_jobs_never_expire() -> None:
     ]
 
 
-NAMES = st.from_regex(r"_?[a-zA-Z][a-zA-Z0-9_]{0,8}", fullmatch=True)  # names with __ are reserved
+NAMES = st.from_regex(
+    r"_?[a-zA-Z][a-zA-Z0-9_]{0,8}", fullmatch=True
+)  # names with __ are reserved
 LABELS = st.dictionaries(NAMES, st.text(max_size=12), max_size=4)
 
 
@@ -106,7 +114,9 @@ def test_any_labels_have_a_path(labels: dict[str, str], job: str) -> None:
     path = next(paths(found))
 
     assert grouping == dict(found)
-    assert re.fullmatch(r"/metrics/job(/[\w@=.-]+)+|/metrics/job@base64(/[\w@=.-]+)+", path, re.ASCII)
+    assert re.fullmatch(
+        r"/metrics/job(/[\w@=.-]+)+|/metrics/job@base64(/[\w@=.-]+)+", path, re.ASCII
+    )
     assert not {".", ".."} & {*path.split("/")}
     assert grouping == _as_the_gateway_reads(path)
 
@@ -116,7 +126,11 @@ def _as_the_gateway_reads(path: str) -> dict[str, str]:
     labels = {}
     for name, value in zip(parts[::2], parts[1::2], strict=True):
         plain = name.removesuffix("@base64")
-        labels[plain] = value if plain == name else base64.urlsafe_b64decode(value.strip("=") + "==").decode()
+        labels[plain] = (
+            value
+            if plain == name
+            else base64.urlsafe_b64decode(value.strip("=") + "==").decode()
+        )
     return labels
 
 
@@ -140,7 +154,9 @@ def test_a_group_has_a_path(labels: dict[str, str], expected: list[str]) -> None
     assert expected == [*paths(group(**labels))]
 
 
-def expirer(gateway: FakeGateway, exposition: Exposition | None = None, **options: Any) -> Expirer:
+def expirer(
+    gateway: FakeGateway, exposition: Exposition | None = None, **options: Any
+) -> Expirer:
     settings = push_settings(gateway.url, **options)
     return Expirer(settings, (exposition or Exposition()).publish, threading.Event())
 
@@ -174,13 +190,21 @@ def test_a_group_is_deleted_when_two_turns_find_it_expired(gateway: FakeGateway)
     assert 1 == served(exposition).value("docker_exporter_gateway_up")
     assert [
         {"event": "gateway.found", "job": JOB, "expire_after": 60.0},
-        {"event": "group.expired", "group": f'{{instance="gone",job="{JOB}"}}', "age_seconds": 61},
+        {
+            "event": "group.expired",
+            "group": f'{{instance="gone",job="{JOB}"}}',
+            "age_seconds": 61,
+        },
     ] == [{k: v for k, v in entry.items() if k not in ("url", "log_level")} for entry in logs]
 
 
 @pytest.mark.parametrize(
     "between",
-    [metrics(pushes(RECENT + 1, instance="back")), metrics(), answers("503 Service Unavailable", "")],
+    [
+        metrics(pushes(RECENT + 1, instance="back")),
+        metrics(),
+        answers("503 Service Unavailable", ""),
+    ],
 )
 def test_a_group_that_is_pushed_again_stays(gateway: FakeGateway, between: Fault) -> None:
     """A new push, a missing group or a failed request between two turns starts the expiry anew.
@@ -223,7 +247,9 @@ def test_a_failed_deletion_stops_no_other(gateway: FakeGateway) -> None:
     assert "403 Forbidden" == logs[-1]["reason"]
 
 
-def test_a_turn_deletes_for_a_second_at_most(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_deletes_for_a_second_at_most(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A turn deletes for a second at most; the next one follows at once, with a new answer of the gateway."""
     monkeypatch.setattr("docker_prom_exporter.outlets.expire._SECONDS_TO_DELETE", 0)
     expiring = expirer(gateway)
@@ -252,7 +278,11 @@ BAD_REPLIES = [
     (resets, "unreachable"),
     (hangs(), "timeout"),
     (
-        drips(b"HTTP/1.0 200 OK\r\nDate: Fri, 15 Jan 2027 08:00:00 GMT\r\n\r\n" + GATEWAY.encode(), 0.0005),
+        drips(
+            b"HTTP/1.0 200 OK\r\nDate: Fri, 15 Jan 2027 08:00:00 GMT\r\n\r\n"
+            + GATEWAY.encode(),
+            0.0005,
+        ),
         "timeout",
     ),
 ]
@@ -269,7 +299,10 @@ def test_a_gateway_in_trouble(
         if reason == "timeout":
             patch.setattr("docker_prom_exporter.outlets.expire._LOOK_TIMEOUT", 0.1)
         logs = turns(expiring, bad, bad, gateway=gateway)
-    up, healthy = served(exposition).value("docker_exporter_gateway_up"), exposition.is_trusted()
+    up, healthy = (
+        served(exposition).value("docker_exporter_gateway_up"),
+        exposition.is_trusted(),
+    )
     logs += turns(expiring, metrics(), gateway=gateway)
     wait_for_requests_to_end()
 
@@ -290,7 +323,9 @@ def test_what_is_read_is_not_kept(gateway: FakeGateway) -> None:
 
     def much(connection: socket.socket) -> None:
         date = formatdate(NOW, usegmt=True)
-        connection.sendall(f"HTTP/1.1 200 OK\r\nDate: {date}\r\nConnection: close\r\n\r\n{GATEWAY}".encode())
+        connection.sendall(
+            f"HTTP/1.1 200 OK\r\nDate: {date}\r\nConnection: close\r\n\r\n{GATEWAY}".encode()
+        )
         for _ in range(1000):
             connection.sendall(filler)
         connection.sendall(trap + pushes(OLD, instance="gone").encode())

@@ -13,12 +13,20 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest as encode_text
 from prometheus_client.openmetrics.exposition import generate_latest as encode_openmetrics
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
 
 from docker_prom_exporter import exposition as module
-from docker_prom_exporter.containers import HEALTH_STATUSES, RESTART_POLICIES, STATES, Container, Details
+from docker_prom_exporter.containers import (
+    HEALTH_STATUSES,
+    RESTART_POLICIES,
+    STATES,
+    Container,
+    Details,
+)
 from docker_prom_exporter.exposition import Answer, Exposition, Families, Publication
 from docker_prom_exporter.metrics import Publications
 from docker_prom_exporter.snapshot import EngineInfo, Snapshot
@@ -27,7 +35,9 @@ from support.expositions import without_process
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-PROMETHEUS = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+)
 FORMATS: dict[str, tuple[Callable[[Collector], bytes], Callable[[str], Iterable[Metric]]]] = {
     TEXT: (encode_text, parse_text),
     OPENMETRICS: (encode_openmetrics, parse_openmetrics),
@@ -148,10 +158,14 @@ def test_parses(history: list[Snapshot]) -> None:
     believed = now.listed and exposition.is_trusted()
     expected = {(c.id, c.name): float(c.health if believed else 0) for c in now.containers}
     for accept, (_, parse) in FORMATS.items():
-        families = {family.name: family for family in parse(body(exposition.render(accept)).decode())}
+        families = {
+            family.name: family for family in parse(body(exposition.render(accept)).decode())
+        }
         found = families["container_health"].samples if expected else []
 
-        assert expected == {(each.labels["id"], each.labels["name"]): each.value for each in found}
+        assert expected == {
+            (each.labels["id"], each.labels["name"]): each.value for each in found
+        }
 
 
 @pytest.mark.parametrize(
@@ -230,7 +244,9 @@ class Encoder:
 
     def kept(self) -> list[str]:
         """Return which of the families `web`, `db` and `lost` were encoded, and clear the record."""
-        kept = [name for names in self.encoded for name in names if name in ("web", "db", "lost")]
+        kept = [
+            name for names in self.encoded for name in names if name in ("web", "db", "lost")
+        ]
         self.encoded.clear()
         return kept
 
@@ -299,7 +315,9 @@ def test_only_what_changed_is_encoded(encoder: Encoder) -> None:
     exposition.render()
     encoder.kept()
 
-    exposition.publish(first._replace(families=[first.families[1], family("web", 2)], own=[family("own", 2)]))
+    exposition.publish(
+        first._replace(families=[first.families[1], family("web", 2)], own=[family("own", 2)])
+    )
     assert ["web"] == encoder.kept()
     assert ["db 1.0", "web 2.0", "own 2.0"] == samples(text(exposition))
 
@@ -329,7 +347,9 @@ def lines_of(whole: str, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("accept", FORMATS)
-@pytest.mark.parametrize("name", ["web", "db", "own", "other", "python_info", "lost", "no_such_thing"])
+@pytest.mark.parametrize(
+    "name", ["web", "db", "own", "other", "python_info", "lost", "no_such_thing"]
+)
 def test_names_are_picked(accept: str, name: str) -> None:
     """`name[]` returns the lines of a whole scrape on that name, never gzipped."""
     exposition = Exposition(others=lambda: [family("other")], clock=lambda: 101)
@@ -337,7 +357,10 @@ def test_names_are_picked(accept: str, name: str) -> None:
     answer = exposition.render(accept, "gzip", (name,))
 
     assert "" == answer.content_encoding
-    assert lines_of(body(exposition.render(accept)).decode(), name) == body(answer).decode().splitlines()
+    assert (
+        lines_of(body(exposition.render(accept)).decode(), name)
+        == body(answer).decode().splitlines()
+    )
 
 
 def test_names_are_picked_together() -> None:
@@ -346,7 +369,9 @@ def test_names_are_picked_together() -> None:
     names = ("docker_exporter_polls_total", "docker_up", "docker_up")
     picked = text(exposition, "", *names)
 
-    assert {line for name in names for line in lines_of(text(exposition), name)} == {*picked.splitlines()}
+    assert {line for name in names for line in lines_of(text(exposition), name)} == {
+        *picked.splitlines()
+    }
     assert 'docker_exporter_polls_total{result="success"} 0.0' in picked
 
 
@@ -373,12 +398,17 @@ def test_publications_during_a_scrape(accept: str, names: tuple[str, ...]) -> No
     exposition._others, exposition._clock = others, clock
     for _ in range(3):
         before = publish()
-        expected = [*(f"{name} {before}.0" for name in ("web", "db", "own")), f"other {before + 2}.0"]
+        expected = [
+            *(f"{name} {before}.0" for name in ("web", "db", "own")),
+            f"other {before + 2}.0",
+        ]
 
         assert expected == samples(text(exposition, accept, *names))
 
 
-@pytest.mark.parametrize(("time", "expected"), [(100, True), (120, True), (120.001, False), (1e9, False)])
+@pytest.mark.parametrize(
+    ("time", "expected"), [(100, True), (120, True), (120.001, False), (1e9, False)]
+)
 def test_trust_ends(time: float, expected: bool) -> None:  # noqa: FBT001  a column of the table
     """A publication is served until its time is up, and then its fallback."""
     exposition = Exposition(clock=lambda: time)

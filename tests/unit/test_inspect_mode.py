@@ -51,7 +51,10 @@ def lists_of(simulated: Simulation, poll: Callable[[], Any]) -> list[dict[str, A
     """Return the queries of the lists that a poll requests, without the label."""
     before = len(simulated.lists())
     poll()
-    return [{k: v for k, v in query.items() if k != "label"} for query in simulated.lists()[before:]]
+    return [
+        {k: v for k, v in query.items() if k != "label"}
+        for query in simulated.lists()[before:]
+    ]
 
 
 def without_errors(poller: Poller) -> bool:
@@ -228,7 +231,9 @@ def test_a_new_container_gone_before_its_inspect(engine: Simulation) -> None:
     assert without_errors(poller)
 
 
-def test_all_are_listed_once_an_hour(containerd: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_are_listed_once_an_hour(
+    containerd: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An hourly list of all finds containers that took long to create; its failure affects no others."""
     clock = Clock(monkeypatch)
     add_old(containerd, "web")
@@ -254,7 +259,9 @@ def test_all_are_listed_once_an_hour(containerd: Simulation, monkeypatch: pytest
 def test_containers_labelled_false_are_inspected_once(engine: Simulation) -> None:
     """With the filter off, a container labelled false is inspected once and can be the anchor."""
     add_old(engine, "web", labels={})
-    refused = engine.stage.add("refused", labels={LABEL: "false"}, created=time.time() - 400).id
+    refused = engine.stage.add(
+        "refused", labels={LABEL: "false"}, created=time.time() - 400
+    ).id
     poller = poller_for(engine.url, container_health_filter_label=False)
 
     first = asked(engine, poller.poll)
@@ -288,10 +295,14 @@ def test_an_invalid_label(containerd: Simulation) -> None:
         poller.poll()
         poller.poll()
 
-    assert ["odd"] == [entry["name"] for entry in logs if entry["event"] == "container.label_ignored"]
+    assert ["odd"] == [
+        entry["name"] for entry in logs if entry["event"] == "container.label_ignored"
+    ]
 
 
-def test_one_inspect_that_times_out(containerd: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_inspect_that_times_out(
+    containerd: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If an inspect times out, the list gives the health; the inspect is repeated at growing intervals."""
     clock = Clock(monkeypatch)
     for number in range(6):
@@ -463,7 +474,9 @@ def test_podman_without_details(podman: Simulation) -> None:
 def test_podman_6_lists_health() -> None:
     """Podman 6 lists health but is used in inspect mode, because it inspects each container that it lists."""
     with simulation(podman=True, api_version="1.44") as podman:
-        podman.change_rows = lambda rows: [row | {"Health": {"Status": "healthy"}} for row in rows]
+        podman.change_rows = lambda rows: [
+            row | {"Health": {"Status": "healthy"}} for row in rows
+        ]
         add_old(podman, "web", health="healthy")
         poller = poller_for(podman.url)
         poller.poll()

@@ -232,7 +232,9 @@ def test_unwatched_containers(simulated: Simulation) -> None:
     assert 1 == poller_for(simulated.url, container_health_filter_label=False).poll().unwatched
 
 
-def test_no_detail_is_older_than_ten_minutes(simulated: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_detail_is_older_than_ten_minutes(
+    simulated: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All inspects rotate evenly in ten minutes, because some changes leave no trace in moby's rows."""
     clock = Clock(monkeypatch)
     for number in range(30):
@@ -248,7 +250,9 @@ def test_no_detail_is_older_than_ten_minutes(simulated: Simulation, monkeypatch:
 
     assert {0, 1} == set(costs)
     assert 30 == sum(costs)
-    assert {(True, "always")} == {(d.oom_killed, d.restart_policy) for d in details_of(poller.snapshot)}
+    assert {(True, "always")} == {
+        (d.oom_killed, d.restart_policy) for d in details_of(poller.snapshot)
+    }
 
 
 def test_with_a_long_interval_each_poll_inspects_each(
@@ -321,7 +325,9 @@ def test_an_inspect_may_take_two_seconds(simulated: Simulation) -> None:
     assert 2 == seconds
 
 
-def test_one_stuck_container_costs_only_its_details(simulated: Simulation, clock: Clock) -> None:
+def test_one_stuck_container_costs_only_its_details(
+    simulated: Simulation, clock: Clock
+) -> None:
     """An inspect that times out costs one container's details, and is repeated after 1, 2, 4, 8, 10 minutes.
 
     moby#46782 describes an inspect that hangs. A proxy's 504 has the same reason.
@@ -341,13 +347,17 @@ def test_one_stuck_container_costs_only_its_details(simulated: Simulation, clock
     poller.poll()
 
     assert {"stuck": 3} | {f"c{n}": 4 for n in range(8)} == healths(snapshot)
-    assert ["stuck"] == [container.name for container in snapshot.containers if container.details is None]
+    assert ["stuck"] == [
+        container.name for container in snapshot.containers if container.details is None
+    ]
     assert 1 == snapshot.counts.errors["inspect", "timeout"]
     assert [3, 11, 27, 59, 99] == [number for number, count in enumerate(tries) if count]
     assert 9 == len(details_of(poller.snapshot))
 
 
-@pytest.mark.parametrize("change", [{"Id": "another"}, {"State": {"Status": "melting"}}, {"State": None}])
+@pytest.mark.parametrize(
+    "change", [{"Id": "another"}, {"State": {"Status": "melting"}}, {"State": None}]
+)
 def test_a_malformed_inspect(simulated: Simulation, change: dict[str, Any]) -> None:
     """A malformed inspect is counted as an error, and the health remains that of the list."""
     web = simulated.stage.add("web", health="healthy")

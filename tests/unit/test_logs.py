@@ -43,9 +43,7 @@ def find(engine: str = "Docker Desktop") -> None:
 
 def test_logfmt(log: Log) -> None:
     """A line has time, level and event, and then the values of the event."""
-    expected = (
-        rf'time={TIME} level=info event=docker\.found containers=3 watched=true engine="Docker Desktop"\n'
-    )
+    expected = rf'time={TIME} level=info event=docker\.found containers=3 watched=true engine="Docker Desktop"\n'
 
     assert re.fullmatch(expected, log("info", "logfmt", find))
 
@@ -109,13 +107,25 @@ def test_levels(level: str, expected: list[str], log: Log) -> None:
         for each in ("debug", "info", "warning", "error"):
             structlog.get_logger().log(getattr(logging, each.upper()), each)
 
-    assert expected == [json.loads(line)["event"] for line in log(level, "json", act).splitlines()]
+    assert expected == [
+        json.loads(line)["event"] for line in log(level, "json", act).splitlines()
+    ]
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "text",
-    ["two\nlines", "a\rb", "\x1b[31mred", "nul\0", "a\x85b", "a\u2028b", "\u202egnp.exe", "\ud800", "\x9b2J"],
+    [
+        "two\nlines",
+        "a\rb",
+        "\x1b[31mred",
+        "nul\0",
+        "a\x85b",
+        "a\u2028b",
+        "\u202egnp.exe",
+        "\ud800",
+        "\x9b2J",
+    ],
 )
 def test_control_characters_stay_on_one_line(form: str, text: str, log: Log) -> None:
     """Control characters in values and events neither break a line nor move a terminal's cursor."""
@@ -156,18 +166,26 @@ def test_exceptions_are_logged_without_control_characters(form: str, log: Log) -
     The message may quote an engine's answer.
     """
     error = ValueError("so\x1b[31m\r\x9b2J\u2028sad")
-    text = log("info", form, lambda: structlog.get_logger().error("poll.failed", exc_info=error))
+    text = log(
+        "info", form, lambda: structlog.get_logger().error("poll.failed", exc_info=error)
+    )
 
     assert text.removesuffix("\n").isprintable()
 
 
-@pytest.mark.parametrize("library", ["docker.utils.config", "urllib3.connectionpool", "asyncio"])
-def test_libraries_stay_silent(library: str, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "library", ["docker.utils.config", "urllib3.connectionpool", "asyncio"]
+)
+def test_libraries_stay_silent(
+    library: str, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Log messages of libraries are not written, not even by Python's handler of last resort."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
 
     assert "" == log(
-        "debug", "logfmt", lambda: logging.getLogger(library).critical("Connection pool is full")
+        "debug",
+        "logfmt",
+        lambda: logging.getLogger(library).critical("Connection pool is full"),
     )
 
 

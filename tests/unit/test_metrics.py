@@ -28,7 +28,9 @@ LABEL_KEYS = ("com.example.team",)
         ("lost.openmetrics.prom", OPENMETRICS, {"up": False, "listed": False}),
     ],
 )
-def test_golden(golden: str, accept: str, changes: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_golden(
+    golden: str, accept: str, changes: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The exposition of one container for each case equals the golden file."""
     monkeypatch.setattr("docker_prom_exporter.metrics.__version__", "1.2.3")
     monkeypatch.setattr("platform.python_version", lambda: "3.11.2")
@@ -92,7 +94,9 @@ CROWD = tuple(container(f"web-{number}", details=details()) for number in range(
         (CROWD[::-1], ALL_FAMILIES),
     ],
 )
-def test_only_changed_families_are_renewed(containers: tuple[Container, ...], expected: set[str]) -> None:
+def test_only_changed_families_are_renewed(
+    containers: tuple[Container, ...], expected: set[str]
+) -> None:
     """A change renews only the families that show it; other containers or another order renew all."""
     publications = Publications()
     before = by_name(publications.of(snapshot(*CROWD)).families)
@@ -119,9 +123,13 @@ def test_an_upgrade_of_the_engine() -> None:
     before = by_name(publications.of(snapshot(*CROWD)).families)
     engine = snapshot().engine
     assert engine is not None
-    after = by_name(publications.of(snapshot(*CROWD, engine=engine._replace(version="30.0.0"))).families)
+    after = by_name(
+        publications.of(snapshot(*CROWD, engine=engine._replace(version="30.0.0"))).families
+    )
 
-    assert ["docker_engine_info"] == [n for n, family in after.items() if values(family) != values(before[n])]
+    assert ["docker_engine_info"] == [
+        n for n, family in after.items() if values(family) != values(before[n])
+    ]
     assert label_of(after["docker_engine_info"], "version") == {"30.0.0": 1}
 
 
@@ -138,7 +146,9 @@ def test_without_an_engine(changes: dict[str, bool]) -> None:
 
     assert ["docker_up", "container_health"] == [*families]
     assert {(): 0.0} == values(families["docker_up"])
-    assert {(each.id, each.name): 0.0 for each in gallery()} == values(families["container_health"])
+    assert {(each.id, each.name): 0.0 for each in gallery()} == values(
+        families["container_health"]
+    )
 
 
 def test_a_list_that_failed_leaves_docker_up() -> None:
@@ -169,11 +179,15 @@ def test_without_containers() -> None:
 def test_known_series_start_at_0() -> None:
     """Before the first poll, each counter has all its series, with the value 0."""
     own = by_name(published(Snapshot(ended=100, trusted_for=20, polled=False)).own)
-    errors = {(endpoint, reason) for endpoint in ENDPOINTS for reason in REASONS} - {("inspect", "not_found")}
+    errors = {(endpoint, reason) for endpoint in ENDPOINTS for reason in REASONS} - {
+        ("inspect", "not_found")
+    }
 
     assert errors == {*FAILURES}
     assert dict.fromkeys(errors, 0.0) == values(own["docker_exporter_api_errors"])
-    assert dict.fromkeys([(each,) for each in ENDPOINTS], 0.0) == values(own["docker_exporter_api_requests"])
+    assert dict.fromkeys([(each,) for each in ENDPOINTS], 0.0) == values(
+        own["docker_exporter_api_requests"]
+    )
     assert {("success",): 0.0, ("failure",): 0.0} == values(own["docker_exporter_polls"])
     assert {(): 0.0} == values(own["docker_exporter_last_success_timestamp_seconds"])
 
@@ -197,7 +211,9 @@ def test_counts_and_times_are_shown() -> None:
 @pytest.mark.parametrize(("policy", "expected"), [("no", {"no": 1.0}), (None, None)])
 def test_restart_policy(policy: str | None, expected: dict[str, float] | None) -> None:
     """A known restart policy is one series; an unknown one is not exported."""
-    families = by_name(published(snapshot(container(details=details(restart_policy=policy)))).families)
+    families = by_name(
+        published(snapshot(container(details=details(restart_policy=policy)))).families
+    )
     family = families.get("docker_container_restart_policy")
 
     assert expected == (label_of(family, "policy") if family else None)
@@ -206,7 +222,9 @@ def test_restart_policy(policy: str | None, expected: dict[str, float] | None) -
 def test_chosen_labels() -> None:
     """The chosen labels are in a family of their own; without chosen labels it does not exist."""
     now = snapshot(container(labels=("payments", "")))
-    family = by_name(Publications(("com.example.team", "tier")).of(now).families)["docker_container_labels"]
+    family = by_name(Publications(("com.example.team", "tier")).of(now).families)[
+        "docker_container_labels"
+    ]
 
     assert [{"label_com_example_team": "payments", "label_tier": ""}] == [
         {key: value for key, value in sample.labels.items() if key not in ("id", "name")}
@@ -217,7 +235,9 @@ def test_chosen_labels() -> None:
 
 def test_image_and_creation() -> None:
     """The image's id is exported, and the time of creation in whole seconds."""
-    families = by_name(published(snapshot(container(created_ns=CREATED * 10**9 + 999_999_999))).families)
+    families = by_name(
+        published(snapshot(container(created_ns=CREATED * 10**9 + 999_999_999))).families
+    )
     created = values(families["docker_container_created_timestamp_seconds"])
 
     assert {IMAGE_ID: 1.0} == label_of(families["docker_container_info"], "image_id")

@@ -45,14 +45,18 @@ def test_all_get_the_same(gateway: FakeGateway, tmp_path: Path) -> None:
 
     assert [True, True] == delivered
     assert gateway.asked[0].scrape == parse(path.read_text())
-    assert {"container_health", "docker_up"} == {name for name, _ in gateway.asked[0].scrape.samples}
+    assert {"container_health", "docker_up"} == {
+        name for name, _ in gateway.asked[0].scrape.samples
+    }
 
 
 def test_a_failure_stops_no_other_outlet(gateway: FakeGateway, tmp_path: Path) -> None:
     """A failed delivery is reported and does not stop the other outlets."""
     gateway.answers = [answers("404 Not Found", "")]
     path = tmp_path / "docker.prom"
-    delivered = [outlet.deliver(exposition(web=4)) for outlet in outlets(gateway.url, textfile=path)]
+    delivered = [
+        outlet.deliver(exposition(web=4)) for outlet in outlets(gateway.url, textfile=path)
+    ]
 
     assert [False, True] == delivered
     assert path.exists()
@@ -124,7 +128,9 @@ def test_a_failing_gateway_does_not_delay_the_end(
     (pushing,) = outlets(gateway.url, stop)
     with capture_logs() as logs:
         pushing.start(exposition())
-        wait_for(lambda: len(gateway.asked) >= 2, what="the push and the request for the status")
+        wait_for(
+            lambda: len(gateway.asked) >= 2, what="the push and the request for the status"
+        )
 
         began = time.monotonic()
         stop.set()
@@ -139,18 +145,27 @@ def test_a_failing_gateway_does_not_delay_the_end(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"textfile": "missing/docker.prom"}, "--textfile .*missing/docker.prom: No such file or directory"),
+        (
+            {"textfile": "missing/docker.prom"},
+            "--textfile .*missing/docker.prom: No such file or directory",
+        ),
         ({"textfile": "file/docker.prom"}, "--textfile .*: Not a directory"),
-        ({"push_username": "me", "push_password_file": "missing"}, "--push-password-file .*: No such file"),
+        (
+            {"push_username": "me", "push_password_file": "missing"},
+            "--push-password-file .*: No such file",
+        ),
         ({"push_ca_file": "missing"}, "--push-ca-file .*: No such file"),
         ({"push_ca_file": "file"}, "--push-ca-file .*: "),
     ],
 )
-def test_unusable_files_at_the_start(tmp_path: Path, options: dict[str, str], message: str) -> None:
+def test_unusable_files_at_the_start(
+    tmp_path: Path, options: dict[str, str], message: str
+) -> None:
     """If a file is missing or unusable at the start, the error names the option."""
     (tmp_path / "file").write_text("no certificate")
     paths: dict[str, Any] = {
-        name: text if name == "push_username" else tmp_path / text for name, text in options.items()
+        name: text if name == "push_username" else tmp_path / text
+        for name, text in options.items()
     }
 
     with pytest.raises(OutletError, match=message):
@@ -171,4 +186,6 @@ def test_metrics_count_pushes_and_writes(gateway: FakeGateway, tmp_path: Path) -
         assert {"success": 1, "failure": 0} == after.by("result", name)
         assert after.by("result", name) == scrape(held, name).by("result", name)
     assert 0 == before.value("docker_exporter_last_push_timestamp_seconds")
-    assert time.time() - (after.value("docker_exporter_last_push_timestamp_seconds") or 0) < SOON
+    assert (
+        time.time() - (after.value("docker_exporter_last_push_timestamp_seconds") or 0) < SOON
+    )

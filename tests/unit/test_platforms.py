@@ -30,10 +30,17 @@ def test_imports_without_posix() -> None:
     done = _python("-c", IMPORT)
 
     assert (0, "") == (done.returncode, done.stderr)
-    assert {"docker_prom_exporter.commands", "docker_prom_exporter.demo.engine"} <= {*done.stdout.split()}
+    assert {"docker_prom_exporter.commands", "docker_prom_exporter.demo.engine"} <= {
+        *done.stdout.split()
+    }
 
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )

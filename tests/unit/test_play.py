@@ -72,7 +72,9 @@ def test_ids_are_unique(seed: int) -> None:
 
     assert all(len({each.id for each in found}) == len(found) for _, found in scenes)
     assert all(len({each.name for each in found}) == len(found) for _, found in scenes)
-    assert 3 == len({each.id for _, found in scenes for each in found if each.name == "shop-search-1"})
+    assert 3 == len(
+        {each.id for _, found in scenes for each in found if each.name == "shop-search-1"}
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -19,9 +19,17 @@ from support.waiting import wait_for
     ("only_labelled", "watched"),
     [("true", {"yes", "odd-yes"}), ("false", {"yes", "odd-yes", "none", "spoilt", "blank"})],
 )
-def test_the_label_filters(simulated: Simulation, only_labelled: str, watched: set[str]) -> None:
+def test_the_label_filters(
+    simulated: Simulation, only_labelled: str, watched: set[str]
+) -> None:
     """An invalid label counts as absent, and one warning has the container's name but not the value."""
-    for name, value in {"yes": "true", "odd-yes": " ON", "no": "0", "spoilt": "maybe", "blank": ""}.items():
+    for name, value in {
+        "yes": "true",
+        "odd-yes": " ON",
+        "no": "0",
+        "spoilt": "maybe",
+        "blank": "",
+    }.items():
         simulated.stage.add(name, labels={LABEL: value})
     simulated.stage.add("none", labels={})
     poller = poller_for(simulated.url, container_health_filter_label=only_labelled)
@@ -181,7 +189,9 @@ def test_malformed_rows(simulated: Simulation) -> None:
         poller.poll()
 
     assert {"web": 2} == healths(poller.snapshot)
-    assert [6] == [entry["rows"] for entry in logs if entry["event"] == "containers.rows_ignored"]
+    assert [6] == [
+        entry["rows"] for entry in logs if entry["event"] == "containers.rows_ignored"
+    ]
 
 
 def test_a_poll_has_a_deadline(simulated: Simulation) -> None:
@@ -269,6 +279,13 @@ def test_since_and_failure(simulated: Simulation) -> None:
     simulated.faults = {}
     again = poller.poll()
 
-    assert up[0].since == up[1].since < down[0].since == down[1].since < again.since <= time.time()
+    assert (
+        up[0].since
+        == up[1].since
+        < down[0].since
+        == down[1].since
+        < again.since
+        <= time.time()
+    )
     assert [None, "unreachable"] == [up[1].failure, down[1].failure and down[1].failure.reason]
     assert again.failure is None

@@ -48,7 +48,11 @@ def test_a_push_replaces_the_group(gateway: FakeGateway) -> None:
     pusher(gateway.url).deliver(exposition(web=4))
 
     (asked,) = gateway.asked
-    assert ("PUT", GROUP, "gzip") == (asked.method, asked.path, asked.headers["Content-Encoding"])
+    assert ("PUT", GROUP, "gzip") == (
+        asked.method,
+        asked.path,
+        asked.headers["Content-Encoding"],
+    )
     assert 1 == asked.scrape.value("docker_up")
     assert 4 == asked.scrape.value("container_health", name="web")
 
@@ -61,7 +65,9 @@ def test_a_push_replaces_the_group(gateway: FakeGateway) -> None:
         ("a+b", "café", "/metrics/job/a%2Bb/instance/caf%C3%A9"),
     ],
 )
-def test_any_group_has_a_path(gateway: FakeGateway, job: str, instance: str, path: str) -> None:
+def test_any_group_has_a_path(
+    gateway: FakeGateway, job: str, instance: str, path: str
+) -> None:
     """Special characters in job and instance are encoded in the path.
 
     prometheus-client before 0.25 would send a space as +.
@@ -80,12 +86,17 @@ def test_a_url_may_have_a_path(gateway: FakeGateway) -> None:
 
 def test_an_old_gateway_gets_plain_text(gateway: FakeGateway) -> None:
     """A gateway before 1.5 refuses gzip as bad metrics; from then on it gets plain text."""
-    gateway.answers = [answers("400 Bad Request", "text format parsing error in line 1"), TAKEN]
+    gateway.answers = [
+        answers("400 Bad Request", "text format parsing error in line 1"),
+        TAKEN,
+    ]
     old = pusher(gateway.url)
     old.deliver(exposition())
     old.deliver(exposition())
 
-    assert ["gzip", None, None] == [asked.headers.get("Content-Encoding") for asked in gateway.asked]
+    assert ["gzip", None, None] == [
+        asked.headers.get("Content-Encoding") for asked in gateway.asked
+    ]
     assert [1, 1, 1] == [asked.scrape.value("docker_up") for asked in gateway.asked]
 
 
@@ -112,7 +123,9 @@ def test_temporary_failures_are_retried(
     monkeypatch.setattr(pushgateway, "_REQUEST_TIMEOUT", 0.2)
 
     def fail(connection: socket.socket) -> None:
-        monkeypatch.setattr(pushgateway, "_REQUEST_TIMEOUT", 10)  # the next push may take longer
+        monkeypatch.setattr(
+            pushgateway, "_REQUEST_TIMEOUT", 10
+        )  # the next push may take longer
         publish(held, up=True)
         fault(connection)
 
@@ -165,7 +178,9 @@ def test_a_slow_name_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_redirects_are_not_followed(gateway: FakeGateway) -> None:
     """A redirect is not followed, so that only the configured URL gets the password."""
     with fake_gateway() as other:
-        gateway.answers = [answers("307 Temporary Redirect", "", f"Location: {other.url}{GROUP}")]
+        gateway.answers = [
+            answers("307 Temporary Redirect", "", f"Location: {other.url}{GROUP}")
+        ]
         error = failure(pusher(gateway.url))
 
     assert [] == other.asked
@@ -206,7 +221,9 @@ def _with_password(gateway: FakeGateway, folder: Path) -> Pusher:
     return pusher(gateway.url, push_username="mé", push_password_file=file)
 
 
-def test_environment_proxies_are_not_used(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_proxies_are_not_used(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A push does not use the proxies in the environment."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -245,7 +262,9 @@ def test_time_to_live(gateway: FakeGateway, flags: dict[str, str], event: str | 
     assert ([event] if event else []) == _events_of_two_pushes(gateway)
 
 
-@pytest.mark.parametrize("status", [answers("404 Not Found", ""), answers("200 OK", "[]"), resets])
+@pytest.mark.parametrize(
+    "status", [answers("404 Not Found", ""), answers("200 OK", "[]"), resets]
+)
 def test_a_gateway_without_options(gateway: FakeGateway, status: Fault) -> None:
     """If the gateway does not report its options, the log says so once.
 

@@ -40,7 +40,11 @@ class Scanned:
 
     def unlabelled(self) -> dict[str, float]:
         """Return the values of the samples without labels."""
-        return {name: value for (name, labels), value in self.scrape().samples.items() if not labels}
+        return {
+            name: value
+            for (name, labels), value in self.scrape().samples.items()
+            if not labels
+        }
 
     def _publish(self, publication: Publication) -> None:
         self.exposition.publish(publication)
@@ -62,7 +66,10 @@ def test_what_is_served(scanned: Scanned) -> None:
     os.utime(scanned.storage.tag_link("team/app", "1.0"), (1, 1.7e9))
     up = scanned.scanner.scan()
     scrape = scanned.scrape()
-    of_repository, of_tag = {"repository": "team/app"}, {"repository": "team/app", "tag": "1.0"}
+    of_repository, of_tag = (
+        {"repository": "team/app"},
+        {"repository": "team/app", "tag": "1.0"},
+    )
     size = sum(file.stat().st_size for file in scanned.storage.path.glob("blobs/*/*/*/data"))
 
     assert up
@@ -135,7 +142,9 @@ def test_a_storage_that_is_gone_and_comes_back(scanned: Scanned) -> None:
         ups += [scanned.scanner.scan()]
 
     assert [True, True, False, False, True] == ups
-    assert ["registry.found", "registry.lost", "registry.found"] == [line["event"] for line in log]
+    assert ["registry.found", "registry.lost", "registry.found"] == [
+        line["event"] for line in log
+    ]
     assert f"no folders repositories and blobs in {path}" == log[1]["cause"]
     assert 0 == gone.value("docker_registry_up")
     assert gone.value("repository_tags_total") is None
@@ -155,7 +164,11 @@ def test_an_unusable_tag_is_logged_once(scanned: Scanned) -> None:
         scanned.scanner.scan()
 
     unusable = [line for line in log if line["event"] == "registry.unusable"]
-    expected = {"repository": "app", "tag": "latest", "detail": f"{digest}: its content has another digest"}
+    expected = {
+        "repository": "app",
+        "tag": "latest",
+        "detail": f"{digest}: its content has another digest",
+    }
     assert ["corrupt"] == [line["reason"] for line in unusable]
     assert expected.items() <= unusable[0].items()
 
@@ -200,7 +213,9 @@ def test_progress_is_logged(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -
     progress = [line for line in log if line["event"] == "registry.scanning"]
 
     assert 3 < len(progress)
-    assert all(later["seconds"] - earlier["seconds"] >= 10 for earlier, later in pairwise(progress))
+    assert all(
+        later["seconds"] - earlier["seconds"] >= 10 for earlier, later in pairwise(progress)
+    )
     assert {"blobs", "manifests_read"} <= progress[-1].keys()
 
 
@@ -281,11 +296,16 @@ def test_a_file_system_that_hangs(tmp_path: Path, hanging: Hanging) -> None:
     wait_for(scanned.scanner.first_scan_ended.is_set, what="the first scan")
     hanging.hangs.set()
     assert hanging.hanging.wait(10)
-    wait_for(lambda: scanned.unlabelled()["docker_registry_up"] == 0, what="the storage to be down")
+    wait_for(
+        lambda: scanned.unlabelled()["docker_registry_up"] == 0, what="the storage to be down"
+    )
     down = scanned.scrape(), scanned.thread.is_alive()
     hanging.hangs.clear()
     hanging.released.set()
-    wait_for(lambda: scanned.unlabelled()["docker_registry_up"] == 1, what="the storage to be up again")
+    wait_for(
+        lambda: scanned.unlabelled()["docker_registry_up"] == 1,
+        what="the storage to be up again",
+    )
     scanned.stop.set()
     scanned.thread.join(10)
 
@@ -298,7 +318,10 @@ def test_a_file_system_that_hangs_from_the_start(tmp_path: Path, hanging: Hangin
     scanned = Scanned(tmp_path / "v2", interval=0.01)
     hanging.hangs.set()
     scanned.thread.start()
-    wait_for(lambda: scanned.unlabelled().get("docker_registry_up") == 0, what="the storage to be down")
+    wait_for(
+        lambda: scanned.unlabelled().get("docker_registry_up") == 0,
+        what="the storage to be down",
+    )
     state = scanned.thread.is_alive(), scanned.scanner.first_scan_ended.is_set()
     hanging.released.set()
     scanned.stop.set()
@@ -359,5 +382,7 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
     with capture_logs() as log:
         Scanner(str(tmp_path / "file"), 60, exposition.publish, threading.Event()).scan()
 
-    assert [f"no folders repositories and blobs in {tmp_path}/file"] == [line["cause"] for line in log]
+    assert [f"no folders repositories and blobs in {tmp_path}/file"] == [
+        line["cause"] for line in log
+    ]
     assert 0 == parse(b"".join(exposition.render().body).decode()).value("docker_registry_up")

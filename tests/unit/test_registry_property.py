@@ -49,23 +49,37 @@ def storages(draw: st.DrawFn) -> Plan:
     manifests: list[Document] = []
     for _ in range(draw(st.integers(1, 6))):
         layers = draw(st.lists(st.sampled_from(LAYERS), max_size=4))
-        kind = draw(st.sampled_from(["image", "image", "schema 1", "index", "index", "cache", "foreign"]))
+        kind = draw(
+            st.sampled_from(
+                ["image", "image", "schema 1", "index", "index", "cache", "foreign"]
+            )
+        )
         manifests.append(_manifest(draw, kind, layers, manifests))
     many = st.frozensets(st.sampled_from(REPOSITORIES))
     linked = [draw(many) for _ in manifests]
     names = st.tuples(st.sampled_from(REPOSITORIES), st.sampled_from(["1", "2", "latest"]))
     tags = draw(st.dictionaries(names, st.integers(0, len(manifests) - 1)))
     everything = [*LAYERS, *CONFIGS, *map(text_of, manifests)]
-    gone = draw(st.one_of(st.just(frozenset()), st.frozensets(st.sampled_from(everything), max_size=2)))
+    gone = draw(
+        st.one_of(st.just(frozenset()), st.frozensets(st.sampled_from(everything), max_size=2))
+    )
     return Plan(manifests, linked, tags, frozenset(map(digest_of, gone)))
 
 
-def _manifest(draw: st.DrawFn, kind: str, layers: list[bytes], before: list[Document]) -> Document:
+def _manifest(
+    draw: st.DrawFn, kind: str, layers: list[bytes], before: list[Document]
+) -> Document:
     if kind == "schema 1":
-        return {"schemaVersion": 1, "fsLayers": [{"blobSum": digest_of(layer)} for layer in layers]}
+        return {
+            "schemaVersion": 1,
+            "fsLayers": [{"blobSum": digest_of(layer)} for layer in layers],
+        }
     if kind == "index" and before:
         children = [
-            {**descriptor(text_of(child)), "mediaType": child.get("mediaType", f"{DOCKER}.v1+prettyjws")}
+            {
+                **descriptor(text_of(child)),
+                "mediaType": child.get("mediaType", f"{DOCKER}.v1+prettyjws"),
+            }
             for child in draw(st.lists(st.sampled_from(before), max_size=3))
         ]
         return index(manifests=children)
@@ -96,9 +110,13 @@ class Reference:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._documents = {digest_of(text_of(document)): document for document in plan.manifests}
+        self._documents = {
+            digest_of(text_of(document)): document for document in plan.manifests
+        }
         contents = [*LAYERS, *CONFIGS, *map(text_of, plan.manifests)]
-        self.sizes = {digest_of(each): len(each) for each in contents if digest_of(each) not in plan.gone}
+        self.sizes = {
+            digest_of(each): len(each) for each in contents if digest_of(each) not in plan.gone
+        }
         self._links: dict[str, frozenset[str]] = {}
         for document, names in zip(plan.manifests, plan.linked, strict=True):
             digest = digest_of(text_of(document))
@@ -112,7 +130,9 @@ class Reference:
         """Return the repository and name of each unusable tag and untagged manifest."""
         tags = {key for key in self._plan.tags if not self._usable(key[0], self._root(key))}
         reached = {
-            (key[0], digest) for key in self._plan.tags for digest in self._reached(key[0], self._root(key))
+            (key[0], digest)
+            for key in self._plan.tags
+            for digest in self._reached(key[0], self._root(key))
         }
         alone = {
             (name, digest)
@@ -143,10 +163,21 @@ class Reference:
         linked = {
             digest
             for digest in self.sizes
-            if any(digest in (held, *self._names(held)) for held, names in self._links.items() if names)
+            if any(
+                digest in (held, *self._names(held))
+                for held, names in self._links.items()
+                if names
+            )
         }
-        bytes_of = {"tag": tagged, "untagged": linked - tagged, "nothing": {*self.sizes} - linked - tagged}
-        return {holder: sum(self.sizes[digest] for digest in held) for holder, held in bytes_of.items()}
+        bytes_of = {
+            "tag": tagged,
+            "untagged": linked - tagged,
+            "nothing": {*self.sizes} - linked - tagged,
+        }
+        return {
+            holder: sum(self.sizes[digest] for digest in held)
+            for holder, held in bytes_of.items()
+        }
 
     def _linked(self, name: str, digest: str) -> bool:
         return name in self._links.get(digest, ())
@@ -167,15 +198,24 @@ class Reference:
     def _layers(self, digest: str) -> dict[str, int | None]:
         document = self._documents[digest]
         if "fsLayers" in document:
-            return {each["blobSum"]: self.sizes.get(each["blobSum"]) for each in document["fsLayers"]}
+            return {
+                each["blobSum"]: self.sizes.get(each["blobSum"])
+                for each in document["fsLayers"]
+            }
         entries = document.get("layers") or document.get("manifests") or []
-        return {each["digest"]: each["size"] for each in entries if each["mediaType"] == OCI_LAYER}
+        return {
+            each["digest"]: each["size"] for each in entries if each["mediaType"] == OCI_LAYER
+        }
 
     def _names(self, digest: str) -> set[str]:
         if digest in self._plan.gone:
             return set()
         config = self._documents[digest].get("config")
-        return {*self._children(digest), *self._layers(digest), *([config["digest"]] if config else [])}
+        return {
+            *self._children(digest),
+            *self._layers(digest),
+            *([config["digest"]] if config else []),
+        }
 
     def _reached(self, name: str, root: str) -> set[str]:
         if not self._readable(name, root):
@@ -260,7 +300,11 @@ def test_a_later_scan(before: Plan, after: Plan) -> None:
 def transform(storage: Path, into: Path) -> None:
     """Change a storage into another one, as a registry does: a blob's folder is deleted with the blob."""
     old, new = (
-        {file.relative_to(each): file.read_bytes() for file in each.rglob("*") if file.is_file()}
+        {
+            file.relative_to(each): file.read_bytes()
+            for file in each.rglob("*")
+            if file.is_file()
+        }
         for each in (storage, into)
     )
     for name in old.keys() - new.keys():

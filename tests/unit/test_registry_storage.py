@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from docker_prom_exporter.registry import files
-from docker_prom_exporter.registry.storage import Contents, Repository, Storage, StorageError, Tag
+from docker_prom_exporter.registry.storage import (
+    Contents,
+    Repository,
+    Storage,
+    StorageError,
+    Tag,
+)
 from support import storages
 from support.storages import (
     CONFIG,
@@ -69,7 +75,11 @@ def test_an_image(storage: HandMade) -> None:
     assert (Tag("latest", 1.5, 2, 210),) == repository(contents).tags
     assert 1 == repository(contents).revisions
     assert total(A, B, CONFIG, text_of(image(A, B))) == repository(contents).size
-    assert {"tag": repository(contents).size, "untagged": 0, "nothing": 0} == contents.blob_bytes
+    assert {
+        "tag": repository(contents).size,
+        "untagged": 0,
+        "nothing": 0,
+    } == contents.blob_bytes
     assert () == contents.unusable
 
 
@@ -104,7 +114,11 @@ def test_an_emptied_repository_stays(storage: HandMade) -> None:
     contents = scan(storage)
 
     assert Repository("app", (), 0, 0) == repository(contents)
-    assert {"tag": 0, "untagged": 0, "nothing": total(A, CONFIG, text_of(image(A)))} == contents.blob_bytes
+    assert {
+        "tag": 0,
+        "untagged": 0,
+        "nothing": total(A, CONFIG, text_of(image(A))),
+    } == contents.blob_bytes
 
 
 def test_uploads(storage: HandMade) -> None:
@@ -120,7 +134,9 @@ def test_uploads(storage: HandMade) -> None:
 
 def test_an_index_has_the_layers_of_its_images(storage: HandMade) -> None:
     """An index has the layers of its images, attestations and inner indexes, each counted once."""
-    attestation = image(C, annotations={"in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2"})
+    attestation = image(
+        C, annotations={"in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2"}
+    )
     children = (image(A, B), image(A), attestation)
     inner = index(*children[:2])
     storage.blobs(A, B, C, CONFIG)
@@ -133,7 +149,11 @@ def test_an_index_has_the_layers_of_its_images(storage: HandMade) -> None:
     assert (3, len(A + B + C)) == tag(contents)[2:]
     assert 5 == repository(contents).revisions
     assert sum(storages.sizes(storage.path).values()) == repository(contents).size
-    assert {"tag": repository(contents).size, "untagged": 0, "nothing": 0} == contents.blob_bytes
+    assert {
+        "tag": repository(contents).size,
+        "untagged": 0,
+        "nothing": 0,
+    } == contents.blob_bytes
 
 
 def test_docker_lists_and_missing_media_types(storage: HandMade) -> None:
@@ -183,9 +203,15 @@ def test_a_deleted_child(storage: HandMade) -> None:
 def test_a_build_cache(storage: HandMade) -> None:
     """BuildKit's cache is an index that names layers and a config."""
     config = b'{"layers":[]}'
-    entries = [descriptor(A), descriptor(B), descriptor(config, "application/vnd.buildkit.cacheconfig.v0")]
+    entries = [
+        descriptor(A),
+        descriptor(B),
+        descriptor(config, "application/vnd.buildkit.cacheconfig.v0"),
+    ]
     storage.blobs(A, B, config)
-    storage.push("app", {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}, "cache")
+    storage.push(
+        "app", {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}, "cache"
+    )
     contents = scan(storage)
 
     assert (2, len(A + B)) == tag(contents, "cache")[2:]
@@ -196,10 +222,18 @@ def test_a_build_cache(storage: HandMade) -> None:
 def test_schema_1(storage: HandMade) -> None:
     """Schema 1 names layers without sizes, so each size is that of the blob, or unknown without the blob."""
     layers = [{"blobSum": digest_of(layer)} for layer in (A, B, A)]
-    manifest = {"schemaVersion": 1, "name": "app", "tag": "latest", "fsLayers": layers, "history": []}
+    manifest = {
+        "schemaVersion": 1,
+        "name": "app",
+        "tag": "latest",
+        "fsLayers": layers,
+        "history": [],
+    }
     storage.blobs(A, B)
     storage.push("app", manifest, "whole")
-    storage.push("app", {**manifest, "fsLayers": [*layers, {"blobSum": digest_of(C)}]}, "broken")
+    storage.push(
+        "app", {**manifest, "fsLayers": [*layers, {"blobSum": digest_of(C)}]}, "broken"
+    )
     contents = scan(storage)
 
     assert (2, len(A + B)) == tag(contents, "whole")[2:]
@@ -237,7 +271,11 @@ def test_artifacts(storage: HandMade) -> None:
     storage.push_image("app", A)
     subject = descriptor(text_of(image(A)), OCI_MANIFEST)
     storage.blobs(B, C)
-    storage.push("app", {"mediaType": OCI_ARTIFACT, "blobs": [descriptor(B)], "subject": subject}, "sbom")
+    storage.push(
+        "app",
+        {"mediaType": OCI_ARTIFACT, "blobs": [descriptor(B)], "subject": subject},
+        "sbom",
+    )
     storage.push("app", image(B, artifactType="example/sig"), f"sha256-{'0' * 64}.sig")
     untagged = image(C, subject=subject, artifactType="example/sbom")
     storage.push("app", untagged)
@@ -272,12 +310,24 @@ BROKEN: dict[str, tuple[str, bytes]] = {
     "not an object": ("corrupt", b"[1, 2]"),
     "deep": ("corrupt", b"[" * 90_000),
     "NaN": ("corrupt", text_of(image(A)).replace(b'"size": 10', b'"size": NaN')),
-    "a size of many digits": ("corrupt", text_of(image(A)).replace(b'"size": 10', b'"size": ' + b"9" * 5000)),
+    "a size of many digits": (
+        "corrupt",
+        text_of(image(A)).replace(b'"size": 10', b'"size": ' + b"9" * 5000),
+    ),
     "a negative size": ("corrupt", text_of(image(layers=[{**descriptor(A), "size": -1}]))),
-    "a size that is true": ("corrupt", text_of(image(layers=[{**descriptor(A), "size": True}]))),
+    "a size that is true": (
+        "corrupt",
+        text_of(image(layers=[{**descriptor(A), "size": True}])),
+    ),
     "no digest": ("corrupt", text_of(image(layers=[{"size": 1}]))),
-    "a digest with a path": ("corrupt", text_of(image(layers=[{"size": 1, "digest": "sha256:../../x"}]))),
-    "a digest that is a number": ("corrupt", text_of(image(layers=[{"size": 1, "digest": 7}]))),
+    "a digest with a path": (
+        "corrupt",
+        text_of(image(layers=[{"size": 1, "digest": "sha256:../../x"}])),
+    ),
+    "a digest that is a number": (
+        "corrupt",
+        text_of(image(layers=[{"size": 1, "digest": 7}])),
+    ),
     "layers that are a number": ("corrupt", text_of(image(layers=7))),
     "a layer that is a string": ("corrupt", text_of(image(layers=["a"]))),
     "no config": ("corrupt", b'{"schemaVersion": 2, "layers": []}'),
@@ -285,7 +335,10 @@ BROKEN: dict[str, tuple[str, bytes]] = {
         "corrupt",
         text_of(index(manifests=[{**descriptor(A), "mediaType": []}])),
     ),
-    "an unknown kind": ("unsupported", text_of(image(A, mediaType="application/vnd.example.v9+json"))),
+    "an unknown kind": (
+        "unsupported",
+        text_of(image(A, mediaType="application/vnd.example.v9+json")),
+    ),
     "a listed kind": ("unsupported", text_of(image(A, mediaType=["x"]))),
     "schema 3": ("unsupported", b'{"schemaVersion": 3}'),
     "an empty object": ("unsupported", b"{}"),
@@ -434,7 +487,9 @@ def test_no_storage(storage: HandMade, missing: str) -> None:
     folder = storage.path / missing
     folder.rename(storage.path.parent / "elsewhere")
 
-    with pytest.raises(StorageError, match=r"no folders repositories and blobs in .*/v2") as caught:
+    with pytest.raises(
+        StorageError, match=r"no folders repositories and blobs in .*/v2"
+    ) as caught:
         scan(storage)
     assert "the path ends in docker/registry/v2" in caught.value.advice
 
@@ -488,7 +543,9 @@ def test_a_push_during_a_scan(tmp_path: Path) -> None:
 
 def push_during_a_scan(storage: HandMade, moment: int) -> None:
     storage.push_image("app", A)
-    changing = Changing(storage, moment, lambda: storage.push_image("app", B, config=b"{}", tag="new"))
+    changing = Changing(
+        storage, moment, lambda: storage.push_image("app", B, config=b"{}", tag="new")
+    )
     during = changing.storage.scan()
     changing.left = 1
     after = changing.storage.scan()
@@ -526,7 +583,11 @@ def delete_during_a_scan(storage: HandMade, moment: int) -> None:
 
     assert () == during.unusable
     assert ["stays"] == [each.name for each in repository(after).tags]
-    assert {"tag": total(B, CONFIG, text_of(image(B))), "untagged": 0, "nothing": 0} == after.blob_bytes
+    assert {
+        "tag": total(B, CONFIG, text_of(image(B))),
+        "untagged": 0,
+        "nothing": 0,
+    } == after.blob_bytes
 
 
 def test_damage_between_scans(storage: HandMade) -> None:
@@ -558,7 +619,9 @@ def test_a_manifest_is_read_once(storage: HandMade, monkeypatch: pytest.MonkeyPa
         return real(path, *rest)
 
     monkeypatch.setattr(os, "open", counted)
-    counts = [(scanned.scan(), opened.count("data"), opened.count("link"))[1:] for _ in range(2)]
+    counts = [
+        (scanned.scan(), opened.count("data"), opened.count("link"))[1:] for _ in range(2)
+    ]
     storage.push_image("app", C, tag="3")
     scanned.scan()
 
@@ -594,7 +657,9 @@ def test_a_blob_that_was_being_written(storage: HandMade) -> None:
     assert total(A, CONFIG, whole) == repository(scanned.scan()).size
 
 
-def test_a_blob_whose_folder_comes_first(storage: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_whose_folder_comes_first(
+    storage: HandMade, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A blob is found even if its folder existed before, so that the prefix's folder is unchanged."""
     monkeypatch.setattr(files, "is_settled", lambda _: True)
     storage.data(digest_of(A)).parent.mkdir(parents=True)
@@ -631,7 +696,12 @@ def test_denied_files_and_folders(storage: HandMade, monkeypatch: pytest.MonkeyP
         storage.push_image(name, layer)
     storage.upload("uploads", A)
     link = storage.tag_link("link", "latest")
-    denied = (str(storage.data(digest)), str(link), "/folder/_manifests/tags", "/uploads/_uploads")
+    denied = (
+        str(storage.data(digest)),
+        str(link),
+        "/folder/_manifests/tags",
+        "/uploads/_uploads",
+    )
 
     def deny(method: str, *paths: str) -> None:
         real = getattr(os, method)
@@ -659,7 +729,9 @@ def test_denied_files_and_folders(storage: HandMade, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("folder", ["repositories", "blobs", "blobs/sha256"])
-def test_a_denied_storage(storage: HandMade, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+def test_a_denied_storage(
+    storage: HandMade, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
     """If a top folder can't be read, the scan fails instead of returning a part."""
     storage.push_image("app", A)
     real = os.open

@@ -65,7 +65,11 @@ GOOD = [
     ("container_details", "OFF", False),
     ("container_details", "yes", True),
     ("container_labels", "com.example.team", ("com.example.team",)),
-    ("container_labels", "team, com.docker.swarm.service.name", ("team", "com.docker.swarm.service.name")),
+    (
+        "container_labels",
+        "team, com.docker.swarm.service.name",
+        ("team", "com.docker.swarm.service.name"),
+    ),
     ("container_labels", "Team,team", ("Team", "team")),
     ("listen_addr", "0.0.0.0", "0.0.0.0"),
     ("listen_addr", "::", "::"),
@@ -138,8 +142,20 @@ BAD = {
         "1.2.3.4:9000",
         "::g",
     ],
-    ("listen_port", "a port from 0 to 65535"): ["70000", "65536", "-1", "9000.0", "0x50", "٩", "1_0", "http"],
-    ("client_ip_source", f"one of {' '.join(CLIENT_IP_SOURCES)}"): ["Forwarded", "XForwardedFor"],
+    ("listen_port", "a port from 0 to 65535"): [
+        "70000",
+        "65536",
+        "-1",
+        "9000.0",
+        "0x50",
+        "٩",
+        "1_0",
+        "http",
+    ],
+    ("client_ip_source", f"one of {' '.join(CLIENT_IP_SOURCES)}"): [
+        "Forwarded",
+        "XForwardedFor",
+    ],
     ("log_level", "one of debug info warning error"): ["verbose", "trace", "10"],
     ("log_format", "one of auto console logfmt json"): ["xml", "log\nfmt"],
     (
@@ -223,7 +239,9 @@ def test_defaults_of_a_command() -> None:
 
 def test_other_options_are_unchanged() -> None:
     """A value changes only its own option, and unknown variables change none."""
-    settings = read_settings({"listen_port": "1"}, {"LOG_LEVEL": "debug", "POLL": "x", "listen_addr": "::1"})
+    settings = read_settings(
+        {"listen_port": "1"}, {"LOG_LEVEL": "debug", "POLL": "x", "listen_addr": "::1"}
+    )
     changed = {name for name, _, _, default in TABLE if getattr(settings, name) != default}
 
     assert {"listen_port", "log_level"} == changed
@@ -269,7 +287,9 @@ def test_a_password_is_not_repeated(name: str, text: str, shown: str) -> None:
         assert "hunter2" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["docker_host", "listen_addr", "push_username", "push_job", "textfile"])
+@pytest.mark.parametrize(
+    "name", ["docker_host", "listen_addr", "push_username", "push_job", "textfile"]
+)
 def test_bytes_that_are_not_utf_8(name: str) -> None:
     """A value that is not UTF-8 is refused, because Python's surrogates for it can't be written."""
     with pytest.raises(BadOptionError, match=r"=.*\\udcff.*can't be used: it takes UTF-8"):
@@ -296,7 +316,10 @@ def test_a_bad_flag_and_a_good_variable() -> None:
             {"push_username": "me"},
             r"--push-username \(PUSH_USERNAME\) needs --push-password-file \(PUSH_PASSWORD_FILE\)",
         ),
-        ({"push_password_file": "/p"}, r"--push-password-file .* needs --push-username \(PUSH_USERNAME\)"),
+        (
+            {"push_password_file": "/p"},
+            r"--push-password-file .* needs --push-username \(PUSH_USERNAME\)",
+        ),
     ],
 )
 def test_an_option_that_needs_another(options: dict[str, str], needed: str) -> None:

@@ -75,7 +75,9 @@ def page_of(snapshot: Snapshot, page: StatusPage = PAGE, *, age: float = 1) -> S
     return replace(page, take=lambda: snapshot, clock=lambda: snapshot.ended + age)
 
 
-def read(snapshot: Snapshot, page: StatusPage = PAGE, *, age: float = 1, refreshing: bool = True) -> Reader:
+def read(
+    snapshot: Snapshot, page: StatusPage = PAGE, *, age: float = 1, refreshing: bool = True
+) -> Reader:
     return Reader(page_of(snapshot, page, age=age).render(refreshing=refreshing).decode())
 
 
@@ -90,7 +92,13 @@ DOWN = Failure("ping", "unreachable", "Connection refused", "start the engine")
     ("state", "age", "mark", "sentence", "text"),
     [
         (snapshot(), 1, "●", "Docker is up", "No container is watched."),
-        (snapshot(up=False, listed=False, failure=DOWN), 1, "▲", "Docker is down", "start the engine"),
+        (
+            snapshot(up=False, listed=False, failure=DOWN),
+            1,
+            "▲",
+            "Docker is down",
+            "start the engine",
+        ),
         (
             snapshot(container("web"), listed=False),
             1,
@@ -105,10 +113,18 @@ DOWN = Failure("ping", "unreachable", "Connection refused", "start the engine")
             "Docker has not answered yet",
             "No container is known yet.",
         ),
-        (snapshot(up=False, listed=False), 21, "▲", "Docker is not being watched", "The exporter is stuck"),
+        (
+            snapshot(up=False, listed=False),
+            21,
+            "▲",
+            "Docker is not being watched",
+            "The exporter is stuck",
+        ),
     ],
 )
-def test_the_state_of_the_engine(state: Snapshot, age: float, mark: str, sentence: str, text: str) -> None:
+def test_the_state_of_the_engine(
+    state: Snapshot, age: float, mark: str, sentence: str, text: str
+) -> None:
     """Title, heading and text of a page have the state of the engine, and its HTML is well formed."""
     page = read(state, age=age)
 
@@ -120,7 +136,9 @@ def test_the_state_of_the_engine(state: Snapshot, age: float, mark: str, sentenc
 
 def test_the_title_has_the_number_of_unhealthy_containers() -> None:
     """The title has the number of unhealthy containers, which a tab shows."""
-    page = read(snapshot(container("a", health="unhealthy"), container("b", health="unhealthy")))
+    page = read(
+        snapshot(container("a", health="unhealthy"), container("b", health="unhealthy"))
+    )
 
     assert "Docker is up, 2 unhealthy · docker-prom-exporter" == page.title
 
@@ -134,7 +152,9 @@ def test_an_engine_that_is_up_is_described() -> None:
 
 def test_an_engine_that_is_down() -> None:
     """For an engine that is down, the page shows the failure, the remedy and containers as unknown."""
-    page = read(snapshot(container("web", health="healthy"), up=False, listed=False, failure=DOWN))
+    page = read(
+        snapshot(container("web", health="healthy"), up=False, listed=False, failure=DOWN)
+    )
 
     assert "ping unreachable: Connection refused What to do: start the engine" in page.text
     assert ["web", "", "?unknown", *[""] * 6] == page.rows[1]
@@ -182,7 +202,9 @@ def test_columns() -> None:
         oom_killed=True,
     )
     ill = container("db", health="unhealthy", failing_streak=3)
-    rows = [[" ".join(cell.split()) for cell in row] for row in read(snapshot(killed, ill)).rows]
+    rows = [
+        [" ".join(cell.split()) for cell in row] for row in read(snapshot(killed, ill)).rows
+    ]
 
     assert [
         [
@@ -231,7 +253,11 @@ def test_missing_details() -> None:
 
 @pytest.mark.parametrize(
     ("only_labelled", "fix"),
-    [(True, f'{LABEL}: "true"'), (True, "CONTAINER_HEALTH_FILTER_LABEL=false"), (False, f'{LABEL}: "false"')],
+    [
+        (True, f'{LABEL}: "true"'),
+        (True, "CONTAINER_HEALTH_FILTER_LABEL=false"),
+        (False, f'{LABEL}: "false"'),
+    ],
 )
 def test_the_remedy_for_unwatched_containers(*, only_labelled: bool, fix: str) -> None:
     """If containers may be unwatched, the page has the remedy for the filter in use."""
@@ -251,7 +277,9 @@ def test_the_remedy_for_unwatched_containers(*, only_labelled: bool, fix: str) -
 )
 def test_the_number_of_unwatched_containers(unwatched: int | None, says: str) -> None:
     """The number of unwatched containers is shown if it is known."""
-    read_page = read(snapshot(container("web"), unwatched=unwatched), replace(PAGE, only_labelled=False))
+    read_page = read(
+        snapshot(container("web"), unwatched=unwatched), replace(PAGE, only_labelled=False)
+    )
 
     assert f"{says} labelled false" in read_page.text
 
@@ -277,7 +305,10 @@ def test_polls_and_errors() -> None:
     text = read(snapshot(counts=counts)).text
 
     assert "Last poll 1 s ago, took 12 ms" in text
-    assert "Interval 5 s Mode list: one list in each poll, inspects where a row has changed" in text
+    assert (
+        "Interval 5 s Mode list: one list in each poll, inspects where a row has changed"
+        in text
+    )
     assert "Polls 7 succeeded, 1 failed Errors ping timeout: 1, in 17 requests" in text
 
 
@@ -293,7 +324,11 @@ def test_names_are_text() -> None:
     """HTML in names is shown as text and adds no element."""
     evil = "<script>alert(1)</script>'\"&"
     plain = read(snapshot(container("web", project="p", service="s")))
-    page = read(snapshot(container(evil, project=evil, service=evil), engine=DOCKER._replace(version=evil)))
+    page = read(
+        snapshot(
+            container(evil, project=evil, service=evil), engine=DOCKER._replace(version=evil)
+        )
+    )
 
     assert [tag for tag, _ in plain.elements] == [tag for tag, _ in page.elements]
     assert evil == page.rows[1][0]
@@ -305,8 +340,12 @@ def test_nothing_is_fetched_or_run() -> None:
     page = read(snapshot(container("web")))
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
 
-    assert {"script", "img", "iframe", "object", "form"}.isdisjoint(tag for tag, _ in page.elements)
-    assert not any(name.startswith("on") or name == "style" for _, a in page.elements for name in a)
+    assert {"script", "img", "iframe", "object", "form"}.isdisjoint(
+        tag for tag, _ in page.elements
+    )
+    assert not any(
+        name.startswith("on") or name == "style" for _, a in page.elements for name in a
+    )
     assert ["./", "?refresh=off", "metrics"] == links
 
 
@@ -315,7 +354,9 @@ def test_refresh(interval: float, seconds: str) -> None:
     """The page refreshes once per poll, within 5 to 60 seconds, unless the client turns that off."""
     page = replace(PAGE, poll_interval=interval)
     refreshes = [
-        a.get("content") for _, a in read(snapshot(), page).elements if a.get("http-equiv") == "refresh"
+        a.get("content")
+        for _, a in read(snapshot(), page).elements
+        if a.get("http-equiv") == "refresh"
     ]
     without = read(snapshot(), page, refreshing=False).elements
 
@@ -325,7 +366,14 @@ def test_refresh(interval: float, seconds: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(-3, "0 s"), (0, "0 s"), (59, "59 s"), (60, "1 min"), (3725, "1 h 2 min"), (86400 * 3, "3 d")],
+    [
+        (-3, "0 s"),
+        (0, "0 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (3725, "1 h 2 min"),
+        (86400 * 3, "3 d"),
+    ],
 )
 def test_wording_of_ages(seconds: float, words: str) -> None:
     """An age is shown in its two largest units; a negative age, from a clock that is behind, is 0 s."""
@@ -355,7 +403,9 @@ def test_who_gets_the_page(accept: str, *, html: bool) -> None:
 def fetched(url: str, **headers: str) -> tuple[Message, bytes]:
     """Return the headers and the body of an answer."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=names), timeout=10) as response:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=names), timeout=10
+    ) as response:
         return response.headers, response.read()
 
 
@@ -368,7 +418,9 @@ def fetched(url: str, **headers: str) -> tuple[Message, bytes]:
         ("/metrics", BROWSER, "text/plain"),
     ],
 )
-def test_one_address_for_browsers_and_prometheus(path: str, accept: str, content_type: str) -> None:
+def test_one_address_for_browsers_and_prometheus(
+    path: str, accept: str, content_type: str
+) -> None:
     """At `/` browsers get the page and other clients the exposition; `Vary` has `Accept` for caches."""
     with serving(lambda: snapshot(container("web"))) as url:
         headers, _ = fetched(url + path, Accept=accept)
@@ -390,7 +442,12 @@ def test_security_headers() -> None:
     )
     assert ("nosniff", "DENY", "no-referrer", "no-store") == tuple(
         headers[name]
-        for name in ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cache-Control")
+        for name in (
+            "X-Content-Type-Options",
+            "X-Frame-Options",
+            "Referrer-Policy",
+            "Cache-Control",
+        )
     )
 
 
@@ -415,7 +472,9 @@ class CountedPage:
         self.now = 1000.25
         self.snapshot = snapshot(container("web"), ended=1000.0)
         self.rendered = 0
-        self.page = replace(PAGE, take=lambda: self.snapshot, clock=lambda: self.now, now=self.wall)
+        self.page = replace(
+            PAGE, take=lambda: self.snapshot, clock=lambda: self.now, now=self.wall
+        )
 
     def wall(self) -> float:
         self.rendered += 1
@@ -435,9 +494,13 @@ def at_once(counted: CountedPage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "rendered"), [(at_once, 1), (later, 2), (newer, 2)], ids=["at once", "later", "newer"]
+    ("change", "rendered"),
+    [(at_once, 1), (later, 2), (newer, 2)],
+    ids=["at once", "later", "newer"],
 )
-def test_renders_once_per_snapshot_and_second(change: Callable[[CountedPage], None], rendered: int) -> None:
+def test_renders_once_per_snapshot_and_second(
+    change: Callable[[CountedPage], None], rendered: int
+) -> None:
     """The page is rendered once for each snapshot and second, for all plain and gzipped answers."""
     counted = CountedPage()
     first = [counted.page.render() for _ in range(5)]

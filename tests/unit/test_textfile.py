@@ -82,7 +82,9 @@ def test_a_failed_write_is_repeated(tmp_path: Path) -> None:
     folder.mkdir()
     file, held = textfile(folder / "docker.prom", poll_interval="15"), exposition(web=4)
     folder.rmdir()
-    with pytest.raises(OutletError, match="No such file or directory: the file stays as it was"):
+    with pytest.raises(
+        OutletError, match="No such file or directory: the file stays as it was"
+    ):
         file.deliver(held)
     due, pause = file.is_due(held), file.pause()
     folder.mkdir()
@@ -105,7 +107,9 @@ def _fifo(path: Path, _: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_link, _hard_link, _fifo])
-def test_nothing_at_the_temporary_name_is_opened(tmp_path: Path, make: Callable[[Path, Path], None]) -> None:
+def test_nothing_at_the_temporary_name_is_opened(
+    tmp_path: Path, make: Callable[[Path, Path], None]
+) -> None:
     """What exists at the temporary name is replaced: no other file is written, and no FIFO blocks."""
     temporary, precious = tmp_path / ".docker.prom.tmp", tmp_path / "precious"
     precious.write_text("mine")
@@ -122,7 +126,9 @@ def test_a_folder_at_the_temporary_name(tmp_path: Path) -> None:
     """A folder at the temporary name is an error; the exporter removes no folders."""
     (tmp_path / ".docker.prom.tmp").mkdir()
 
-    with pytest.raises(OutletError, match=r"can't write --textfile .*docker.prom: Is a directory"):
+    with pytest.raises(
+        OutletError, match=r"can't write --textfile .*docker.prom: Is a directory"
+    ):
         textfile(tmp_path / "docker.prom")
 
 

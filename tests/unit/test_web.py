@@ -23,13 +23,17 @@ class Served:
 
     def __init__(self, token: BearerToken | None = None) -> None:
         self.exposition = Exposition()
-        self.exposition.publish(Publication([GaugeMetricFamily("container_health", "Health.", 4)]))
+        self.exposition.publish(
+            Publication([GaugeMetricFamily("container_health", "Health.", 4)])
+        )
         self.healthy = self.ready = True
         self.listener = listen("127.0.0.1", 0)
         site = Site(self.exposition, lambda: self.healthy, lambda: self.ready, PAGE)
         self.server = BoundedServer(self.listener, App(site, "XRealIp", token))
 
-    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Message, bytes]:
+    def ask(
+        self, path: str, method: str = "GET", **headers: str
+    ) -> tuple[int, Message, bytes]:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         url = f"http://127.0.0.1:{self.listener.getsockname()[1]}{path}"
         request = urllib.request.Request(url, method=method, headers=names)
@@ -71,7 +75,9 @@ def test_serves_the_exposition(served: Served, path: str) -> None:
 def test_negotiates_format_and_encoding(served: Served) -> None:
     """`Accept` selects OpenMetrics and `Accept-Encoding` gzip; `Vary` has both for caches."""
     _, headers, body = served.ask(
-        "/metrics", Accept="application/openmetrics-text; version=1.0.0", Accept_Encoding="gzip"
+        "/metrics",
+        Accept="application/openmetrics-text; version=1.0.0",
+        Accept_Encoding="gzip",
     )
 
     assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
@@ -89,7 +95,9 @@ def test_names(served: Served) -> None:
 
 
 @pytest.mark.parametrize(("fields", "status"), [(1000, 200), (1001, 400)])
-def test_a_query_has_a_thousand_fields_at_most(served: Served, fields: int, status: int) -> None:
+def test_a_query_has_a_thousand_fields_at_most(
+    served: Served, fields: int, status: int
+) -> None:
     """A query with more than 1000 fields is a 400 with one line, and no line is logged above level debug."""
     with capture_logs() as logs:
         got, _, body = served.ask(f"/metrics?{'&' * (fields - 1)}")
@@ -99,7 +107,9 @@ def test_a_query_has_a_thousand_fields_at_most(served: Served, fields: int, stat
     assert [] == [entry for entry in logs if entry["log_level"] != "debug"]
 
 
-@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=x", "*/*;q=x", "\xff"])
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text; version=x", "*/*;q=x", "\xff"]
+)
 def test_an_unusual_accept(served: Served, accept: str) -> None:
     """An `Accept` with unknown versions or malformed values gets the text format."""
     status, headers, _ = served.ask("/metrics", Accept=accept)
@@ -135,7 +145,9 @@ def test_other_methods(served: Served, method: str) -> None:
     assert body.startswith(b"405 Method Not Allowed")
 
 
-@pytest.mark.parametrize("path", ["/nope", "/metrics/", "//metrics", "/%6detrics", "/..", "/metrics%00"])
+@pytest.mark.parametrize(
+    "path", ["/nope", "/metrics/", "//metrics", "/%6detrics", "/..", "/metrics%00"]
+)
 def test_other_paths(served: Served, path: str) -> None:
     """Other paths are a 404 that names the existing ones."""
     status, _, body = served.ask(path)
@@ -153,7 +165,9 @@ def test_an_internal_error_is_a_500(served: Served, monkeypatch: pytest.MonkeyPa
 
     assert 500 == status
     assert b"Zero" not in body
-    assert ["http.failed"] == [entry["event"] for entry in logs if entry["log_level"] == "error"]
+    assert ["http.failed"] == [
+        entry["event"] for entry in logs if entry["log_level"] == "error"
+    ]
     assert 200 == served.ask("/ping")[0]
 
 
@@ -168,8 +182,12 @@ def test_logs_each_request(served: Served) -> None:
     )
 
 
-@pytest.mark.parametrize(("authorization", "status"), [("Bearer s3cret", 200), ("Bearer secret", 401)])
-def test_a_token_protects_metrics_and_page(tmp_path: Path, authorization: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("authorization", "status"), [("Bearer s3cret", 200), ("Bearer secret", 401)]
+)
+def test_a_token_protects_metrics_and_page(
+    tmp_path: Path, authorization: str, status: int
+) -> None:
     """The token is required for the metrics and the page, and for nothing else."""
     (tmp_path / "token").write_text("s3cret")
     with serving(BearerToken(str(tmp_path / "token"))) as served:

@@ -31,7 +31,11 @@ def headers_of(**headers: str | list[str]) -> HTTPMessage:
             {"X_Forwarded_For": ["192.0.2.1", "192.0.2.2,2001:db8::3"]},
             "2001:db8::3",
         ),
-        ("RightmostForwarded", {"Forwarded": "for=192.0.2.1, for=192.0.2.2;proto=https"}, "192.0.2.2"),
+        (
+            "RightmostForwarded",
+            {"Forwarded": "for=192.0.2.1, for=192.0.2.2;proto=https"},
+            "192.0.2.2",
+        ),
         (
             "RightmostForwarded",
             {"Forwarded": 'proto=https;For="[2001:db8:cafe::17]:4711"'},
@@ -43,12 +47,22 @@ def headers_of(**headers: str | list[str]) -> HTTPMessage:
         ("CfConnectingIp", {"CF_Connecting_IP": "2001:db8::4"}, "2001:db8::4"),
         ("TrueClientIp", {"True_Client_IP": "192.0.2.5"}, "192.0.2.5"),
         ("FlyClientIp", {"Fly_Client_IP": "192.0.2.6"}, "192.0.2.6"),
-        ("CloudFrontViewerAddress", {"CloudFront_Viewer_Address": "192.0.2.8:46532"}, "192.0.2.8"),
-        ("CloudFrontViewerAddress", {"CloudFront_Viewer_Address": "2001:db8::8:46532"}, "2001:db8::8"),
+        (
+            "CloudFrontViewerAddress",
+            {"CloudFront_Viewer_Address": "192.0.2.8:46532"},
+            "192.0.2.8",
+        ),
+        (
+            "CloudFrontViewerAddress",
+            {"CloudFront_Viewer_Address": "2001:db8::8:46532"},
+            "2001:db8::8",
+        ),
         ("XEnvoyExternalAddress", {"X_Envoy_External_Address": "192.0.2.9"}, "192.0.2.9"),
     ],
 )
-def test_finds_the_client_behind_a_proxy(source: str, headers: dict[str, Any], address: str) -> None:
+def test_finds_the_client_behind_a_proxy(
+    source: str, headers: dict[str, Any], address: str
+) -> None:
     """The client's address is the one that the nearest proxy added to the configured header."""
     assert address == client_address(headers_of(**headers), PEER, source)
 
@@ -62,5 +76,6 @@ def test_a_missing_or_malformed_header(value: str | None) -> None:
     headers: dict[str, Any] = {} if value is None else dict.fromkeys(names, value)
 
     assert dict.fromkeys(CLIENT_IP_SOURCES, PEER) == {
-        source: client_address(headers_of(**headers), PEER, source) for source in CLIENT_IP_SOURCES
+        source: client_address(headers_of(**headers), PEER, source)
+        for source in CLIENT_IP_SOURCES
     }

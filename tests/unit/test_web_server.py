@@ -26,7 +26,9 @@ class Served:
     """A running server and clients of it. `answer` answers each request; `requests` has all requests."""
 
     def __init__(self, listener: socket.socket) -> None:
-        self.answer: Callable[[Request], Response] = lambda _: Response(HTTPStatus.OK, (b"pong",))
+        self.answer: Callable[[Request], Response] = lambda _: Response(
+            HTTPStatus.OK, (b"pong",)
+        )
         self.requests: list[Request] = []
         self.address = listener.getsockname()[:2]
         self.server = BoundedServer(listener, self.app)
@@ -113,7 +115,9 @@ def test_a_refusal_arrives(served: Served) -> None:
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
-@pytest.mark.parametrize("raw", [b"", b"GET /ping", GET[:-2], b"GET /ping HTTP/1.1\r\nHost: a"])
+@pytest.mark.parametrize(
+    "raw", [b"", b"GET /ping", GET[:-2], b"GET /ping HTTP/1.1\r\nHost: a"]
+)
 def test_half_a_request_gets_no_answer(served: Served, raw: bytes) -> None:
     """An incomplete request gets no answer, because its client has disconnected."""
     assert b"" == served.exchange(raw)
@@ -173,16 +177,22 @@ def test_many_silent_clients(served: Served) -> None:
         assert threading.active_count() - others <= 48
 
 
-def test_threads_that_do_not_end_are_not_replaced(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_do_not_end_are_not_replaced(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A dropped connection makes room only once its thread has ended."""
     monkeypatch.setattr(module, "_DROP_TIMEOUT", 0.001)
     others, done = threading.active_count(), threading.Event()
-    served.answer = lambda _: Response(HTTPStatus.OK, (b"late" if done.wait(30) else b"never",))
+    served.answer = lambda _: Response(
+        HTTPStatus.OK, (b"late" if done.wait(30) else b"never",)
+    )
     with ExitStack() as stack:
         for _ in range(60):
             stack.enter_context(served.connect()).sendall(GET)
         wait_for(lambda: len(served.requests) == 48, what="every thread to be busy")
-        wait_for(lambda: not served.server._slots, what="every connection to be dropped", seconds=20)
+        wait_for(
+            lambda: not served.server._slots, what="every connection to be dropped", seconds=20
+        )
 
         assert 48 == threading.active_count() - others
         done.set()
@@ -227,7 +237,9 @@ def test_clients_that_have_disconnected() -> None:
     ],
     ids=["silent", "asks slowly", "idle", "reads slowly", "sends on"],
 )
-def test_timeouts(served: Served, monkeypatch: pytest.MonkeyPatch, timeout: str, raw: bytes) -> None:
+def test_timeouts(
+    served: Served, monkeypatch: pytest.MonkeyPatch, timeout: str, raw: bytes
+) -> None:
     """Each step of a connection has a timeout, even for a client that sends steadily; others are served."""
     monkeypatch.setattr(module, timeout, 0.1)
     pong = served.answer
@@ -265,7 +277,9 @@ def test_stop(served: Served) -> None:
             served.connect()
 
 
-def test_without_descriptors_a_connection_is_dropped(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_descriptors_a_connection_is_dropped(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If `accept` lacks descriptors, a connection is dropped, and the log has one line on that."""
     failure = OSError(errno.EMFILE, "Too many open files")
 
@@ -282,11 +296,17 @@ def test_without_descriptors_a_connection_is_dropped(served: Served, monkeypatch
                     served.server.get_request()
 
         assert b"" == read_all(quiet)
-    assert ["http.no_descriptors"] == [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+    assert ["http.no_descriptors"] == [
+        entry["event"] for entry in logs if entry["log_level"] == "warning"
+    ]
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(1024, 48), (80, 48), (64, 32), (20, 1), (-1, 48)], ids=str)
-def test_descriptors_bound_the_slots(monkeypatch: pytest.MonkeyPatch, limit: int, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(1024, 48), (80, 48), (64, 32), (20, 1), (-1, 48)], ids=str
+)
+def test_descriptors_bound_the_slots(
+    monkeypatch: pytest.MonkeyPatch, limit: int, expected: int
+) -> None:
     """The limit of descriptors bounds the slots; -1 is no limit.
 
     The rest of the exporter needs some descriptors too.
