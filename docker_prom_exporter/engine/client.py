@@ -28,7 +28,7 @@ from docker_prom_exporter.engine.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import urllib3
 
@@ -111,14 +111,42 @@ class Client(APIClient):
             self._in_flight.watch(adapter)
         super().mount(prefix, adapter)
 
+    def request(  # type: ignore[override]
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        **_: Any,
+    ) -> requests.Response:
+        """Send a request as `requests.Session` would, but never with a body, cookies or credentials.
+
+        `Session.request` also reads proxies, certificates and credentials from the environment, and
+        merges settings, which takes a quarter of the CPU time of a request.
+        """
+        request = requests.PreparedRequest()
+        request.prepare(method, url, headers=self.headers, params=params)
+        return self.send(request, timeout=timeout)
+
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Send only `GET`s of the four endpoints; raise unless the status is 200; limit the answer's size."""
-        path = str(urlsplit(request.url or "").path)
+        """Send only `GET`s of the four endpoints; limit the answer's size.
+
+        The adapter sends one request and follows no redirect. Raises `requests.HTTPError` unless the
+        status is 200, and `ForbiddenRequestError` before anything is sent.
+        """
+        url = request.url or ""
+        path = urlsplit(url).path
         if request.method != "GET" or not _ALLOWED.fullmatch(path):
             raise ForbiddenRequestError(f"{request.method} {path}")
+        adapter = self.get_adapter(url)
         try:
-            response = super().send(
-                request, **{**kwargs, "stream": True, "allow_redirects": False}
+            response = adapter.send(
+                request,
+                stream=True,
+                timeout=kwargs.get("timeout"),
+                verify=self.verify or False,
+                cert=self.cert,
             )
             if path.endswith("/_ping"):
                 self.pinged = response.headers
@@ -139,10 +167,6 @@ class Client(APIClient):
             "filters": json.dumps(filters) if filters else None,
         }
         return self.get(url, params=params, timeout=self.timeout).content
-
-    def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[requests.Response]:
-        """Follow no redirect: requests would read the whole body of one, of any size."""
-        return iter(())
 
 
 def parse_rows(body: bytes) -> list[Any]:

@@ -663,7 +663,6 @@ def test_inspects_share_connections(engines: Engines, simulated: Simulation) -> 
         (UnixHTTPAdapter, "get_connection_with_tls_context"),
         (UnixHTTPAdapter, "get_connection"),
         (UnixHTTPAdapter("http+unix:///x"), "pools"),
-        (requests.Session, "resolve_redirects"),
         (requests.Response(), "_content"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
