@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from docker_prom_exporter.booleans import parse_boolean
 
@@ -23,6 +23,14 @@ RESTART_POLICIES: Final = ("no", "always", "unless-stopped", "on-failure")
 
 LABEL: Final = "docker-prometheus-exporter.metric.container_health.enabled"
 """The label that decides whether a container is watched."""
+
+Doubt = Literal["pending", "stalled"]
+"""Why no probe stands behind the engine's `healthy` or `unhealthy`.
+
+`pending`: moby sets `unhealthy` when it pauses a container, and after the unpause that stays
+until the next probe. `stalled`: the engine has stopped probing, as moby before 23 does after a
+restart of dockerd with `live-restore`, and Podman where systemd's timers don't run.
+"""
 
 # Podman also sends states that Docker does not have (libpod/define/containerstate.go).
 _STATES: Final = {
@@ -40,6 +48,20 @@ _HEALTH_STATUSES: Final = {
 }
 
 _NANOSECONDS: Final = 10**9
+
+# Docker's defaults, from moby's daemon/health.go; the interval and the timeout in seconds.
+_DEFAULT_INTERVAL: Final = 30.0
+_DEFAULT_TIMEOUT: Final = 30.0
+_DEFAULT_RETRIES: Final = 3
+
+# The kernel's default period for a CPU quota, in microseconds.
+_DEFAULT_CPU_PERIOD: Final = 100_000
+
+# Probes that are missing for so many rounds, and so many seconds, have stopped. On a busy host
+# a round takes more than its interval and timeout.
+_STALLED_ROUNDS: Final = 3
+_STALLED_SECONDS: Final = 60
+
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 _UP: Final = re.compile(r"Up [^()]*(?:\((?:health: )?([a-z]+)\))?")
@@ -75,21 +97,65 @@ _HEALTH_WHILE_RUNNING: Final[dict[str | None, ContainerHealth]] = {
 }
 
 
+class Healthcheck(NamedTuple):
+    """The settings of a healthcheck, from `Config.Healthcheck`; times are in seconds.
+
+    `interval` is `None` if the engine never probes by itself: `--health-interval disable` of
+    Podman.
+    """
+
+    interval: float | None = _DEFAULT_INTERVAL
+    timeout: float = _DEFAULT_TIMEOUT
+    retries: int = _DEFAULT_RETRIES
+    start_period: float = 0.0
+
+    @property
+    def longest_silence(self) -> float | None:
+        """The maximum number of seconds from the end of one probe to the end of the next."""
+        if self.interval is None:
+            return None
+        return max(_STALLED_SECONDS, _STALLED_ROUNDS * (self.interval + self.timeout))
+
+
+class Probe(NamedTuple):
+    """One run of a healthcheck, from `State.Health.Log`, without its output.
+
+    `ended` is in Unix seconds by the engine's clock, `duration` in seconds. Exit code 0: it
+    passed. -1: it was not run to its end, on Docker because of its timeout. Others: it failed.
+    Podman has only 0 and 1.
+    """
+
+    ended: float
+    duration: float
+    exit_code: int
+
+
 class Details(NamedTuple):
     """The fields of a container that only `/containers/{id}/json` has.
 
-    Times are Unix seconds, `None` if the engine's time is zero. `exit_code` is `None` in every state except
-    `exited` and `dead`, `failing_streak` without a healthcheck. `restart_policy` is one of
+    Times are Unix seconds, `None` if the engine's time is zero. `restart_policy` is one of
     `RESTART_POLICIES`, or `None` for any other.
     """
 
     started: float | None
     finished: float | None
     restarts: int
+    # Of the last run; `None` in every state except exited, dead and restarting.
     exit_code: int | None
     oom_killed: bool
+    # `None` without a healthcheck.
     failing_streak: int | None
     restart_policy: str | None
+    # Whether the last attempt to start it failed.
+    start_failed: bool = False
+    # In bytes, cores and processes; `None` without a limit.
+    memory_limit: int | None = None
+    cpu_limit: float | None = None
+    pids_limit: int | None = None
+    # `None` without a healthcheck.
+    healthcheck: Healthcheck | None = None
+    # The newest one of this run; `None` while the container does not run.
+    probe: Probe | None = None
 
 
 class Container(NamedTuple):
@@ -100,6 +166,7 @@ class Container(NamedTuple):
     because moby sets it to `unhealthy` when a container stops, pauses or restarts. `created_ns` is in
     nanoseconds since 1970; from a list row it is a whole number of seconds. `watch_label` is the value of
     `LABEL`, `None` without it; `labels` has the values of the labels in CONTAINER_LABELS, in that order.
+    `doubt` tells why `health_status` does not count as a verdict; `None` if it does.
     """
 
     id: str
@@ -114,6 +181,7 @@ class Container(NamedTuple):
     watch_label: str | None = None
     labels: tuple[str, ...] = ()
     details: Details | None = None
+    doubt: Doubt | None = None
 
     @property
     def created(self) -> int | None:
@@ -130,7 +198,18 @@ class Container(NamedTuple):
         """Its value of `container_health`."""
         if not self.running:
             return ContainerHealth.STOPPED if self.state else ContainerHealth.UNKNOWN
+        if self.doubt is not None:
+            return ContainerHealth.UNKNOWN
         return _HEALTH_WHILE_RUNNING.get(self.health_status, ContainerHealth.UNKNOWN)
+
+    @property
+    def awaits_probe(self) -> bool:
+        """Whether a probe can decide its health while nothing in its row changes.
+
+        List mode inspects such a container in each poll: the row of an `unhealthy` container
+        is the same before and after the probe that says so.
+        """
+        return self.doubt is not None
 
     @property
     def enabled(self) -> bool | None:
@@ -148,7 +227,7 @@ class Container(NamedTuple):
 
     def without_verdict(self) -> Container:
         """Return a copy without state, health and details, for when the engine does not answer."""
-        return self._replace(state="", health_status=None, details=None)
+        return self._replace(state="", health_status=None, details=None, doubt=None)
 
 
 class Row(NamedTuple):
@@ -181,6 +260,7 @@ def read_row(
         _at(row, "Health"), default=health_status if health_listed else None
     )
     created = _integer(_at(row, "Created")) or 0
+    state, streak = _state(_at(row, "State")), _streak(row, health_status)
     container = _container(
         row,
         labels=_at(row, "Labels"),
@@ -188,9 +268,10 @@ def read_row(
         name=_own_name(_at(row, "Names")),
         image=as_text(_at(row, "Image")),
         image_id=as_text(_at(row, "ImageID")),
-        state=_state(_at(row, "State")),
+        state=state,
         health_status=health_status,
         created_ns=created * _NANOSECONDS if created > 0 else None,
+        doubt=_doubt(state, health_status, streak),
     )
     if container is None:
         return None
@@ -198,16 +279,27 @@ def read_row(
         container=container,
         summary=summary,
         min_age=math.inf if container.state in ("created", "removing", "dead") else min_age,
-        failing_streak=_streak(row, health_status),
+        failing_streak=streak,
         described_image="ImageManifestDescriptor" in row,
     )
 
 
-def read_inspect(answer: Any, label_keys: tuple[str, ...] = ()) -> Container | None:
-    """Parse an answer of `/containers/{id}/json` as `read_row` parses a row; the container has details."""
-    status = _at(answer, "State")
-    state, health_status = _state(_at(status, "Status")), _health_status(_at(status, "Health"))
-    policy = _at(answer, "HostConfig", "RestartPolicy", "Name") or "no"
+def read_inspect(
+    answer: Any,
+    label_keys: tuple[str, ...] = (),
+    *,
+    now: float | None = None,
+    is_podman: bool = False,
+) -> Container | None:
+    """Parse an answer of `/containers/{id}/json` as `read_row` parses a row, with details.
+
+    `now` is the engine's clock in Unix seconds, from the `Date` of this answer; without it no
+    container is stalled. `is_podman`: without an interval the engine never probes by itself.
+    Docker leaves out an interval that is the default, Podman one that is disabled.
+    """
+    state = _state(_at(answer, "State", "Status"))
+    health_status = _health_status(_at(answer, "State", "Health"))
+    details = _details(answer, state, health_status, is_podman=is_podman)
     return _container(
         answer,
         labels=_at(answer, "Config", "Labels"),
@@ -218,16 +310,13 @@ def read_inspect(answer: Any, label_keys: tuple[str, ...] = ()) -> Container | N
         state=state,
         health_status=health_status,
         created_ns=_nanoseconds(_at(answer, "Created")),
-        details=Details(
-            started=_timestamp(_at(status, "StartedAt")),
-            finished=_timestamp(_at(status, "FinishedAt")),
-            restarts=max(0, _integer(_at(answer, "RestartCount")) or 0),
-            exit_code=_integer(_at(status, "ExitCode"))
-            if state in ("exited", "dead")
-            else None,
-            oom_killed=_at(status, "OOMKilled") is True,
-            failing_streak=_streak(status, health_status),
-            restart_policy=policy if policy in RESTART_POLICIES else None,
+        details=details,
+        doubt=_doubt(
+            state,
+            health_status,
+            details.failing_streak,
+            details.healthcheck,
+            _silence(details.probe, now),
         ),
     )
 
@@ -252,6 +341,108 @@ def _container(
         labels=tuple(as_text(_at(labels, key)) for key in label_keys),
         **fields,
     )
+
+
+def _details(
+    answer: Any, state: str, health_status: str | None, *, is_podman: bool
+) -> Details:
+    status = _at(answer, "State")
+    policy = _at(answer, "HostConfig", "RestartPolicy", "Name") or "no"
+    # moby says 0 for a container that was never started, and for one that runs.
+    ended = state in ("exited", "dead", "restarting")
+    return Details(
+        started=_timestamp(_at(status, "StartedAt")),
+        finished=_timestamp(_at(status, "FinishedAt")),
+        restarts=max(0, _integer(_at(answer, "RestartCount")) or 0),
+        exit_code=_integer(_at(status, "ExitCode")) if ended else None,
+        oom_killed=_at(status, "OOMKilled") is True,
+        failing_streak=_streak(status, health_status),
+        restart_policy=policy if policy in RESTART_POLICIES else None,
+        start_failed=as_text(_at(status, "Error")) != "",
+        memory_limit=_positive(_at(answer, "HostConfig", "Memory")),
+        cpu_limit=_cpu_limit(_at(answer, "HostConfig")),
+        pids_limit=_positive(_at(answer, "HostConfig", "PidsLimit")),
+        healthcheck=_healthcheck(answer, health_status, is_podman=is_podman),
+        probe=_last_probe(status) if state == "running" else None,
+    )
+
+
+def _cpu_limit(host_config: Any) -> float | None:
+    """Return the limit in cores: `--cpus`, or the quota of `--cpu-quota` in each period."""
+    if nano_cpus := _positive(_at(host_config, "NanoCpus")):
+        return nano_cpus / _NANOSECONDS
+    quota = _positive(_at(host_config, "CpuQuota"))
+    period = _positive(_at(host_config, "CpuPeriod")) or _DEFAULT_CPU_PERIOD
+    return None if quota is None else quota / period
+
+
+def _healthcheck(
+    answer: Any, health_status: str | None, *, is_podman: bool
+) -> Healthcheck | None:
+    """Parse `Config.Healthcheck`; return `None` if there is no command to run as a probe."""
+    settings = _at(answer, "Config", "Healthcheck")
+    if not isinstance(settings, dict):
+        return None
+    # Before its first start a container has a healthcheck and no health. An interval without a
+    # test is no healthcheck.
+    if health_status == "none" and _at(settings, "Test") in (None, [], ["NONE"]):
+        return None
+    interval = _seconds(settings.get("Interval"))
+    if interval is None and not is_podman:
+        interval = _DEFAULT_INTERVAL
+    return Healthcheck(
+        interval=interval,
+        timeout=_seconds(settings.get("Timeout")) or _DEFAULT_TIMEOUT,
+        retries=_positive(settings.get("Retries")) or _DEFAULT_RETRIES,
+        start_period=_seconds(settings.get("StartPeriod")) or 0.0,
+    )
+
+
+def _last_probe(status: Any) -> Probe | None:
+    """Parse the newest entry of `State.Health.Log`; `None` if it is of an earlier run."""
+    log = _at(status, "Health", "Log")
+    entry = log[-1] if isinstance(log, list) and log else None
+    began, ended = _nanoseconds(_at(entry, "Start")), _nanoseconds(_at(entry, "End"))
+    started, exit_code = (
+        _nanoseconds(_at(status, "StartedAt")),
+        _integer(_at(entry, "ExitCode")),
+    )
+    if began is None or ended is None or started is None or exit_code is None:
+        return None
+    # moby and Podman 4 keep the log when a container starts again.
+    if began < started:
+        return None
+    # A clock that was set back during the probe gives an end before its beginning.
+    duration = max(0, ended - began) / _NANOSECONDS
+    return Probe(ended // 1000 / 1_000_000, duration, exit_code)
+
+
+def _silence(probe: Probe | None, now: float | None) -> float | None:
+    """Return how many seconds ago the last probe ended, by the engine's clock."""
+    return None if probe is None or now is None else now - probe.ended
+
+
+def _doubt(
+    state: str,
+    health_status: str | None,
+    streak: int | None,
+    healthcheck: Healthcheck | None = None,
+    silence: float | None = None,
+) -> Doubt | None:
+    """Return why the engine's verdict does not count; `silence` is the last probe's age.
+
+    A probe that says `unhealthy` leaves a streak of at least `retries`. A row has no
+    `retries`: there only a streak of 0 shows that no probe said so.
+    """
+    if state != "running" or health_status not in ("healthy", "unhealthy"):
+        return None
+    needed = 1 if healthcheck is None else healthcheck.retries
+    if health_status == "unhealthy" and streak is not None and streak < needed:
+        return "pending"
+    longest = None if healthcheck is None else healthcheck.longest_silence
+    if silence is not None and longest is not None and silence > longest:
+        return "stalled"
+    return None
 
 
 @lru_cache(maxsize=4096)
@@ -313,6 +504,18 @@ def as_text(value: Any) -> str:
 def _integer(value: Any) -> int | None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return int(value) if number and abs(value) < 2**63 else None
+
+
+def _positive(value: Any) -> int | None:
+    """Return a number above 0; 0 and -1 stand for the engine's default, or for no limit."""
+    number = _integer(value)
+    return number if number is not None and number > 0 else None
+
+
+def _seconds(value: Any) -> float | None:
+    """Convert a duration above 0 from nanoseconds to seconds."""
+    nanoseconds = _positive(value)
+    return None if nanoseconds is None else nanoseconds / _NANOSECONDS
 
 
 def _nanoseconds(value: Any) -> int | None:

@@ -72,7 +72,7 @@ def detailed(answer: Any) -> Details:
 @pytest.mark.parametrize("status", WHILE_RUNNING)
 def test_health_counts_while_running(status: str) -> None:
     """The `Health` of a row, from API 1.52 on, and of an inspect counts only while the container runs."""
-    health = {"Status": status, "FailingStreak": 0}
+    health = {"Status": status, "FailingStreak": 3}
     expected = {
         state: WHILE_RUNNING[status] if state == "running" else STOPPED for state in STATES
     }
@@ -420,8 +420,8 @@ def test_out_of_memory(flag: Any) -> None:
 
 @pytest.mark.parametrize("state", STATES)
 def test_exit_code(state: str) -> None:
-    """Only exited and dead containers have an exit code, because moby reports 0 for the others."""
-    expected = 3 if state in ("exited", "dead") else None
+    """Only ended containers have an exit code; moby reports 0 for all others."""
+    expected = 3 if state in ("exited", "dead", "restarting") else None
 
     assert expected == detailed(inspect({"Status": state, "ExitCode": 3})).exit_code
 
@@ -636,7 +636,7 @@ LABELS_ANSWER = st.fixed_dictionaries(
 
 
 def answers(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Return objects with some of these fields, each valid or any JSON; or any JSON instead of the object."""
+    """Return objects with some of these fields, valid or any JSON; or any JSON instead."""
     malformed = {name: values | JSON for name, values in fields.items()}
     return st.fixed_dictionaries({}, optional=malformed) | JSON
 
@@ -653,17 +653,41 @@ ROWS = answers(
     ),
     Health=answers(Status=HEALTH, FailingStreak=st.integers(0, 9)),
 )
+TIME_TEXT = TEXT | st.datetimes().map("{:%Y-%m-%dT%H:%M:%S}Z".format)
+NUMBER = st.integers(-1, 2**63)
 INSPECTS = answers(
     Id=ID,
     Name=TEXT,
-    Created=TEXT | st.datetimes().map("{:%Y-%m-%dT%H:%M:%S}Z".format),
+    Created=TIME_TEXT,
     RestartCount=st.integers(0, 9),
-    Config=answers(Image=TEXT, Labels=LABELS_ANSWER),
-    HostConfig=answers(RestartPolicy=answers(Name=TEXT)),
+    Config=answers(
+        Image=TEXT,
+        Labels=LABELS_ANSWER,
+        Healthcheck=answers(
+            Test=st.sampled_from([["NONE"], ["CMD", "true"]]),
+            Interval=NUMBER,
+            Timeout=NUMBER,
+            Retries=NUMBER,
+            StartPeriod=NUMBER,
+        ),
+    ),
+    HostConfig=answers(
+        RestartPolicy=answers(Name=TEXT),
+        Memory=NUMBER,
+        NanoCpus=NUMBER,
+        CpuQuota=NUMBER,
+        CpuPeriod=NUMBER,
+        PidsLimit=NUMBER,
+    ),
     State=answers(
         Status=STATE,
-        Health=answers(Status=HEALTH, FailingStreak=st.integers(0, 9)),
-        StartedAt=TEXT | st.datetimes().map("{:%Y-%m-%dT%H:%M:%S}Z".format),
+        Health=answers(
+            Status=HEALTH,
+            FailingStreak=st.integers(0, 9),
+            Log=st.lists(answers(Start=TIME_TEXT, End=TIME_TEXT, ExitCode=NUMBER), max_size=2),
+        ),
+        StartedAt=TIME_TEXT,
+        Error=TEXT,
         ExitCode=st.integers(0, 255),
         OOMKilled=st.booleans(),
     ),
@@ -708,28 +732,50 @@ def test_any_row_can_be_read(answer: Any, *, health_listed: bool) -> None:
     assert found.min_age >= 0
 
 
-@given(answer=INSPECTS)
-@example(inspect({"Health": {"Status": "healthy"}}))
-@example(inspect({"Status": "paused", "Health": {"Status": "healthy"}}))
-def test_any_inspect_can_be_read(answer: Any) -> None:
-    """No inspect raises an error, and a container is healthy exactly if the inspect says so while it runs."""
-    found = read_inspect(answer, ("team",))
+def limits(of: Details) -> tuple[float | None, ...]:
+    """Return the limits of a container, and the settings of its healthcheck above 0."""
+    check = of.healthcheck
+    numbers = (check.interval, check.timeout, check.retries) if check else ()
+    return of.memory_limit, of.cpu_limit, of.pids_limit, *numbers
+
+
+@given(answer=INSPECTS, is_podman=st.booleans())
+@example(answer=inspect({"Health": {"Status": "healthy"}}), is_podman=True)
+@example(
+    answer=inspect({"Status": "paused", "Health": {"Status": "healthy"}}), is_podman=False
+)
+def test_any_inspect_can_be_read(answer: Any, *, is_podman: bool) -> None:
+    """No inspect raises an error, and a container is healthy only if it says so while it runs.
+
+    Where it says so, only a probe that is too old stands against it.
+    """
+    found = read_inspect(answer, ("team",), now=1714979999, is_podman=is_podman)
     if found is None:
         return
     says_healthy = at(answer, "State", "Health", "Status") == "healthy"
 
     assert_exportable(found)
-    assert (found.health == HEALTHY) == (
-        at(answer, "State", "Status") == "running" and says_healthy
+    assert (at(answer, "State", "Status") == "running" and says_healthy) == (
+        found.health == HEALTHY
+        or (found.doubt == "stalled" and found.health_status == "healthy")
     )
+    assert found.doubt is None or found.health == UNKNOWN
     if found.details is not None:
         assert all(
             0 < each < math.inf
             for each in (found.details.started, found.details.finished)
             if each
         )
-        assert found.details.exit_code is None or found.state in ("exited", "dead")
+        assert found.details.exit_code is None or found.state in (
+            "exited",
+            "dead",
+            "restarting",
+        )
         assert found.details.restart_policy in (None, *RESTART_POLICIES)
+        assert all(
+            0 < limit < math.inf for limit in limits(found.details) if limit is not None
+        )
+        assert found.details.probe is None or found.details.probe.duration >= 0
 
 
 TIMES = st.integers(1, 2**34).map(lambda eighths: eighths / 8)
@@ -760,10 +806,12 @@ GENERATIONS = [
 
 
 def shown_by_both(found: Container, *, health_listed: bool = True) -> Container:
-    """Remove what only an inspect shows: details, and the health of a container that does not run."""
+    """Remove what only an inspect shows, as the health of a container that does not run."""
     created_ns = None if found.created is None else found.created * SECOND
     verdict = found.health_status if found.running and health_listed else None
-    return found._replace(details=None, created_ns=created_ns, health_status=verdict)
+    return found._replace(
+        details=None, created_ns=created_ns, health_status=verdict, doubt=None
+    )
 
 
 @given(simulated=SIMULATED)

@@ -307,7 +307,7 @@ def test_one_inspect_that_times_out(
     clock = Clock(monkeypatch)
     for number in range(6):
         add_old(containerd, f"c{number}", health="healthy")
-    stuck = add_old(containerd, "stuck", health="unhealthy")
+    stuck = add_old(containerd, "stuck", health="unhealthy", failing_streak=3)
     poller = poller_for(containerd.url)
     poller.poll()
     containerd.inspect_faults = {stuck: LATE}

@@ -35,7 +35,8 @@ def test_reports_health(api_version: str) -> None:
     """In every API version, the list alone gives the health of all containers."""
     with simulation(api_version=api_version) as simulated:
         for health in ("starting", "healthy", "unhealthy"):
-            simulated.stage.add(health, health=health)
+            streak = 3 if health == "unhealthy" else 0
+            simulated.stage.add(health, health=health, failing_streak=streak)
             simulated.stage.add(f"paused {health}", health=health, state="paused")
             simulated.stage.add(f"exited {health}", health=health, state="exited")
         simulated.stage.add("plain")
@@ -71,7 +72,7 @@ def test_a_steady_poll_costs_a_ping_and_a_list(simulated: Simulation) -> None:
     [
         {"state": "exited", "exit_code": 1},
         {"state": "paused"},
-        {"health": "unhealthy"},
+        {"health": "unhealthy", "failing_streak": 3},
         {"health": None},
         {"labels": {LABEL: "yes"}},
         {"image": "other:2"},
@@ -334,7 +335,7 @@ def test_one_stuck_container_costs_only_its_details(
     """
     for number in range(8):
         simulated.stage.add(f"c{number}", health="healthy")
-    stuck = simulated.stage.add("stuck", health="unhealthy")
+    stuck = simulated.stage.add("stuck", health="unhealthy", failing_streak=3)
     simulated.inspect_faults = {stuck.id: answers("504 Gateway Timeout", "")}
     poller = poller_for(simulated.url)
     snapshot = poller.poll()

@@ -92,7 +92,7 @@ def test_a_failing_engine(simulated: Simulation, endpoint: str, fault: str) -> N
         lost = [poller.poll() for _ in range(2)][-1]
     simulated.faults = {}
     poller._engine._timeout = timeout
-    simulated.stage.change("web", health="unhealthy")
+    simulated.stage.change("web", health="unhealthy", failing_streak=3)
     found = poller.poll()
 
     assert (endpoint == "list", False) == (lost.up, lost.listed)
