@@ -8,7 +8,8 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, HelpFormatter
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from docker_prom_exporter import __doc__ as summary
 from docker_prom_exporter import __version__
@@ -17,27 +18,78 @@ from docker_prom_exporter.settings import OPTIONS, BadOptionError, read_settings
 from docker_prom_exporter.signals import StopSignals
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from typing import Any
 
     from docker_prom_exporter.settings import Settings
 
 _NAME: Final = "docker-prom-exporter"
-_COMMANDS: Final = {
-    "once": "poll once, print the metrics, push or write them; exit 0 if Docker was up, else 1",
-    "check": "ask Docker each question once, say what to do; exit 0 if health can be reported, else 1",
-    "healthcheck": "ask the running exporter whether it is healthy; exit 0 or 1",
-    "demo": "serve the metrics of a simulated engine; needs no Docker",
-    "registry": "serve the metrics of a Docker registry's file storage; needs no Docker",
-    "expire": "delete groups from a Pushgateway that are no longer pushed; needs no Docker",
+_HEALTHCHECK_OPTIONS: Final = (
+    "listen_addr",
+    "listen_port",
+    "web_tls_cert_file",
+    "web_tls_key_file",
+    "web_client_ca_file",
+    "web_bearer_token_file",
+)
+
+
+class _Command(NamedTuple):
+    """A command. `uses` names its options, each by itself or all of a group by the group."""
+
+    help: str
+    uses: tuple[str, ...]
+    without: tuple[str, ...] = ()
+    serves: bool = False
+    defaults: Mapping[str, str] = MappingProxyType({})
+    argument: str = ""
+
+    @property
+    def options(self) -> set[str]:
+        """Return the names of the options that it uses."""
+        used = {each.name for each in OPTIONS if {each.name, each.group} & {*self.uses}}
+        return used.difference(self.without)
+
+
+_COMMANDS: Final[dict[str | None, _Command]] = {
+    None: _Command("", ("Docker", "Containers", "Web", "Log", "Push"), serves=True),
+    "once": _Command(
+        "poll once, print the metrics, push or write them; exit 0 if Docker was up, else 1",
+        ("Docker", "Containers", "Log", "Push"),
+    ),
+    "check": _Command(
+        "request each endpoint once, say what to do; exit 0 if health can be reported, else 1",
+        ("Docker", "Containers", "Log"),
+        without=("poll_interval",),
+    ),
+    "healthcheck": _Command(
+        "ask the running exporter whether it is healthy; exit 0 or 1", _HEALTHCHECK_OPTIONS
+    ),
+    "demo": _Command(
+        "serve the metrics of a simulated engine; needs no Docker",
+        ("Docker", "Containers", "Web", "Log", "Push"),
+        without=("docker_host",),
+        serves=True,
+        defaults={"poll_interval": "2"},
+    ),
+    "registry": _Command(
+        "serve the metrics of a Docker registry's file storage; needs no Docker",
+        ("Registry", "Web", "Log", "Push"),
+        serves=True,
+        defaults={"push_job": "docker_prom_exporter_registry"},
+        argument="PATH ",
+    ),
+    "expire": _Command(
+        "delete groups from a Pushgateway that are no longer pushed; needs no Docker",
+        ("poll_interval", "Expire", "Web", "Log", "Push"),
+        without=("push_instance", "push_interval"),
+        serves=True,
+    ),
 }
-_ARGUMENTS: Final = {"registry": "PATH "}
-_OTHER_FLAGS: Final = ("-h", "--help", "--version")
-_SERVING: Final = (None, "demo", "registry", "expire")
-_DEFAULTS: Final = {
-    "demo": {"poll_interval": "2"},
-    "registry": {"push_job": "docker_prom_exporter_registry"},
-}
+
+# The command of the Rust exporter's image, which a Compose file may repeat.
+_RUST_EXPORTER: Final = re.compile(r"(.*/)?docker-prometheus-exporter")
+_OTHER_FLAGS: Final = ("-h", "--help", "-V", "--version")
 _EPILOG: Final = (
     "Without a command it serves metrics until SIGTERM, SIGINT or SIGHUP. The word after each flag is its "
     "environment variable. A flag wins over its variable; an empty variable counts as unset."
@@ -47,29 +99,50 @@ _EPILOG: Final = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 1 if it failed, 2 for an invalid option."""
     signals = StopSignals()
+    name = None
     try:
         given = _parse(sys.argv[1:] if arguments is None else arguments)
-        command = given.pop("command")
+        name = given.pop("command")
         flags = {option.name: given.pop(option.name, None) for option in OPTIONS}
-        settings = read_settings(flags, os.environ, _DEFAULTS.get(command, {}))
+        _refuse_unused(name, flags)
+        command = _COMMANDS[name]
+        settings = read_settings(flags, os.environ, command.defaults, command.options)
     except BadOptionError as error:
-        return _fail(f"{error}; see {_NAME} --help", 2)
-    signals.end_at_once(0 if command in _SERVING else None)
+        return _fail(f"{error}; see {' '.join(filter(None, (_NAME, name)))} --help", 2)
+    signals.end_at_once(0 if command.serves else None)
     try:
-        return _run(command, settings, given)
+        return _run(name, settings, given)
     except CommandError as error:
         return _fail(str(error), error.code)
 
 
-def _run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int:
-    if command == "healthcheck":
+def _refuse_unused(name: str | None, flags: Mapping[str, str | None]) -> None:
+    """Raise `BadOptionError` for a flag that the command would ignore."""
+    for option in OPTIONS:
+        if flags[option.name] is None or option.name in _COMMANDS[name].options:
+            continue
+        if name:
+            raise BadOptionError(f"{name} has no option {option.flag}")
+        others = [other for other, each in _COMMANDS.items() if option.name in each.options]
+        raise BadOptionError(
+            f"{option.flag} is an option of {' and '.join(filter(None, others))} only"
+        )
+
+
+def _run(name: str | None, settings: Settings, own: dict[str, Any]) -> int:
+    rust_log = own.pop("rust_log", None) or os.environ.get("RUST_LOG")
+    if name == "healthcheck":
         from docker_prom_exporter.healthcheck import healthcheck  # noqa: PLC0415
 
         with standard_output():
-            return healthcheck(settings)
+            return healthcheck(
+                settings.listen_addr,
+                settings.listen_port,
+                encrypted=bool(settings.web_tls_cert_file),
+            )
     from docker_prom_exporter import commands  # noqa: PLC0415  healthcheck starts faster without this
 
-    return commands.run(command, settings, own)
+    return commands.run(name, settings, own, rust_log=bool(rust_log))
 
 
 class _Parser(ArgumentParser):
@@ -79,7 +152,9 @@ class _Parser(ArgumentParser):
 
 
 def _parse(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the command (`None`: serve), the given options by name, and the command's own arguments."""
+    """Return the command (`None`: serve), the given options by name, and its own arguments."""
+    if arguments and _RUST_EXPORTER.fullmatch(arguments[0]):
+        arguments = arguments[1:]
     options = _Parser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
     _add_options(options)
     given, rest = options.parse_known_args(arguments)
@@ -87,7 +162,7 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
         return {"command": "healthcheck", **vars(given)}
     if rest and rest[0].startswith("-") and rest[0] not in _OTHER_FLAGS:
         raise _unknown(rest)  # the full parser would take the flag's value for a command
-    given, rest = _parser(options).parse_known_args(arguments)
+    given, rest = _parser().parse_known_args(arguments)
     if rest:
         raise _unknown(rest)
     return vars(given)
@@ -97,7 +172,7 @@ def _unknown(arguments: Sequence[str]) -> BadOptionError:
     return BadOptionError(f"unknown arguments {redacted(' '.join(arguments))!r}")
 
 
-def _parser(options: ArgumentParser) -> ArgumentParser:
+def _parser() -> ArgumentParser:
     """Build the full parser; options may stand before or after the command."""
     shared: dict[str, Any] = {
         "allow_abbrev": False,
@@ -108,24 +183,24 @@ def _parser(options: ArgumentParser) -> ArgumentParser:
     parser = _Parser(
         prog=_NAME, usage="%(prog)s [COMMAND] [OPTIONS]", description=summary, **shared
     )
-    parser.add_argument("--version", action="version", version=f"{_NAME} {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"{_NAME} {__version__}")
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    _add_options(parser)
-    shared["parents"] = [options]
-    commands = {
-        name: subparsers.add_parser(
-            name,
-            help=description,
-            description=description,
-            usage=f"{_NAME} {name} {_ARGUMENTS.get(name, '')}[OPTIONS]",
-            **shared,
-        )
-        for name, description in _COMMANDS.items()
-    }
-    commands["demo"].add_argument(
+    parsers: dict[str | None, ArgumentParser] = {None: parser}
+    for name, command in _COMMANDS.items():
+        if name:
+            parsers[name] = subparsers.add_parser(
+                name,
+                help=command.help,
+                description=command.help,
+                usage=f"{_NAME} {name} {command.argument}[OPTIONS]",
+                **shared,
+            )
+    for name, each in parsers.items():
+        _add_options(each, _COMMANDS[name].options)
+    parsers["demo"].add_argument(
         "--seed", type=int, default=0, metavar="N", help="another play"
     )
-    commands["registry"].add_argument(
+    parsers["registry"].add_argument(
         "path",
         metavar="PATH",
         help="the storage: the folder docker/registry/v2 of the registry's files",
@@ -133,23 +208,31 @@ def _parser(options: ArgumentParser) -> ArgumentParser:
     return parser
 
 
-def _add_options(parser: ArgumentParser) -> None:
-    groups = {
-        option.group: parser.add_argument_group(f"{option.group} options")
-        for option in OPTIONS
-    }
+def _add_options(parser: ArgumentParser, shown: Collection[str] = ()) -> None:
+    """Add every option, so that one of another command is recognized; show only some in the help."""
+    groups: dict[str, Any] = {}
     for option in OPTIONS:
+        if option.name not in shown:
+            parser.add_argument(option.flag, help=SUPPRESS)
+            continue
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(f"{option.group} options")
         default = f" (default: {option.default})" if option.default else ""
         text = f"{option.help}; takes {option.values.words}{default}"
-        groups[option.group].add_argument(option.flag, help=text.replace("%", "%%"))
-    # The Rust exporter's name for this flag.
-    groups["Containers"].add_argument(
+        groups[option.group].add_argument(
+            option.flag, metavar=option.variable, help=text.replace("%", "%%")
+        )
+    # Flags of the Rust exporter.
+    parser.add_argument(
         "--container_health.filter_label", dest="container_health_filter_label", help=SUPPRESS
     )
+    parser.add_argument("--rust-log", help=SUPPRESS)
 
 
 def _fail(message: str, code: int) -> int:
-    """Write a line to standard error, unless it is closed, and return the exit code."""
+    """Write a line to standard error, unless it is empty or that is closed; return the exit code."""
+    if not message:
+        return code
     with suppress(OSError, AttributeError):
         os.write(sys.stderr.fileno(), f"{_NAME}: {printable(message)}\n".encode())
     return code

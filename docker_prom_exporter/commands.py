@@ -38,13 +38,20 @@ _OUTLETS_TIMEOUT: Final = 0.7
 _LOG_TIMEOUT: Final = 0.25
 
 
-def run(command: str | None, settings: Settings, own: Mapping[str, Any]) -> int:
+def run(
+    command: str | None, settings: Settings, own: Mapping[str, Any], *, rust_log: bool = False
+) -> int:
     """Run the command (`None`: serve) and return its exit code. Raises `CommandError`.
 
-    `own` are the arguments that only this command takes.
+    `own` are the arguments that only this command takes. `rust_log`: the Rust exporter's
+    log level is set.
     """
     writer = logs.configure(settings.log_level, settings.log_format)
     try:
+        if rust_log:
+            structlog.get_logger().info(
+                "option.ignored", option="RUST_LOG", advice="LOG_LEVEL is used instead"
+            )
         return _COMMANDS[command](settings, **own)
     except BadTargetError as error:
         raise CommandError(str(error), 2) from error
@@ -157,9 +164,7 @@ def _expire(settings: Settings) -> int:
     serving = _Serving(settings._replace(push_url=None), StopSignals())
     expirer = Expirer(settings, serving.publish, serving.stop)
     expiring = threading.Thread(target=expirer.run, name="expirer", daemon=True)
-    return serving.until_signal(
-        expiring, serving.exposition.is_trusted, expirer.first_look_ended
-    )
+    return serving.until_signal(expiring, serving.exposition.is_trusted, expirer.first_result)
 
 
 class _Serving:

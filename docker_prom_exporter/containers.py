@@ -10,7 +10,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
-from docker_prom_exporter.booleans import parse_boolean
+from docker_prom_exporter.texts import as_text, parse_boolean
 
 STATES: Final = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 """Docker's container states, from moby's `container/state.go`."""
@@ -492,13 +492,6 @@ def _at(answer: Any, *path: str) -> Any:
     for key in path:
         answer = answer.get(key) if isinstance(answer, dict) else None
     return answer
-
-
-def as_text(value: Any) -> str:
-    """Return a string with lone surrogates replaced, which JSON allows and UTF-8 does not; else empty."""
-    if not isinstance(value, str):
-        return ""
-    return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 def _integer(value: Any) -> int | None:

@@ -139,12 +139,12 @@ class Exposition:
         """Return whether the last publication is recent enough."""
         return self._clock() <= self._published.publication.trusted_until
 
-    def found(self) -> tuple[Metric, ...]:
+    def current_families(self) -> tuple[Metric, ...]:
         """Return the published `families`, or `fallback` after `trusted_until`."""
         return tuple(self._current().publication.families)
 
     def families(self) -> list[Metric]:
-        """Return the families of `found` and the published `own`, without `others` and `process_*`."""
+        """Return the current families and the published `own`, without `others` and `process_*`."""
         publication = self._current().publication
         return [*publication.families, *publication.own]
 

@@ -5,32 +5,30 @@ from __future__ import annotations
 import socket
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from docker_prom_exporter.settings import Settings
+from typing import Final
 
 _TIMEOUT: Final = 2
 _MAX_BYTES: Final = 4096
 _OWN_ADDRESSES: Final = {"0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")}  # noqa: S104  not for binding
 
 
-def healthcheck(settings: Settings) -> int:
-    """Request `/-/healthy` at the address and port of the settings; print the answer, return 0 or 1.
+def healthcheck(address: str, port: int, *, encrypted: bool) -> int:
+    """Request `/-/healthy` from the exporter that listens there; print the answer, return 0 or 1.
 
-    It uses a socket, because importing http.client takes longer than everything else. The path needs no
-    token, and no client certificate for requests from the exporter's own address. The exporter's certificate
-    is not verified: nothing secret is sent, and without TLS the answer is trusted, too.
+    It uses a socket, because importing http.client takes longer than everything else. The path
+    needs no token, and no client certificate for requests from the exporter's own address. The
+    exporter's certificate is not verified: nothing secret is sent, and without TLS the answer is
+    trusted, too.
     """
-    hosts = _OWN_ADDRESSES.get(settings.listen_addr, (settings.listen_addr,))
+    hosts = _OWN_ADDRESSES.get(address, (address,))
     try:
-        with _connect(hosts, settings.listen_port) as plain:
-            connection = _encrypted(plain) if settings.web_tls_cert_file else plain
+        with _connect(hosts, port) as plain:
+            connection = _encrypted(plain) if encrypted else plain
             with connection, connection.makefile("rb") as file:
                 connection.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
                 answer = file.read(_MAX_BYTES).decode("utf-8", "replace")
     except OSError as error:
-        where = f"{' and '.join(hosts)} port {settings.listen_port}"
+        where = f"{' and '.join(hosts)} port {port}"
         sys.stdout.write(f"no answer from {where}: {error.strerror or error}\n")
         return 1
     head, _, body = answer.partition("\r\n\r\n")

@@ -13,7 +13,7 @@ from prometheus_client.samples import Sample
 from docker_prom_exporter import __version__
 from docker_prom_exporter.containers import HEALTH_STATUSES, STATES, ContainerHealth
 from docker_prom_exporter.exposition import Publication
-from docker_prom_exporter.label_names import label_name
+from docker_prom_exporter.texts import label_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

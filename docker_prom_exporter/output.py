@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TextIO
 
+_ENDED_BY_SIGPIPE: Final = 128 + 13
+
 
 class CommandError(Exception):
-    """A command failed; the message is one line for the user, `code` the exit code."""
+    """A command failed; the message is one line for the user or empty, `code` the exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -22,7 +24,11 @@ class CommandError(Exception):
 
 @contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """Yield standard output and flush it at the end. Raises `CommandError` if it is closed or full."""
+    """Yield standard output and flush it at the end.
+
+    Raises `CommandError` if it is closed or full, and one without a message if its reader is
+    gone, as in `check | head -1`.
+    """
     if sys.stdout is None:
         raise CommandError("can't write to standard output: it is closed")
     try:
@@ -31,6 +37,8 @@ def standard_output() -> Iterator[TextIO]:
     except OSError as error:
         # Discard the buffer: at exit the interpreter would flush it and report another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise CommandError("", _ENDED_BY_SIGPIPE) from error
         raise CommandError(
             f"can't write to standard output: {error.strerror or error}"
         ) from error

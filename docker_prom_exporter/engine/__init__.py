@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from docker.utils import parse_host
 
-from docker_prom_exporter.containers import as_text
 from docker_prom_exporter.deadline import call, call_each
 from docker_prom_exporter.engine.advice import LISTING_IS_EXPENSIVE, NONE_WATCHED, advise
 from docker_prom_exporter.engine.client import (
@@ -31,6 +30,7 @@ from docker_prom_exporter.engine.errors import (
     engine_error,
 )
 from docker_prom_exporter.snapshot import ENDPOINTS, EngineInfo
+from docker_prom_exporter.texts import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

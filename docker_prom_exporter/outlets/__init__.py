@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from docker_prom_exporter.outlets.errors import OutletError, one_line
@@ -29,7 +30,7 @@ def open_outlets(settings: Settings, stop: threading.Event) -> list[Outlet]:
     if settings.push_url is not None:
         targets.append(Pusher(settings, stop))
     if settings.textfile is not None:
-        targets.append(TextFile(settings))
+        targets.append(TextFile(Path(settings.textfile), settings.poll_interval))
     return [Outlet(target, stop) for target in targets]
 
 
@@ -53,7 +54,7 @@ class Outlet:
         return self._target.families(self._results)
 
     def deliver(self, exposition: Exposition) -> bool:
-        """Deliver, count the result, log it if it differs from the last, and return whether it succeeded."""
+        """Deliver, count the result, log it if it differs from the last; return whether it succeeded."""
         failure = None
         try:
             self._target.deliver(exposition)
@@ -86,7 +87,7 @@ class Outlet:
         """Wait for the end of the thread, until `deadline` on the monotonic clock."""
         self._thread.join(max(deadline - time.monotonic(), 0))
         if self._thread.is_alive():
-            self._left_behind("timeout")
+            self._not_withdrawn("timeout")
 
     def _run(self, exposition: Exposition) -> None:
         while not self._stop.is_set():
@@ -97,7 +98,7 @@ class Outlet:
         try:
             self._target.withdraw()
         except OutletError as error:
-            self._left_behind(str(error))
+            self._not_withdrawn(str(error))
 
-    def _left_behind(self, reason: str) -> None:
-        self._log.warning(f"{self._topic}.left_behind", reason=reason)
+    def _not_withdrawn(self, reason: str) -> None:
+        self._log.warning(f"{self._topic}.not_withdrawn", reason=reason)

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from docker_prom_exporter.intervals import each_interval
 from docker_prom_exporter.metrics import expiry_publication
 from docker_prom_exporter.outlets.errors import MAX_DETAIL, OutletError, one_line
-from docker_prom_exporter.outlets.pushgateway import Gateway, Request
+from docker_prom_exporter.outlets.pushgateway import Gateway, GatewayRequest
 
 if TYPE_CHECKING:
     import http.client
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 Group = frozenset[tuple[str, str]]
 """A group's labels, `job` among them, with their values."""
 
-_LOOK_TIMEOUT: Final = 30
+_FETCH_TIMEOUT: Final = 30
 _DELETE_TIMEOUT: Final = 5
 _SECONDS_TO_DELETE: Final = 1
 _INTERVALS_TO_TRUST: Final = 3
+_REFUSED_FOR: Final = 600
+_MAX_REFUSALS_LOGGED: Final = 20
 
 # By default newer gateways replace characters in UTF-8 label names, so that two groups can look the same.
 # With this scheme, which older gateways ignore, label names are as in the path of the group.
@@ -53,13 +55,17 @@ _PLAIN: Final = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*")
 
 
 class Expirer:
-    """Deletes the groups of `--push-job` at `--push-url` that have not been pushed for `--expire-after`.
+    """Deletes the groups of `--push-job` at `--push-url` that were not pushed for `--expire-after`.
 
-    It publishes after each look. A group is deleted right after the second look in a row that found it
-    expired, so that a host that pushes again after an outage of the gateway keeps its group. `DELETE` has no
-    condition: a push between look and deletion is lost until the next push. After `stop` is set nothing is
-    published. Raises `OutletError` if the password or the certificates can't be read.
+    It publishes after each run. A group is deleted by the second run in a row that found it
+    expired, so that a host that pushes again after an outage of the gateway keeps its group.
+    `DELETE` has no condition: a push between both requests is lost until the next push. After
+    `stop` is set nothing is published. Raises `OutletError` if the password or the certificates
+    can't be read.
     """
+
+    first_result: threading.Event
+    """Is set when the first run has ended."""
 
     def __init__(
         self,
@@ -68,55 +74,58 @@ class Expirer:
         stop: threading.Event,
     ) -> None:
         self._gateway = Gateway(settings)
-        self._settings = settings
+        self._job = settings.push_job
+        self._expire_after = settings.expire_after
+        self._interval = settings.poll_interval
         self._publish = publish
         self._stop = stop
         self._log = structlog.get_logger().bind(url=self._gateway.url)
-        self._candidates: set[Group] = set()
+        self._candidates: set[Group] = set()  # found expired by the last run
+        self._refused: dict[Group, float] = {}  # when to try again, on the monotonic clock
         self._expired = 0
-        self._failing: str | None = ""  # why the last turn failed; None if it succeeded
-        self.first_look_ended = threading.Event()
+        self._failing: str | None = ""  # why the last run failed; None if it succeeded
+        self.first_result = threading.Event()
 
     def run(self) -> None:
-        """Look once per `poll_interval` until `stop` is set."""
+        """Run once per `poll_interval` until `stop` is set."""
         self._publish(self.publication())
-        for _ in each_interval(self._settings.poll_interval, self._stop):
-            while self.turn():
+        for _ in each_interval(self._interval, self._stop):
+            while self.run_once():
                 pass
 
-    def turn(self) -> bool:
-        """Look, delete and publish; return whether another turn should follow at once for more deletions."""
+    def run_once(self) -> bool:
+        """Fetch, delete and publish; return whether to run at once again for more deletions."""
         more = False
         try:
-            more = self._delete(self._look())
+            expired = self._fetch()
+            self._succeeded()
+            more = self._delete(expired)
         except OutletError as error:
-            self._lose(error.reason, error.detail)
+            self._failed(error.reason, error.detail)
         except Exception as error:  # noqa: BLE001  a bad answer must not end the thread
-            self._lose(type(error).__name__, one_line(error))
-        else:
-            self._find()
+            self._failed(type(error).__name__, one_line(error))
         if self._stop.is_set():
             return False
         self._publish(self.publication())
-        self.first_look_ended.set()
+        self.first_result.set()
         return more
 
     def publication(self) -> Publication:
-        """Return the results so far; before the first look the gateway counts as down."""
-        longest_turn = _LOOK_TIMEOUT + _SECONDS_TO_DELETE + 2 * _DELETE_TIMEOUT
-        trusted_for = _INTERVALS_TO_TRUST * self._settings.poll_interval + longest_turn
+        """Return the results so far; before the first answer the gateway counts as down."""
+        longest_run = _FETCH_TIMEOUT + _SECONDS_TO_DELETE + 2 * _DELETE_TIMEOUT
+        trusted_for = _INTERVALS_TO_TRUST * self._interval + longest_run
         return expiry_publication(
             up=self._failing is None,
             expired=self._expired,
             trusted_until=time.monotonic() + trusted_for,
         )
 
-    def _look(self) -> dict[Group, float]:
+    def _fetch(self) -> dict[Group, float]:
         """Return the age of each expired group, in seconds."""
-        request = Request("GET", f"{self._gateway.url}/metrics", (("Accept", _ACCEPT),))
-        return self._gateway.send(request, _LOOK_TIMEOUT, self._read)
+        request = GatewayRequest("GET", f"{self._gateway.url}/metrics", (("Accept", _ACCEPT),))
+        return self._gateway.send(request, _FETCH_TIMEOUT, self._parse)
 
-    def _read(self, response: http.client.HTTPResponse) -> dict[Group, float]:
+    def _parse(self, response: http.client.HTTPResponse) -> dict[Group, float]:
         """Compare with the gateway's clock, which sets both `Date` and the times of pushes."""
         try:
             now = parsedate_to_datetime(response.headers["Date"]).timestamp()
@@ -124,58 +133,76 @@ class Expirer:
             raise OutletError(
                 "bad_response", "the answer has no Date to tell ages by", 200
             ) from None
-        pushes = last_pushes(
-            _lines(response), self._settings.push_job, now - self._settings.expire_after
-        )
+        pushes = last_pushes(_lines(response), self._job, now - self._expire_after)
         return {group: now - last for group, last in pushes.items()}
 
     def _delete(self, expired: Mapping[Group, float]) -> bool:
-        """Delete, for a second, groups found expired by two looks in a row; return whether some remain.
+        """Delete, for a second, groups found expired by two runs in a row; return whether some remain.
 
-        If the gateway refuses to delete a group, the others are still deleted.
+        A deletion that fails says nothing about the gateway, which has just answered: a proxy may
+        allow GET only. The other groups are still deleted.
         """
         due = [group for group in expired if group in self._candidates]
         self._candidates = {*expired}
+        for group in self._refused.keys() - self._candidates:
+            del self._refused[group]
         ends = time.monotonic() + _SECONDS_TO_DELETE
-        refusal = None
         for group in due:
-            if self._stop.is_set() or time.monotonic() >= ends:
-                break
+            now = time.monotonic()
+            if now >= ends or self._stop.is_set():
+                return not self._stop.is_set()
+            if now < self._refused.get(group, 0):
+                continue
             try:
                 self._delete_one(group, expired[group])
             except OutletError as error:
-                if error.is_transient:
-                    raise
-                refusal = error
-        if refusal is not None:
-            raise refusal
-        return not self._candidates.isdisjoint(due)
+                self._refuse(group, error)
+                if (
+                    error.status is None
+                ):  # without an answer, each of the others would wait, too
+                    return False
+        return False
 
     def _delete_one(self, group: Group, age: float) -> None:
         for path in paths(group):
-            request = Request("DELETE", f"{self._gateway.url}{path}")
+            request = GatewayRequest("DELETE", f"{self._gateway.url}{path}")
             self._gateway.send(request, _DELETE_TIMEOUT, lambda _: None)
         self._candidates.remove(group)
+        self._refused.pop(group, None)
         self._expired += 1
-        labels = (
-            f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sorted(group)
-        )
-        selector = f"{{{','.join(labels)}}}"
-        self._log.info("group.expired", group=selector[:MAX_DETAIL], age_seconds=round(age))
+        self._log.info("group.expired", group=_selector(group), age_seconds=round(age))
 
-    def _find(self) -> None:
-        if self._failing is not None:
-            self._failing = None
-            settings = self._settings
-            self._log.info(
-                "gateway.found", job=settings.push_job, expire_after=settings.expire_after
+    def _refuse(self, group: Group, error: OutletError) -> None:
+        """Put a group aside for ten minutes, and log it if it was not refused before."""
+        is_new = group not in self._refused
+        self._refused[group] = time.monotonic() + _REFUSED_FOR
+        if is_new and len(self._refused) <= _MAX_REFUSALS_LOGGED:
+            self._log.warning(
+                "group.not_deleted",
+                group=_selector(group),
+                reason=error.reason,
+                detail=error.detail,
+                retry_seconds=_REFUSED_FOR,
             )
 
-    def _lose(self, reason: str, detail: str) -> None:
+    def _succeeded(self) -> None:
+        if self._failing is not None:
+            self._failing = None
+            self._log.info("gateway.found", job=self._job, expire_after=self._expire_after)
+
+    def _failed(self, reason: str, detail: str) -> None:
         self._candidates.clear()
         if reason != self._failing and not self._stop.is_set():
             self._failing = reason
             self._log.warning("gateway.lost", reason=reason, detail=detail)
+
+
+def _selector(group: Group) -> str:
+    """Return a group as PromQL selects it, cut to the length that a log line may have."""
+    labels = []
+    for name, value in sorted(group):
+        labels.append(f"{name}={json.dumps(value, ensure_ascii=False)}")
+    return f"{{{','.join(labels)}}}"[:MAX_DETAIL]
 
 
 def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, float]:

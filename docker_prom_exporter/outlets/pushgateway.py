@@ -21,10 +21,10 @@ from prometheus_client.exposition import delete_from_gateway, push_to_gateway
 
 from docker_prom_exporter import __version__
 from docker_prom_exporter.deadline import call
-from docker_prom_exporter.durations import parse_duration
 from docker_prom_exporter.exposition import Families
 from docker_prom_exporter.metrics import push_families
 from docker_prom_exporter.outlets.errors import MAX_DETAIL, OutletError, one_line
+from docker_prom_exporter.texts import parse_duration
 
 if TYPE_CHECKING:
     import threading
@@ -49,7 +49,7 @@ _ADVICE_BY_STATUS: Final = {
 }
 
 
-class Request(NamedTuple):
+class GatewayRequest(NamedTuple):
     """A request to a Pushgateway."""
 
     method: str
@@ -82,11 +82,14 @@ class Gateway:
         )
 
     def send(
-        self, request: Request, seconds: float, read: Callable[[http.client.HTTPResponse], T]
+        self,
+        request: GatewayRequest,
+        seconds: float,
+        parse: Callable[[http.client.HTTPResponse], T],
     ) -> T:
-        """Send a request and return the result of `read` for a 2xx answer, all within `seconds`.
+        """Send a request and return the result of `parse` for a 2xx answer, all within `seconds`.
 
-        Raises `OutletError`; `read` may raise it, too.
+        Raises `OutletError`; `parse` may raise it, too.
         """
         agent = f"docker-prom-exporter/{__version__}"
         headers = {**dict(request.headers), **self._authorization(), "User-Agent": agent}
@@ -102,7 +105,7 @@ class Gateway:
                 with connection.getresponse() as response:
                     if not 200 <= response.status < 300:
                         raise _status_error(response)
-                    return read(response)
+                    return parse(response)
 
         try:
             return call(exchange, seconds, lambda _: _shut_down(*sockets, connection.sock))
@@ -249,7 +252,7 @@ class Pusher:
 
         Builds that expire groups, like k0s's, have a flag for it, which `/api/v1/status` shows (from 1.2).
         """
-        request = Request("GET", f"{self._gateway.url}/api/v1/status")
+        request = GatewayRequest("GET", f"{self._gateway.url}/api/v1/status")
         text = self._gateway.send(request, min(_REQUEST_TIMEOUT, self._interval), _beginning)
         try:
             return parse_duration(
@@ -272,5 +275,5 @@ class Pusher:
         if data and self._gzips:
             headers = [*headers, ("Content-Encoding", "gzip")]
             data = gzip.compress(data)
-        request = Request(method, url, headers, data)
+        request = GatewayRequest(method, url, headers, data)
         return partial(self._gateway.send, request, timeout or 0, _beginning)

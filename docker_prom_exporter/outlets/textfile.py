@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -19,29 +18,30 @@ from docker_prom_exporter.outlets.errors import OutletError, one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from io import BufferedWriter
+    from pathlib import Path
 
     from prometheus_client.core import Metric
 
     from docker_prom_exporter.exposition import Exposition
-    from docker_prom_exporter.settings import Settings
 
 _WRITE_INTERVAL: Final = 60
 _MODE: Final = 0o644
 
 
 class TextFile:
-    """A file that is replaced atomically when the results change and each minute; removed at the end.
+    """A file that is replaced atomically when the families change and each minute; removed at the end.
 
-    The temporary file is in the same directory and does not match `*.prom`. Raises `OutletError` if it can't
-    be written.
+    The temporary file is in the same directory and does not match `*.prom`. `check_interval` is
+    the longest time in seconds between two calls of `is_due`. Raises `OutletError` if the file
+    can't be written.
     """
 
     topic = "textfile"
 
-    def __init__(self, settings: Settings) -> None:
-        self._path = path = Path(settings.textfile or "")
+    def __init__(self, path: Path, check_interval: float) -> None:
+        self._path = path
         self._temporary = path.parent / f".{path.name}.tmp"
-        self._poll_interval = settings.poll_interval
+        self._check_interval = check_interval
         self._due = 0.0
         self._written: tuple[Metric, ...] | None = None
         self.log = structlog.get_logger().bind(path=str(path))
@@ -54,31 +54,27 @@ class TextFile:
             raise OutletError(
                 "no_file", f"can't write --textfile {path}: {one_line(error)}"
             ) from error
-        if path.suffix != ".prom":
-            self.log.warning(
-                "textfile.ignored", reason="node_exporter reads only what is named *.prom"
-            )
 
     def families(self, results: Mapping[str, int]) -> list[Metric]:
         """Return the writes by result."""
         return textfile_families(results)
 
     def is_due(self, exposition: Exposition) -> bool:
-        """Return whether the results differ from those in the file, or a minute has passed."""
+        """Return whether the families differ from those in the file, or a minute has passed."""
         return self._written is None or (
             time.monotonic() >= self._due
-            or [*map(id, exposition.found())] != [*map(id, self._written)]
+            or [*map(id, exposition.current_families())] != [*map(id, self._written)]
         )
 
     def pause(self) -> float:
         """Return the seconds until `is_due` has to be checked, since a publication can expire in between."""
-        return min(self._poll_interval, max(self._due - time.monotonic(), 0))
+        return min(self._check_interval, max(self._due - time.monotonic(), 0))
 
     def deliver(self, exposition: Exposition) -> None:
         """Replace the file."""
         self._due = time.monotonic() + _WRITE_INTERVAL
         self._written = None
-        found = exposition.found()
+        families = exposition.current_families()
         try:
             with self._create() as file:
                 file.write(generate_latest(Families(exposition.families())))
@@ -89,7 +85,7 @@ class TextFile:
             raise OutletError(
                 one_line(error), "the file stays as it was; look at its mtime"
             ) from error
-        self._written = found
+        self._written = families
 
     def delivered(self) -> None:
         """Do nothing; a `Pusher` checks the expiry here."""

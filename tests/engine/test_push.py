@@ -233,7 +233,7 @@ def test_a_stuck_gateway_does_not_hold_up_the_end(
     gateway.daemon.send(signal.SIGCONT)
     assert 0 == code
     assert seconds < 2
-    assert "event=push.left_behind" in log
+    assert "event=push.not_withdrawn" in log
 
 
 def test_what_the_gateway_refuses(simulated: Simulation, gateway: Server) -> None:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from docker_prom_exporter.booleans import parse_boolean
 from docker_prom_exporter.containers import (
     HEALTH_STATUSES,
     LABEL,
@@ -23,7 +22,7 @@ from docker_prom_exporter.containers import (
     stores_images_in_containerd,
 )
 from docker_prom_exporter.demo import SimulatedContainer
-from docker_prom_exporter.label_names import label_name
+from docker_prom_exporter.texts import label_name, parse_boolean
 from support.builders import CONTAINER_ID, CREATED, container, details, inspect, old_row, row
 from support.simulated import Simulation
 from support.wordings import human_duration

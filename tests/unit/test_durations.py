@@ -2,7 +2,7 @@
 
 import pytest
 
-from docker_prom_exporter.durations import parse_duration
+from docker_prom_exporter.texts import parse_duration
 
 
 @pytest.mark.parametrize(

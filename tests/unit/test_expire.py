@@ -170,7 +170,7 @@ def turns(expirer: Expirer, *replies: Fault, gateway: FakeGateway) -> list[Event
     with capture_logs() as logs:
         for reply in replies:
             gateway.status = reply
-            expirer.turn()
+            expirer.run_once()
     return logs
 
 
@@ -217,34 +217,56 @@ def test_a_group_that_is_pushed_again_stays(gateway: FakeGateway, between: Fault
     assert [] == deleted(gateway)
 
 
-def test_a_deletion_that_fails_is_tried_again(gateway: FakeGateway) -> None:
-    """A failed deletion is repeated two turns later; until then the gateway counts as down."""
-    gateway.answers = [answers("500 Internal Server Error", "disk full"), TAKEN]
+def test_a_deletion_without_an_answer_is_tried_again(gateway: FakeGateway) -> None:
+    """A deletion that got no answer is repeated after ten minutes; the gateway stays up."""
+    gateway.answers = [resets, TAKEN]
     exposition = Exposition()
     expiring = expirer(gateway, exposition)
-    reply = metrics(pushes(OLD, instance="gone"))
+    reply = metrics(pushes(OLD, instance="gone"), pushes(OLD, instance="other"))
     logs = turns(expiring, reply, reply, gateway=gateway)
-    up = served(exposition).value("docker_exporter_gateway_up")
-    logs += turns(expiring, reply, reply, gateway=gateway)
 
-    assert 0 == up
-    assert 2 == len(deleted(gateway))
-    assert ["gateway.found", "gateway.lost", "gateway.found", "group.expired"] == [
+    assert 1 == len(deleted(gateway))
+    assert 1 == served(exposition).value("docker_exporter_gateway_up")
+    assert ["gateway.found", "group.not_deleted"] == [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize(
+    "refusal", [DENIED, answers("500 Internal Server Error", "disk full")]
+)
+def test_a_refused_deletion_is_logged_once(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, refusal: Fault
+) -> None:
+    """A gateway that refuses a deletion is up: the group is logged once and retried in ten minutes.
+
+    A proxy may allow GET only. The other groups are deleted.
+    """
+    gateway.answers = [refusal, TAKEN, refusal, TAKEN]
+    exposition = Exposition()
+    expiring = expirer(gateway, exposition)
+    both = metrics(pushes(OLD, instance="kept"), pushes(OLD, instance="gone"))
+    kept = metrics(pushes(OLD, instance="kept"))
+    logs = turns(expiring, both, both, kept, kept, gateway=gateway)
+    at_first = len(deleted(gateway))
+    monkeypatch.setattr("docker_prom_exporter.outlets.expire._REFUSED_FOR", 0)
+    expiring._refused = dict.fromkeys(expiring._refused, 0.0)
+    logs += turns(expiring, kept, kept, gateway=gateway)
+
+    assert (2, 4) == (at_first, len(deleted(gateway)))
+    assert 2 == served(exposition).value("docker_exporter_groups_expired_total")
+    assert 1 == served(exposition).value("docker_exporter_gateway_up")
+    assert ["gateway.found", "group.not_deleted", "group.expired", "group.expired"] == [
         entry["event"] for entry in logs
     ]
 
 
-def test_a_failed_deletion_stops_no_other(gateway: FakeGateway) -> None:
-    """A failed deletion is logged, and the other groups are deleted."""
-    gateway.answers = [DENIED, TAKEN]
-    exposition = Exposition()
-    expiring = expirer(gateway, exposition)
-    reply = metrics(pushes(OLD, instance="kept"), pushes(OLD, instance="gone"))
+def test_refusals_are_logged_in_few_lines(gateway: FakeGateway) -> None:
+    """A gateway that refuses every deletion does not fill the log."""
+    gateway.answers = [DENIED] * 30
+    expiring = expirer(gateway)
+    reply = metrics(*(pushes(OLD, instance=str(number)) for number in range(30)))
     logs = turns(expiring, reply, reply, gateway=gateway)
 
-    assert 2 == len(deleted(gateway))
-    assert 1 == served(exposition).value("docker_exporter_groups_expired_total")
-    assert "403 Forbidden" == logs[-1]["reason"]
+    assert 20 == sum(entry["event"] == "group.not_deleted" for entry in logs)
 
 
 def test_a_turn_deletes_for_a_second_at_most(
@@ -255,9 +277,9 @@ def test_a_turn_deletes_for_a_second_at_most(
     expiring = expirer(gateway)
     reply = metrics(pushes(OLD, instance="gone"))
     turns(expiring, reply, gateway=gateway)
-    more = expiring.turn()
+    more = expiring.run_once()
     monkeypatch.undo()
-    rest = expiring.turn()
+    rest = expiring.run_once()
 
     assert (True, False) == (more, rest)
     assert 1 == len(deleted(gateway))
@@ -297,7 +319,7 @@ def test_a_gateway_in_trouble(
     expiring = expirer(gateway, exposition)
     with monkeypatch.context() as patch:
         if reason == "timeout":
-            patch.setattr("docker_prom_exporter.outlets.expire._LOOK_TIMEOUT", 0.1)
+            patch.setattr("docker_prom_exporter.outlets.expire._FETCH_TIMEOUT", 0.1)
         logs = turns(expiring, bad, bad, gateway=gateway)
     up, healthy = (
         served(exposition).value("docker_exporter_gateway_up"),

@@ -139,7 +139,7 @@ def test_a_failing_gateway_does_not_delay_the_end(
         waited = time.monotonic() - began
 
     assert waited < 5
-    assert "push.left_behind" in [entry["event"] for entry in logs]
+    assert "push.not_withdrawn" in [entry["event"] for entry in logs]
 
 
 @pytest.mark.parametrize(

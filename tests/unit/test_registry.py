@@ -232,13 +232,13 @@ def test_only_changed_families_are_renewed(scanned: Scanned) -> None:
     """After a scan, unchanged families are the same objects and changed ones are new."""
     scanned.storage.push_image("app", A)
     scanned.scanner.scan()
-    first = scanned.exposition.found()
+    first = scanned.exposition.current_families()
     scanned.scanner.scan()
-    second = scanned.exposition.found()
+    second = scanned.exposition.current_families()
     scanned.storage.push_image("app", A, tag="")
     os.utime(scanned.storage.tag_link("app", "latest"), (1, 1))
     scanned.scanner.scan()
-    third = scanned.exposition.found()
+    third = scanned.exposition.current_families()
     changed = [new.name for old, new in zip(second, third, strict=True) if old is not new]
 
     assert [*map(id, first)] == [*map(id, second)]

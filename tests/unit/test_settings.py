@@ -78,6 +78,7 @@ GOOD = [
     ("listen_port", "65535", 65535),
     ("log_level", "DEBUG", "debug"),
     ("log_level", "error", "error"),
+    ("log_level", "warn", "warning"),
     ("log_format", "JSON", "json"),
     ("log_format", "console", "console"),
     ("push_job", "ci/runners", "ci/runners"),
@@ -172,6 +173,7 @@ BAD = {
         "http://h/\n",
         "http://[::1",
     ],
+    ("textfile", "a path that ends in .prom"): ["foo.txt", "docker.prom/", "/var/lib"],
     ("push_interval", f"seconds from 1 to 3600{DURATIONS}"): ["0", "0.9", "3601", "2h"],
     ("expire_after", f"seconds from 1 to 2592000{DURATIONS}"): ["0", "999ms", "31d"],
 }
@@ -235,6 +237,13 @@ def test_defaults_of_a_command() -> None:
     ]
 
     assert [2, 3, 4] == read
+
+
+def test_an_option_that_is_not_used() -> None:
+    """An option that a command does not use has its default, whatever its variable has."""
+    settings = read_settings({}, {"LISTEN_PORT": "x", "LOG_LEVEL": "debug"}, {}, ["log_level"])
+
+    assert (9000, "debug") == (settings.listen_port, settings.log_level)
 
 
 def test_other_options_are_unchanged() -> None:

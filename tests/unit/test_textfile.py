@@ -3,21 +3,18 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from docker_prom_exporter.exposition import Exposition, Publication
 from docker_prom_exporter.outlets.errors import OutletError
 from docker_prom_exporter.outlets.textfile import TextFile
-from docker_prom_exporter.settings import read_settings
 from support.expositions import parse
 from support.gateway import exposition, publish
 
 
-def textfile(path: Path, **options: Any) -> TextFile:
-    return TextFile(read_settings({"textfile": str(path), **options}, {}))
+def textfile(path: Path, check_interval: float = 15) -> TextFile:
+    return TextFile(path, check_interval)
 
 
 def test_the_file(tmp_path: Path) -> None:
@@ -40,7 +37,7 @@ def test_due_after_a_change(tmp_path: Path) -> None:
     at_first = file.is_due(held)
     file.deliver(held)
     written = file.is_due(held)
-    held.publish(Publication(families=held.found(), own=[]))
+    held.publish(Publication(families=held.current_families(), own=[]))
     polled = file.is_due(held)
     publish(held, web=3)
     changed = file.is_due(held)
@@ -52,8 +49,8 @@ def test_due_when_the_publication_is_too_old(tmp_path: Path) -> None:
     """A write is due when the publication is no longer trusted, which is checked once per poll interval."""
     now = 0.0
     held = Exposition(clock=lambda: now)
-    held.publish(Publication(exposition(web=4).found(), trusted_until=20))
-    file = textfile(tmp_path / "docker.prom", poll_interval="15")
+    held.publish(Publication(exposition(web=4).current_families(), trusted_until=20))
+    file = textfile(tmp_path / "docker.prom")
     file.deliver(held)
     before = file.is_due(held)
     now = 21
@@ -80,7 +77,7 @@ def test_a_failed_write_is_repeated(tmp_path: Path) -> None:
     """A failed write is repeated even if nothing has changed."""
     folder = tmp_path / "textfiles"
     folder.mkdir()
-    file, held = textfile(folder / "docker.prom", poll_interval="15"), exposition(web=4)
+    file, held = textfile(folder / "docker.prom"), exposition(web=4)
     folder.rmdir()
     with pytest.raises(
         OutletError, match="No such file or directory: the file stays as it was"
@@ -147,12 +144,3 @@ def test_the_file_is_removed_at_the_end(tmp_path: Path) -> None:
     file.withdraw()
 
     assert [] == [*tmp_path.iterdir()]
-
-
-def test_a_name_that_node_exporter_ignores_is_logged(tmp_path: Path) -> None:
-    """A file name that node_exporter ignores is logged."""
-    with capture_logs() as logs:
-        textfile(tmp_path / "docker.txt")
-        textfile(tmp_path / "docker.prom")
-
-    assert ["textfile.ignored"] == [entry["event"] for entry in logs]
