@@ -184,7 +184,8 @@ def _up(expirer: Exporter) -> float | None:
 
 def test_it_serves_what_every_command_does(gateway: Server) -> None:
     """`expire` exports its own metrics and those of its process, none about Docker, and pushes nothing."""
-    with expiring(gateway, 60, "--push-instance=host1", "--push-interval=1") as expirer:
+    push_options = ("env", "PUSH_INSTANCE=host1", "PUSH_INTERVAL=1")
+    with exporter("expire", f"--push-url={gateway.url}", wrapper=push_options) as expirer:
         wait_for(lambda: _up(expirer) == 1, what="the first query of the Pushgateway")
         names = {name for name, _ in expirer.metrics().samples}
 

@@ -81,15 +81,18 @@ def exporter(*options: str, wrapper: Sequence[str] = ()) -> Iterator[Exporter]:
     """
     with TemporaryDirectory() as folder:
         daemon = Daemon(Path(folder, "log"))
-        quick = (
-            "--listen-port=0",
-            "--log-format=logfmt",
-            "--poll-interval=0.5",
-            "--docker-timeout=1",
-        )
+        # As variables: a command ignores those that it does not use.
+        quick = {
+            "LISTEN_PORT": "0",
+            "LOG_FORMAT": "logfmt",
+            "POLL_INTERVAL": "0.5",
+            "DOCKER_TIMEOUT": "1",
+        }
         command = _command(folder)
         try:
-            daemon.start(Command([*wrapper, *command.argv, *quick, *options], command.env))
+            daemon.start(
+                Command([*wrapper, *command.argv, *options], {**command.env, **quick})
+            )
             yield Exporter(daemon)
         finally:
             daemon.kill()
