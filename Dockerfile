@@ -27,23 +27,41 @@ RUN python3 -m pip download --require-hashes --no-deps --requirement requirement
 COPY pyproject.toml README.md LICENSE-APACHE LICENSE-MIT ./
 COPY docker_prom_exporter docker_prom_exporter
 
-# The lock also has the build tools. pip resolves which of its packages the exporter needs.
+# The lock also has the build tools. pip resolves which of its packages the exporter needs. The programs of packages name
+# the builder's Python, so they are removed, and with them their hashes in the lists of installed files.
 RUN tools/bin/python -m hatchling build --target wheel --directory wheels \
     && python3 -m pip install --no-index --find-links wheels --no-compile --target packages docker-prom-exporter \
-    && rm -r packages/bin packages/*/tests
+    && rm -r packages/bin packages/*/tests \
+    && sed -i '/^..\/..\/bin\//d' packages/*.dist-info/RECORD
 
 # The tool's own validation needs compiled packages, so the tests validate the SBOM instead.
 RUN PYTHONPATH=packages tools/bin/python -m cyclonedx_py environment -S --output-reproducible --no-validate \
         --output-file sbom.cdx.json "$(command -v python3)"
 
+# The command docker-prom-exporter. A `#!` line is one path, but the bases have Python in different folders, and some
+# have no shell. So there is one script for each folder of Python, and PATH has a folder with a link to each. The links
+# lead through the standard library of that Python: in a base without it the link is broken, and a lookup passes over it.
+# The script for a shell is for other bases. It also has the path of the Rust exporter, for `entrypoint:` in Compose files.
+RUN mkdir -p image/app image/opt/docker-prom-exporter/bin/sh && cd image/opt/docker-prom-exporter/bin \
+    && version="$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')" \
+    && for prefix in usr/local usr opt/python; do \
+        mkdir -p "$prefix" \
+        && printf '#!/%s/bin/python3\nimport sys\nfrom docker_prom_exporter.cli import main\nsys.exit(main())\n' "$prefix" \
+            > "$prefix/start" \
+        && ln -s "/$prefix/lib/python$version/encodings/../../../../../opt/docker-prom-exporter/bin/$prefix/start" \
+            "$prefix/docker-prom-exporter" || exit; \
+    done \
+    && printf '#!/bin/sh\nexec python3 -m docker_prom_exporter "$@"\n' > sh/docker-prom-exporter \
+    && ln -s /opt/docker-prom-exporter/bin/sh/docker-prom-exporter /build/image/app/docker-prometheus-exporter \
+    && chmod +x */start */*/start sh/docker-prom-exporter
+
 # Set fixed modes and times, so that the image does not depend on the context or the day. The time is not
 # SOURCE_DATE_EPOCH: BuildKit's cache ignores times and could return those of an older build. With unchecked-hash,
 # Python does not compare them with the times in the byte code.
-RUN mkdir -p image/opt/docker-prom-exporter \
-    && mv packages sbom.cdx.json image/opt/docker-prom-exporter \
+RUN mv packages sbom.cdx.json image/opt/docker-prom-exporter \
     && python3 -m compileall -q --invalidation-mode unchecked-hash -s image -p / image/opt \
     && chmod -R u=rwX,go=rX image \
-    && find image -exec touch -d @0 {} +
+    && find image -exec touch -h -d @0 {} +
 
 # Without a platform here, buildah before 1.43 would use the builder's platform for this stage, too. The classic builder
 # sets neither variable and builds for its own platform.
@@ -52,6 +70,8 @@ COPY --from=builder /build/image /
 
 # PYTHONSAFEPATH: Python imports no module from the working directory, which may be any mount.
 ENV PYTHONPATH=/opt/docker-prom-exporter/packages PYTHONSAFEPATH=1 LISTEN_ADDR=0.0.0.0
+# The engine's default is written out because a base may set no PATH.
+ENV PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}:/opt/docker-prom-exporter/bin/usr/local:/opt/docker-prom-exporter/bin/usr:/opt/docker-prom-exporter/bin/opt/python:/opt/docker-prom-exporter/bin/sh
 USER 65534:65534
 EXPOSE 9000
 STOPSIGNAL SIGTERM

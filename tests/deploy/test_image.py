@@ -42,9 +42,12 @@ from support.real import DOCKER_26, Engine, EngineUnavailableError
 from support.waiting import wait_for
 
 PACKAGES = "opt/docker-prom-exporter/packages"
+COMMANDS = "opt/docker-prom-exporter/bin/"
 SBOM = "opt/docker-prom-exporter/sbom.cdx.json"
 DISTRIBUTION = "distribution:python3.13"
 WITHOUT_SHELL = "gcr.io/distroless/python3-debian13:nonroot"
+HARDENED_BASE = "dhi.io/python:3.13"
+BASES = ("python:3.13-alpine", DISTRIBUTION, WITHOUT_SHELL, HARDENED_BASE)
 HARDENED = (
     "--read-only",
     "--cap-drop=ALL",
@@ -102,8 +105,16 @@ def import_bases(workshop: Workshop) -> None:
     for name in ("python:3.13-alpine", "python:3.13-slim"):
         engine.cli("import", "-", name, stdin=with_shell)
     engine.cli("import", "-", "python:3.14-alpine", stdin=python_base(pip, version="3.14"))
-    engine.cli("import", "-", DISTRIBUTION, stdin=python_base(pip, distribution=True))
-    engine.cli("import", "-", WITHOUT_SHELL, stdin=python_base())
+    engine.cli("import", "-", DISTRIBUTION, stdin=python_base(pip, prefix="usr"))
+    engine.cli("import", "-", WITHOUT_SHELL, stdin=python_base(prefix="usr"))
+    hardened = python_base(prefix="opt/python")
+    engine.cli(
+        "import",
+        "--change=ENV PATH=/opt/python/bin:/usr/bin",
+        "-",
+        HARDENED_BASE,
+        stdin=hardened,
+    )
     for platform, name in PLATFORMS.items():
         engine.cli("import", f"--platform={platform}", "-", name, stdin=bare_base())
     os.chown(engine.listen, -1, GROUP)
@@ -139,11 +150,13 @@ def test_holds_what_is_locked(image: Image) -> None:
 
 
 def test_holds_no_more_than_python(image: Image) -> None:
-    """Each module has byte code that Python does not check; there is no program, no binary and no test."""
+    """Each module has byte code that Python does not check; there is no binary and no test."""
     modules = {name for name in image.files if name.endswith(".py")}
     codes = {name: file.content for name, file in image.files.items() if name.endswith(".pyc")}
     foreign = [
-        name for name in image.files if re.search(r"\.(so|pyd|exe)$|/bin/|/tests/", name)
+        name
+        for name in image.files
+        if re.search(rf"\.(so|pyd|exe)$|{PACKAGES}/bin/|/tests/", name)
     ]
 
     assert {
@@ -179,17 +192,46 @@ def test_takes_a_distributions_python_as_builder(workshop: Workshop, image: Imag
     """A distribution's Python, with packages that pip can't replace, builds the same layers."""
     workshop.build("exporter:distribution", f"--build-arg=BUILDER={DISTRIBUTION}")
 
-    assert image.layers == workshop.image("exporter:distribution").layers
+    other = workshop.image("exporter:distribution")
+
+    assert image.layers == other.layers, first_difference(image, other)
 
 
 def test_belongs_to_root(image: Image) -> None:
     """All files belong to root and everyone may read them, so the exporter's user can't change them."""
     infos = [file.info for file in image.files.values()]
+    programs = {info.name for info in infos if info.isfile() and info.mode & 0o7777 == 0o755}
+    links = {info.name for info in infos if info.issym()}
 
     assert {(0, 0)} == {(info.uid, info.gid) for info in infos}
     assert {0o755} == {info.mode & 0o7777 for info in infos if info.isdir()}
-    assert {0o644} == {info.mode & 0o7777 for info in infos if info.isfile()}
-    assert [] == [info.name for info in infos if not info.isdir() and not info.isfile()]
+    assert {0o644, 0o755} == {info.mode & 0o7777 for info in infos if info.isfile()}
+    assert [] == [each for each in programs if not each.startswith(COMMANDS)]
+    assert [] == [each for each in links if not each.startswith((COMMANDS, "app/"))]
+    assert {True} == {info.isdir() or info.isfile() or info.issym() for info in infos}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_command_is_on_the_path(workshop: Workshop, engine: Engine, base: str) -> None:
+    """`docker exec NAME docker-prom-exporter check` works in each base, also without a shell."""
+    workshop.build("exporter:command", f"--build-arg=BASE={base}")
+    named = ("--name=exporter", *HARDENED, *socket_options(engine))
+    engine.cli("run", "--detach", *named, "exporter:command")
+
+    assert "result    good" in engine.exec("exporter", "docker-prom-exporter", "check")
+    assert f"docker-prom-exporter {__version__}" == engine.cli(
+        "run", "--rm", "--entrypoint=docker-prom-exporter", "exporter:command", "--version"
+    )
+
+
+@pytest.mark.usefixtures("image")
+def test_starts_by_the_rust_exporters_path(engine: Engine) -> None:
+    """`entrypoint: [/app/docker-prometheus-exporter]` of a Compose file for the Rust exporter works."""
+    options = ("--rm", "--entrypoint=/app/docker-prometheus-exporter")
+
+    assert f"docker-prom-exporter {__version__}" == engine.cli(
+        "run", *options, "exporter", "--version"
+    )
 
 
 def test_is_small(image: Image, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,6 @@ It raises no limit, which even root may not where CAP_SYS_RESOURCE is missing.
 """
 
 _PYTHONS = {"3.13": cache() / "python", "3.14": cache() / "python-3.14"}
-_PACKAGES = "usr/lib/python3/dist-packages"
 _PIP_OPTIONS = ("--disable-pip-version-check", "--no-deps", "--only-binary=:all:")
 _PURE = ("--platform=any", "--implementation=py", "--abi=none", "--python-version=3.13")
 
@@ -110,36 +109,44 @@ def _serving(folder: str) -> Iterator[str]:
 
 
 def python_base(
-    pip: bytes | None = None, *, version: str = "3.13", distribution: bool = False
+    pip: bytes | None = None, *, version: str = "3.13", prefix: str = "usr/local"
 ) -> bytes:
     """Return a tar archive of a root file system with Python and, given pip's wheel, a shell and pip.
 
-    Like every base, it has the folder `/opt`. Like an official image, it has no file EXTERNALLY-MANAGED. With
-    `distribution` it has that file, and `packaging` without the list of files that pip needs to uninstall it.
+    Like every base, it has the folder `/opt`. Python is below `prefix`: `usr/local` as in official images,
+    `opt/python` as in Docker's hardened ones, or `usr` as in distributions. With a shell the last one has the
+    file EXTERNALLY-MANAGED, and `packaging` without the list of files that pip needs to uninstall it.
     Raises EngineUnavailableError if Debian's packages are missing.
     """
+    distribution = pip is not None and prefix == "usr"
     python = _PYTHONS[version]
     if not (python / "usr").exists():
         raise EngineUnavailableError(
             f"no Python for images: tests/run, as root on Debian, unpacks it in {python}"
         )
+
+    def move(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if not distribution and member.name.endswith("/EXTERNALLY-MANAGED"):
+            return None
+        member.name = re.sub(r"^usr/(bin|lib/python)", rf"{prefix}/\1", member.name)
+        return member
+
     archive = io.BytesIO()
+    packages = f"{prefix}/lib/python3/dist-packages"
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(
-            python / "usr", "usr", filter=None if distribution else _without_externally_managed
-        )
+        tar.add(python / "usr", "usr", filter=move)
         for name, target in (
             ("lib", "usr/lib"),
             ("lib64", "usr/lib64"),
-            ("usr/bin/python3", f"python{version}"),
+            (f"{prefix}/bin/python3", f"python{version}"),
         ):
             _add(tar, name, kind=tarfile.SYMTYPE, target=target)
         _add(tar, "opt", kind=tarfile.DIRTYPE)
         if pip:
-            _add_tools(tar, pip)
+            _add_tools(tar, pip, packages)
         if distribution:
             metadata = b"Metadata-Version: 2.1\nName: packaging\nVersion: 20.9\n"
-            _add(tar, f"{_PACKAGES}/packaging-20.9.dist-info/METADATA", content=metadata)
+            _add(tar, f"{packages}/packaging-20.9.dist-info/METADATA", content=metadata)
     return archive.getvalue()
 
 
@@ -151,17 +158,13 @@ def bare_base() -> bytes:
     return archive.getvalue()
 
 
-def _without_externally_managed(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    return None if member.name.endswith("/EXTERNALLY-MANAGED") else member
-
-
-def _add_tools(tar: tarfile.TarFile, pip: bytes) -> None:
+def _add_tools(tar: tarfile.TarFile, pip: bytes, packages: str) -> None:
     with tarfile.open(fileobj=io.BytesIO(toolbox())) as tools:
         for member in tools:
             tar.addfile(member, tools.extractfile(member) if member.isfile() else None)
     with zipfile.ZipFile(io.BytesIO(pip)) as wheel:
         for name in wheel.namelist():
-            _add(tar, f"{_PACKAGES}/{name}", content=wheel.read(name))
+            _add(tar, f"{packages}/{name}", content=wheel.read(name))
 
 
 def _add(

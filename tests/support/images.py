@@ -220,6 +220,8 @@ def _exporter() -> tuple[bytes, Sequence[str]]:
             tar.add(path, f"/opt/packages/{inside}", filter=_without_ballast)
         own = Path(docker_prom_exporter.__path__[0])
         tar.add(own, f"/opt/packages/{own.name}", filter=_without_ballast)
+        command = "#!/usr/bin/python3\nimport sys\nfrom docker_prom_exporter.cli import main\nsys.exit(main())\n"
+        _add_text(tar, "/usr/bin/docker-prom-exporter", command, mode=0o755)
         link = tarfile.TarInfo("/usr/bin/python3")
         link.type, link.linkname = tarfile.SYMTYPE, str(python)
         tar.addfile(link)
@@ -271,10 +273,10 @@ def _add_program(tar: tarfile.TarFile, program: Path) -> None:
         tar.add(library.resolve(), str(library))
 
 
-def _add_text(tar: tarfile.TarFile, path: str, text: str) -> None:
+def _add_text(tar: tarfile.TarFile, path: str, text: str, mode: int = 0o644) -> None:
     member = tarfile.TarInfo(path)
     member.size = len(text.encode())
-    member.mode = 0o644
+    member.mode = mode
     tar.addfile(member, io.BytesIO(text.encode()))
 
 
