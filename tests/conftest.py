@@ -1,11 +1,13 @@
-"""The settings of hypothesis, and real engines as fixtures, for all tests.
+"""Settings of hypothesis, a folder for temporary files, and real engines as fixtures, for all tests.
 
 An engine is started when a test first uses it, emptied after each test, and stopped at the end.
 """
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -35,6 +37,44 @@ for profile, examples in (("quick", 20), ("thorough", 100)):
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile("quick")
+
+_LEFT = pytest.StashKey[list[Path]]()
+"""What a session has left in its folder for temporary files."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist starts processes, which inherit TMPDIR
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let the tests, and the programs that they start, write temporary files to a new folder.
+
+    pytest keeps the folders of the last three sessions' tests, as ever, in the machine's own.
+    """
+    if not hasattr(session.config, "workerinput"):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+        os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="tests-")
+        Path(tempfile.tempdir).chmod(0o1777)  # some programs run as other users
+
+
+@pytest.hookimpl(trylast=True)  # after xdist has ended its processes
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a session that has left something in its folder for temporary files, else remove that."""
+    if hasattr(session.config, "workerinput"):
+        return
+    folder = Path(os.environ["TMPDIR"])
+    session.config.stash[_LEFT] = left = sorted(folder.iterdir())
+    if not left:
+        folder.rmdir()
+    elif session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Name what the session has left."""
+    if left := config.stash.get(_LEFT, []):
+        terminalreporter.section("left in the folder for temporary files", red=True)
+        terminalreporter.line("\n".join(map(str, left)))
+
 
 DOCKERS = [
     pytest.param("docker_20", id="docker-20.10"),

@@ -26,8 +26,14 @@ _PROGRAMS = ("ip", "unshare", "haproxy", "prometheus", "prometheus-alertmanager"
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET, sched.h
 
 # Bridges, published ports and firewall rules vanish with the namespace's last process. Compose files expect
-# the socket in /run.
-_ENTER = 'mount -t tmpfs tmpfs /run && ip link set lo up && exec "$@" --host=unix:///run/docker.sock'
+# the socket in /run. Whatever --data-root says, dockerd writes a Swarm's files to /var/lib/docker.
+_ENTER = """
+mount -t tmpfs tmpfs /run
+mkdir /run/upper /run/work
+mount -t overlay overlay -o lowerdir=/var/lib,upperdir=/run/upper,workdir=/run/work /var/lib
+ip link set lo up
+exec "$@" --host=unix:///run/docker.sock
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class _Isolated(Docker):
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
         inner = super().daemon(sandbox, listen)
         return Command(
-            ["unshare", "--net", "--mount", "sh", "-c", _ENTER, "sh", *inner.argv], inner.env
+            ["unshare", "--net", "--mount", "sh", "-ec", _ENTER, "sh", *inner.argv], inner.env
         )
 
 

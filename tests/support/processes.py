@@ -22,14 +22,19 @@ class CommandError(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """A program with its leading arguments, its complete environment and its working folder."""
+    """A program with its leading arguments, its environment and its working folder."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path | None = None
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """Return the whole environment: `env`, and the folder for temporary files, which is checked."""
+        return {"TMPDIR": tempfile.gettempdir(), **self.env}
+
     def run(
-        self, *args: str, stdin: bytes = b"", check: bool = True, seconds: float = 60
+        self, *args: str, stdin: bytes = b"", check: bool = True, seconds: float = 240
     ) -> str:
         """Run the program with more arguments and return its standard output, stripped.
 
@@ -39,7 +44,7 @@ class Command:
         try:
             done = subprocess.run(
                 argv,
-                env=dict(self.env),
+                env=self.environ,
                 cwd=self.cwd,
                 input=stdin,
                 capture_output=True,
@@ -82,7 +87,7 @@ class Daemon:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command.argv,
-                env=dict(command.env),
+                env=command.environ,
                 cwd=command.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -95,7 +100,7 @@ class Daemon:
         if self._process is not None:
             self._process.send_signal(number)
 
-    def wait(self, seconds: float = 20) -> int:
+    def wait(self, seconds: float = 60) -> int:
         """Return the exit code once the process has ended; raise TimeoutExpired after `seconds`."""
         if self._process is None:
             raise RuntimeError("start it first")

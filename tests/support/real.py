@@ -231,7 +231,7 @@ class Engine:
         """Run the engine's own client in the background, without reading its output."""
         command = [*self._client.argv, *args]
         with subprocess.Popen(
-            command, env=dict(self._client.env), stdout=subprocess.PIPE
+            command, env=self._client.environ, stdout=subprocess.PIPE
         ) as process:
             try:
                 yield
@@ -301,7 +301,7 @@ class Engine:
         atexit.register(self.stop)
         try:
             self._daemon.start(self.kind.daemon(self.sandbox, self.listen))
-            wait_for(self._up, seconds=30, what="an answer")
+            wait_for(self._up, what="an answer")
             self._provide_image()
         except (TimeoutError, ChildProcessError, CommandError) as error:
             reason = f"{self.name} did not come up: {error}\n{self._daemon.log_tail()}"
