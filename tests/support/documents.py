@@ -45,6 +45,18 @@ def blocks(document: Path, language: str) -> list[Block]:
     return [block for block in found if block.language == language]
 
 
+def tables(document: Path) -> list[list[list[str]]]:
+    """Return the tables of a document as rows of cells, each with its head and without the rule below it."""
+    found: list[list[list[str]]] = [[]]
+    for line in document.read_text().splitlines():
+        if not line.startswith("|"):
+            found.append([])
+        elif not line.startswith("|---"):
+            cells = line.strip("|").replace(r"\|", "\0").split("|")
+            found[-1].append([cell.replace("\0", "|").strip() for cell in cells])
+    return [table for table in found if table]
+
+
 def links(document: Path) -> list[str]:
     """Return the targets of a document's links, except in code."""
     prose = re.sub(r"```.*?```|`[^`\n]*`", "", document.read_text(), flags=re.DOTALL)

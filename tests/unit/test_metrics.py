@@ -1,6 +1,5 @@
 """A snapshot becomes families, and an unchanged family stays the same object."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from docker_prom_exporter.metrics import Publications
 from docker_prom_exporter.snapshot import ENDPOINTS, FAILURES, REASONS, Snapshot
 from support.builders import CREATED, IMAGE_ID, container, details, gallery, snapshot
 from support.expositions import without_process
+from support.golden import differences
 
-GOLDEN = Path(__file__).parent / "golden"
 OPENMETRICS = "application/openmetrics-text"
 LABEL_KEYS = ("com.example.team",)
 
@@ -38,7 +37,7 @@ def test_golden(
     exposition.publish(Publications(LABEL_KEYS).of(snapshot(*gallery(), **changes)))
     served = b"".join(exposition.render(accept).body).decode()
 
-    assert (GOLDEN / golden).read_text() == without_process(served)
+    assert [] == differences(golden, without_process(served))
 
 
 def published(now: Snapshot) -> Publication:
