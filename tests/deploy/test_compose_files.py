@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,7 +98,6 @@ def await_health(machine: Machine) -> dict[str, int]:
         wait_for(
             lambda: (found := reported_health(machine)).items() >= HEALTH.items() and found,
             what=f"container_health of {HEALTH}",
-            seconds=45,
         )
         or {}
     )
@@ -231,22 +229,19 @@ def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
     return list(json.loads(text)["data"]["result"]) if status == 200 else []
 
 
-def test_an_exporter_stops_at_once(machine: Machine) -> None:
-    """`docker compose stop` takes less than two seconds, not the ten of a program that ignores SIGTERM."""
+def test_an_exporter_stops(machine: Machine) -> None:
+    """`docker compose stop` ends the exporter with exit code 0, not by force after ten seconds."""
     file = COMPOSE / "socket-proxy.calum4.yml"
     provide(machine, EXPORTER, PROXIES["calum4"])
     with deployed(machine, file):
-        wait_for(lambda: reported_health(machine), what="the exporter", seconds=45)
-        began = time.monotonic()
+        wait_for(lambda: reported_health(machine), what="the exporter")
         machine.compose("stop", EXPORTER_SERVICE, files=(file,))
-        took = time.monotonic() - began
         code = machine.cli(
             "inspect",
             "--format={{.State.ExitCode}}",
             f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1",
         )
 
-    assert took < 2
     assert "0" == code
 
 
@@ -273,7 +268,6 @@ def test_a_missing_permission_is_named(
                 if "reason=denied" in line
             ],
             what="the exporter to log the denial",
-            seconds=45,
         )
 
     assert 1 == len(log)
@@ -310,7 +304,7 @@ def test_wollomatics_rule_allows_the_exporters_paths(machine: Machine) -> None:
     file = COMPOSE / "socket-proxy.calum4.yml"
     provide(machine, EXPORTER, PROXIES["calum4"])
     with deployed(machine, file):
-        wait_for(lambda: reported_health(machine), what="the exporter", seconds=45)
+        wait_for(lambda: reported_health(machine), what="the exporter")
         seen = re.findall(
             r'"GET ([^ ?"]+)', machine.compose("logs", PROXY_SERVICE, files=(file,))
         )

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -296,19 +295,15 @@ def test_serves_an_engine(workshop: Workshop, engine: Engine, base: str) -> None
     wait_for(
         lambda: engine.health("exporter") == "healthy",
         what="the image's own healthcheck to pass",
-        seconds=30,
     )
     exposition = scrape(engine, "exporter")
-    began = time.monotonic()
     engine.cli("stop", "exporter")
-    seconds = time.monotonic() - began
 
     assert "\ndocker_up 1.0\n" in exposition
     assert re.search(
         r'^container_health\{[^}]*name="web"[^}]*\} 4\.0$', exposition, re.MULTILINE
     )
     assert 0 == workshop.inspect("exporter", ".State.ExitCode")
-    assert seconds < 1
 
 
 def scrape(engine: Engine, container: str) -> str:
@@ -545,7 +540,6 @@ def test_the_readmes_container_is_healthy(engine: Engine) -> None:
     wait_for(
         lambda: engine.health("docker-prom-exporter") == "healthy",
         what="its health",
-        seconds=30,
     )
 
     assert "\ndocker_up 1.0\n" in scrape(engine, "docker-prom-exporter")

@@ -83,7 +83,6 @@ class Stack:
                 container, {}
             ),
             what=f"{name} of {container or 'Docker'} to reach Alertmanager",
-            seconds=45,
             every=0.5,
         )
 
@@ -158,14 +157,13 @@ def test_a_healthcheck_of_the_file_works(stack: Stack, service: str) -> None:
     wait_for(
         lambda: stack.machine.health(name) == "healthy",
         what=f"{name} to be healthy",
-        seconds=30,
     )
 
 
 @pytest.mark.parametrize("expr", QUERIES)
 def test_the_dashboard_has_something_to_show(stack: Stack, expr: str) -> None:
     """Each query of the dashboard returns data."""
-    wait_for(lambda: stack.query(expr), what=f"data of {expr}", seconds=40)
+    wait_for(lambda: stack.query(expr), what=f"data of {expr}")
 
 
 @pytest.mark.parametrize("variable", QUERIED, ids=lambda variable: variable["name"])
@@ -200,7 +198,6 @@ def test_a_removed_container_raises_an_alert(stack: Stack) -> None:
     wait_for(
         lambda: stack.query('container_health{name="lost"} == 2'),
         what="Prometheus to have it",
-        seconds=30,
     )
     stack.machine.cli("rm", "--force", "lost")
     received = stack.await_alert("ContainerGone", "lost")
@@ -263,7 +260,6 @@ def test_docker_that_is_down_inhibits_the_rest(stack: Stack) -> None:
     wait_for(
         lambda: state(names[0], "up") == "active",
         what="Alertmanager to process the alerts",
-        seconds=40,
     )
 
     assert "active" == state("DockerDown", "down")

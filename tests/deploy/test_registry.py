@@ -48,10 +48,9 @@ def test_a_pushed_image_is_reported(machine: Machine, tmp_path: Path, image: str
         wait_for(
             lambda: scrape(machine).value("docker_registry_up") == 0,
             what="the exporter",
-            seconds=30,
         )
         machine.cli("tag", SAMPLE, PUSHED)
-        wait_for(lambda: pushes(machine), what="the registry to take a push", seconds=30)
+        wait_for(lambda: pushes(machine), what="the registry to take a push")
         wait_for(
             lambda: scrape(machine).value("docker_registry_up") == 1, what="a scan", seconds=30
         )

@@ -216,7 +216,6 @@ def test_it_reloads_where_the_reader_is(browser: Browser) -> None:
         wait_for(
             lambda: browser.run("return performance.timeOrigin") != loaded,
             what="the reload",
-            seconds=20,
         )
         wait_for(
             lambda: browser.run("return document.readyState") == "complete",

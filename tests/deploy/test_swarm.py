@@ -32,7 +32,6 @@ def swarm(machine: Machine) -> Iterator[Machine]:
     wait_for(
         lambda: not machine.cli("ps", "--all", "--quiet"),
         what="the tasks to be gone",
-        seconds=30,
     )
     machine.cli("swarm", "leave", "--force")
 

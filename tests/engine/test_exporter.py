@@ -14,8 +14,8 @@ from support.forwarder import forwarder
 from support.real import DOCKER_20, DOCKER_26, Engine, Kind
 from support.waiting import wait_for
 
-# The seconds for which a poll is trusted: three intervals and the timeout, as `exporter` sets them.
-TRUSTED_FOR = 3 * 0.5 + 1
+# The seconds for which a poll is trusted: three intervals and two timeouts.
+TRUSTED_FOR = 3 * 0.5 + 2 * 1
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def engine_at(listen: Path, kind: Kind) -> Iterator[Engine]:
         engine.stop()
 
 
-def await_up(running: Exporter, *, up: bool, seconds: float = 10) -> Scrape:
+def await_up(running: Exporter, *, up: bool, seconds: float = 60) -> Scrape:
     """Return the first scrape whose `docker_up` is `up`; each scrape must be answered within a second."""
     scrapes: list[Scrape] = []
 
@@ -122,7 +122,7 @@ def test_stuck(oldest_or_newest: Engine) -> None:
     """With a stuck engine `docker_up` is 0 before the last poll is too old; it is 1 a poll after recovery."""
     engine = oldest_or_newest
     engine.run("web", health="healthy", labels=WATCH)
-    with exporter(f"--docker-host={engine.url}") as running:
+    with exporter(f"--docker-host={engine.url}", "--docker-timeout=1") as running:
         await_up(running, up=True)
         engine.pause()
         stuck = await_up(running, up=False, seconds=TRUSTED_FOR)

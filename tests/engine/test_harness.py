@@ -6,7 +6,6 @@ The tests of the exporter on these engines show that their commands work: run, p
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 from docker import APIClient
@@ -35,19 +34,14 @@ def test_image_stores_differ(docker_28: Engine, docker_28_containerd: Engine) ->
     assert [False, True] == ["io.containerd.snapshotter.v1" in store for store in stores]
 
 
-def test_listing_is_expensive_where_containerd_keeps_images(
-    docker_28_containerd: Engine,
-) -> None:
-    """With the containerd image store a list takes over 3 ms for each container of a multi-platform image."""
+def test_rows_name_the_containerd_store(docker_28_containerd: Engine) -> None:
+    """With the containerd image store a row of a multi-platform image has its manifest's descriptor."""
     docker_28_containerd.load_platforms("eight:tests")
     docker_28_containerd.crowd(running=0, created=20, labels={}, image="eight:tests")
     with closing(APIClient(base_url=docker_28_containerd.url, version="1.48")) as api:
-        begin = perf_counter()
         rows = api.containers(all=True)
-        took = perf_counter() - begin
 
     assert all("ImageManifestDescriptor" in row for row in rows)
-    assert took > 20 * 0.003
 
 
 def test_a_test_leaves_no_container(engine: Engine) -> None:

@@ -54,7 +54,6 @@ def prometheus(folder: Path, exporter_url: str) -> Iterator[Prometheus]:
         wait_for(
             lambda: 1 in server.ask("up").values(),
             what="Prometheus to scrape the exporter",
-            seconds=30,
         )
         yield server
 

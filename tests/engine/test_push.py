@@ -4,7 +4,6 @@ import base64
 import os
 import signal
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from docker_prom_exporter.demo import WATCH
-from support.exporters import Exporter, exporter, run
+from support.exporters import AT_ONCE, Exporter, exporter, run
 from support.expositions import Scrape, parse
 from support.missing import give_up, require_program
 from support.prometheus import Server, node_exporter, prometheus, pushgateway, running
@@ -223,7 +222,7 @@ def _pushes(pusher: Exporter) -> dict[str, float]:
 def test_a_stuck_gateway_does_not_hold_up_the_end(
     simulated: Simulation, gateway: Server
 ) -> None:
-    """With a stuck Pushgateway the exporter ends within 2 s and logs that its group is left behind."""
+    """With a stuck Pushgateway the exporter ends at once and logs that its group is left behind."""
     with pushing(simulated.url, gateway) as pusher:
         wait_for(lambda: has_group(gateway.metrics()), what="the first push")
         gateway.daemon.send(signal.SIGSTOP)
@@ -232,7 +231,7 @@ def test_a_stuck_gateway_does_not_hold_up_the_end(
 
     gateway.daemon.send(signal.SIGCONT)
     assert 0 == code
-    assert seconds < 2
+    assert seconds < AT_ONCE
     assert "event=push.not_withdrawn" in log
 
 
@@ -400,12 +399,10 @@ def test_a_read_only_folder_is_one_line(simulated: Simulation, tmp_path: Path) -
     with small_disk(tmp_path / "disk") as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         for command in ((), ("once",)):
-            began = time.monotonic()
             ended = run(
                 *command, f"--docker-host={simulated.url}", f"--textfile={disk}/docker.prom"
             )
 
-            assert time.monotonic() - began < 10
             assert (1, "") == (ended.returncode, ended.stdout)
             assert (
                 f"docker-prom-exporter: can't write --textfile {disk}/docker.prom: Read-only file system\n"

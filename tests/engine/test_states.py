@@ -203,7 +203,7 @@ def test_restarts_are_counted(engine: Engine, tmp_path: Path) -> None:
         counts.append(found.value("docker_container_restarts_total", name="web") or 0)
         return counts[-1] == 3 and found.container("web")["state"] == "exited"
 
-    wait_for(has_given_up, what="the third restart and its end", seconds=30)
+    wait_for(has_given_up, what="the third restart and its end")
     given_up = scrape().container("web")
     (tmp_path / "cured").touch()
     engine.cli("start", "web")

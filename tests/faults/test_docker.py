@@ -17,7 +17,9 @@ from support.watching import Watch, errors
 
 Watched = Callable[..., AbstractContextManager[Watch]]
 
-STALE_AFTER = 3 * 0.5 + 1
+STUCK = "--docker-timeout=1"
+
+STALE_AFTER = 3 * 0.5 + 2 * 1
 """Seconds after which a poll is too old to trust, with the interval and timeout of the tests."""
 
 
@@ -35,7 +37,7 @@ def test_killed_and_started_again(docker: Engine, watched: Watched) -> None:
 def test_stuck_for_longer_than_a_poll_is_trusted(docker: Engine, watched: Watched) -> None:
     """docker_up is 0 while dockerd is stuck, and all values are right again once it answers."""
     docker.run("web", health="healthy", labels=WATCH)
-    with watched("dockerd: SIGSTOP, SIGCONT", docker.url) as watch:
+    with watched("dockerd: SIGSTOP, SIGCONT", docker.url, STUCK) as watch:
         watch.shows(docker_up=1, web=4)
         docker.pause()
         watch.shows(docker_up=0, web=0)
@@ -78,7 +80,7 @@ def test_a_socket_that_is_gone(docker: Engine, watched: Watched, tmp_path: Path)
     link = tmp_path / "docker.sock"
     link.symlink_to(docker.listen)
     docker.run("web", labels=WATCH)
-    with watched("socket: its file gone, and back", f"unix://{link}") as watch:
+    with watched("socket: its file gone, and back", f"unix://{link}", STUCK) as watch:
         watch.shows(docker_up=1, web=2)
         link.unlink()
         docker.pause()
@@ -95,9 +97,7 @@ def test_fifty_containers_come_and_go(docker: Engine, watched: Watched) -> None:
 
     Only an inspect may time out: a busy machine may take over two seconds to start or remove a container.
     """
-    with watched(
-        "containers: 50 created and removed during polls", docker.url, "--docker-timeout=5"
-    ) as watch:
+    with watched("containers: 50 created and removed during polls", docker.url) as watch:
         watch.shows(docker_up=1)
         with ThreadPoolExecutor(1) as pool:
             churning = pool.submit(_churn, docker)

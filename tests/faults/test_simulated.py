@@ -34,7 +34,9 @@ from support.simulated import (
 from support.waiting import wait_for
 from support.watching import Watch, errors, watching
 
-AT_A_TIME = 6
+LANES = {"5": 4, "1": 2}
+"""How many cases run at the same time with this timeout; only a fault that is a timeout needs a short one."""
+
 FINE = {"docker_up": 1.0, "web": 4.0}
 NAMELESS = "ab" * 32
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -59,6 +61,11 @@ class Case:
     inject: Callable[[Simulation], object]
     expected: dict[str, float]
     counted: str = ""
+
+    @property
+    def timeout(self) -> str:
+        """Return the timeout of the exporter's requests."""
+        return "1" if "timeout" in self.counted else "5"
 
 
 @dataclass
@@ -302,26 +309,36 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Outcom
         str(item.callspec.params["name"]) for item in tests if "outcomes" in item.fixturenames
     ]
     with ExitStack() as stack:
-        lanes: SimpleQueue[Lane] = SimpleQueue()
-        for _ in range(min(AT_A_TIME, len(wanted))):
-            lanes.put(_lane(stack))
-        pool = stack.enter_context(ThreadPoolExecutor(AT_A_TIME))
-
-        def run(case: Case) -> Outcome:
-            lane = lanes.get()
-            try:
-                return lane.run(case)
-            finally:
-                lanes.put(lane)
-
-        yield {name: pool.submit(run, CASES[name]) for name in wanted}
+        futures: dict[str, Future[Outcome]] = {}
+        for timeout, at_a_time in LANES.items():
+            cases = [CASES[name] for name in wanted if CASES[name].timeout == timeout]
+            futures |= _run(cases, timeout, min(at_a_time, len(cases)), stack)
+        yield futures
 
 
-def _lane(stack: ExitStack) -> Lane:
+def _run(
+    cases: list[Case], timeout: str, at_a_time: int, stack: ExitStack
+) -> dict[str, Future[Outcome]]:
+    lanes: SimpleQueue[Lane] = SimpleQueue()
+    for _ in range(at_a_time):
+        lanes.put(_lane(stack, timeout))
+
+    def run(case: Case) -> Outcome:
+        lane = lanes.get()
+        try:
+            return lane.run(case)
+        finally:
+            lanes.put(lane)
+
+    pool = stack.enter_context(ThreadPoolExecutor(at_a_time or 1))
+    return {case.name: pool.submit(run, case) for case in cases}
+
+
+def _lane(stack: ExitStack, timeout: str) -> Lane:
     engine = stack.enter_context(simulation())
     engine.stage.add("web", health="healthy", labels=WATCH)
     process = stack.enter_context(
-        exporter(f"--docker-host={engine.url}", "--docker-timeout=0.5")
+        exporter(f"--docker-host={engine.url}", f"--docker-timeout={timeout}")
     )
     return Lane(engine, Client(process))
 

@@ -89,6 +89,6 @@ def test_tls_and_a_token(tmp_path: Path) -> None:
     with running(
         command, tmp_path, LISTEN_PORT=port, PATH=path, DOCKER_HOST=f"unix://{tmp_path}/none"
     ):
-        seen = wait_for(lambda: answer(look), what="the metrics", seconds=20)
+        seen = wait_for(lambda: answer(look), what="the metrics")
 
     assert "\ndocker_up 0.0\n" in seen

@@ -36,7 +36,7 @@ class Server:
         self.daemon.start(self.command)
         wait_for(self._listens, what=f"{self.url} to listen")
         if self.url.startswith("http:"):
-            wait_for(self._is_ready, what=f"{self.url} to be ready", seconds=30)
+            wait_for(self._is_ready, what=f"{self.url} to be ready")
 
     def get(
         self, path: str, headers: Mapping[str, str] | None = None, ca_file: Path | None = None

@@ -45,7 +45,7 @@ class Registry:
         self._daemon.start(
             Command([*self._program.argv, "serve", str(self._config)], self._program.env)
         )
-        wait_for(self._answers, what="the registry to answer", seconds=30)
+        wait_for(self._answers, what="the registry to answer")
 
     def stop(self) -> None:
         """Kill the registry."""

@@ -9,11 +9,12 @@ T = TypeVar("T")
 
 
 def wait_for(
-    predicate: Callable[[], T], *, what: str, seconds: float = 10, every: float = 0.05
+    predicate: Callable[[], T], *, what: str, seconds: float = 60, every: float = 0.05
 ) -> T:
     """Call `predicate` until its answer is true, and return that answer.
 
-    It is asked after 2 ms, then ever more rarely, in the end once in `every` seconds.
+    It is asked after 2 ms, then ever more rarely, in the end once in `every` seconds. The deadline is
+    generous, as it costs nothing where nothing is broken: a busy machine takes ten times as long.
     Raises TimeoutError naming `what` and the last answer once `seconds` have passed.
     """
     deadline = time.monotonic() + seconds

@@ -51,7 +51,7 @@ class Watch:
             self.seen[-1] = _line(said)
             return scrape if said == expected else None
 
-        return wait_for(shown, what=_line(expected), seconds=15) or self.scrape()
+        return wait_for(shown, what=_line(expected)) or self.scrape()
 
     def recovers(self, **expected: float) -> Scrape:
         """Wait until a scrape shows these values; they must come with the current poll or the next one."""
@@ -70,7 +70,7 @@ class Watch:
             scrape = self.scrape()
             return scrape if polls(scrape) >= last else None
 
-        return wait_for(passed, what=f"{count} polls", seconds=30) or self.scrape()
+        return wait_for(passed, what=f"{count} polls") or self.scrape()
 
 
 @contextmanager

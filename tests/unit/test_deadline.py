@@ -46,7 +46,7 @@ def test_a_late_action_does_not_delay_others() -> None:
     """A late action does not delay the others, because a new worker replaces its worker."""
     released = threading.Event()
     actions = {"stuck": lambda: released.wait(30)} | {n: partial(str, n) for n in "abcdef"}
-    futures = call_each(actions.items(), 0.2, time.monotonic() + 20)
+    futures = call_each(actions.items(), 1, time.monotonic() + 20)
     released.set()
 
     assert futures.pop("stuck").cancelled()
@@ -64,7 +64,7 @@ def test_the_result_of_a_late_action_is_dropped() -> None:
         raise KeyError(name)
 
     actions = [("late", partial(action, "late", 30)), ("next", partial(action, "next", 0))]
-    futures = call_each(actions, 0.2)
+    futures = call_each(actions, 1)
     released.set()
     taken["late"].join(5)
 
@@ -96,8 +96,10 @@ def test_at_a_time() -> None:
 
 def test_no_action_begins_after_the_deadline() -> None:
     """No action begins after the deadline, and those that have begun are cancelled."""
-    actions = [(n, partial(time.sleep, 1)) for n in range(9)]
-    futures = call_each(actions, 5, time.monotonic() + 0.1, at_a_time=2)
+    released = threading.Event()
+    actions = [(n, partial(released.wait, 60)) for n in range(9)]
+    futures = call_each(actions, 60, time.monotonic() + 1, at_a_time=2)
+    released.set()
 
     assert {0, 1} == futures.keys()
     assert all(future.cancelled() for future in futures.values())

@@ -138,7 +138,7 @@ def test_temporary_failures_are_retried(
 @pytest.mark.parametrize(
     ("fault", "interval", "reason"),
     [
-        (UNAVAILABLE, 0.5, "503 Service Unavailable"),
+        (UNAVAILABLE, 1.5, "503 Service Unavailable"),
         (hangs(), 0.1, "timeout"),
         (drips(b"HTTP/1.1 200 OK\r\nX: "), 0.1, "timeout"),
         (drips(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", every=0.001), 5, None),

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from docker_prom_exporter.web import server as module
 from docker_prom_exporter.web.server import BoundedServer, Request, Response, listen
 from support.clients import read_all
+from support.exporters import AT_ONCE
 from support.missing import give_up
 from support.waiting import wait_for
 
@@ -272,7 +273,7 @@ def test_stop(served: Served) -> None:
         for client in clients:
             read_all(client)
 
-        assert took < 0.4
+        assert took < AT_ONCE
         with pytest.raises(ConnectionRefusedError):
             served.connect()
 
