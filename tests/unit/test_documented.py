@@ -52,7 +52,7 @@ def outlets(tmp_path: Path) -> str:
     opened = open_outlets(settings, threading.Event())
     held = Exposition(lambda: [family for outlet in opened for family in outlet.families()])
     text = text_of(held)
-    Expirer(settings, held.publish, threading.Event()).turn()
+    Expirer(settings, held.publish, threading.Event()).run_once()
     return text + text_of(held)
 
 

@@ -163,7 +163,7 @@ def test_an_engine_that_is_down() -> None:
 
 def test_an_old_poll() -> None:
     """If the last poll is too old, the page says so and shows its age."""
-    text = read(snapshot(up=False, listed=False), age=95).text
+    text = read(snapshot(up=False, listed=False), age=95.5).text
 
     assert "This data is old. The last poll ended 1 min 35 s ago" in text
 
