@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from docker_prom_exporter.snapshot import EngineInfo, Snapshot
 
     _Samples = tuple[tuple[tuple[str, ...], float], ...]
-    _Read = Callable[[Container], _Samples]
+    _SamplesOf = Callable[[Container], _Samples]
     _Changes = Sequence[tuple[Container, Container]]
 
 
@@ -57,7 +57,8 @@ _HELP: Final = {
     "docker_container_info": "The container's image and Compose labels; 1.",
     "docker_container_state": "The container's state: 1 for the one it is in.",
     "docker_container_health_status": (
-        "The healthcheck's verdict: 1 for the one it gave, while the container is running."
+        "The engine's health status, whether a probe stands behind it or not: "
+        "1 for the current one, while the container is running."
     ),
     "docker_container_created_timestamp_seconds": "When the container was created.",
     "docker_container_started_timestamp_seconds": "When the container last started, from State.StartedAt.",
@@ -65,13 +66,42 @@ _HELP: Final = {
     "docker_container_restarts_total": (
         "Restarts by the restart policy since the last manual start, from RestartCount."
     ),
-    "docker_container_exit_code": "The exit code of a container that exited or is dead, from State.ExitCode.",
+    "docker_container_exit_code": (
+        "The exit code of the last run, from State.ExitCode: for exited, dead and restarting."
+    ),
+    "docker_container_start_failed": (
+        "Whether the last attempt to start the container failed, from State.Error."
+    ),
     "docker_container_oom_killed": (
         "Whether the container was killed for want of memory, from State.OOMKilled."
     ),
     "docker_container_health_failing_streak": (
         "Healthchecks failed in a row, from State.Health.FailingStreak."
     ),
+    "docker_container_health_last_probe_timestamp_seconds": (
+        "When the last probe of this run ended, by the engine's clock, from State.Health.Log."
+    ),
+    "docker_container_health_last_probe_duration_seconds": (
+        "How long the last probe of this run took, from State.Health.Log."
+    ),
+    "docker_container_health_last_probe_exit_code": (
+        "The exit code of the last probe of this run, from State.Health.Log: 0 it passed, "
+        "-1 it was not run to its end, others it failed."
+    ),
+    "docker_container_health_interval_seconds": (
+        "The time between two probes, from Config.Healthcheck.Interval."
+    ),
+    "docker_container_health_timeout_seconds": (
+        "The longest duration of a probe, from Config.Healthcheck.Timeout."
+    ),
+    "docker_container_health_retries": (
+        "The failed probes in a row that make it unhealthy, from Config.Healthcheck.Retries."
+    ),
+    "docker_container_memory_limit_bytes": "The limit of memory, from HostConfig.Memory.",
+    "docker_container_cpu_limit_cores": (
+        "The limit of CPU time, from HostConfig.NanoCpus, or CpuQuota by CpuPeriod."
+    ),
+    "docker_container_pids_limit": "The limit of processes, from HostConfig.PidsLimit.",
     "docker_container_restart_policy": "The container's restart policy, from HostConfig.RestartPolicy; 1.",
     "docker_container_labels": "The container's labels named in CONTAINER_LABELS; 1.",
 }
@@ -80,12 +110,13 @@ _HELP: Final = {
 class _ContainerMetric(NamedTuple):
     """A metric of each container: a counter if its name ends in `_total`, else a gauge.
 
-    `read` returns a container's samples: the values of the labels after `id` and `name`, and the value.
+    `samples_of` returns a container's samples: the values of the labels after `id` and `name`,
+    and the value.
     """
 
     name: str
     labels: tuple[str, ...]
-    read: _Read
+    samples_of: _SamplesOf
 
 
 def _unlabelled(value: float | None) -> _Samples:
@@ -97,12 +128,20 @@ def _one_hot(values: tuple[str, ...], current: str | None) -> _Samples:
     return tuple(((value,), float(value == current)) for value in values)
 
 
-def _detail(name: str) -> _Read:
-    return lambda c: _unlabelled(getattr(c.details, name, None))
+def _detail(*path: str) -> _SamplesOf:
+    """Return the `samples_of` a value in `Details`; without the value there is no sample."""
+
+    def samples_of(container: Container) -> _Samples:
+        value: Any = container.details
+        for name in path:
+            value = getattr(value, name, None)
+        return _unlabelled(value)
+
+    return samples_of
 
 
 _HEALTH: Final = _ContainerMetric("container_health", (), lambda c: _unlabelled(c.health))
-_UNKNOWN: Final = _HEALTH._replace(read=lambda _: _unlabelled(ContainerHealth.UNKNOWN))
+_UNKNOWN: Final = _HEALTH._replace(samples_of=lambda _: _unlabelled(ContainerHealth.UNKNOWN))
 _CONTAINER_METRICS: Final = (
     _HEALTH,
     _ContainerMetric(
@@ -125,8 +164,28 @@ _CONTAINER_METRICS: Final = (
     _ContainerMetric("docker_container_finished_timestamp_seconds", (), _detail("finished")),
     _ContainerMetric("docker_container_restarts_total", (), _detail("restarts")),
     _ContainerMetric("docker_container_exit_code", (), _detail("exit_code")),
+    _ContainerMetric("docker_container_start_failed", (), _detail("start_failed")),
     _ContainerMetric("docker_container_oom_killed", (), _detail("oom_killed")),
     _ContainerMetric("docker_container_health_failing_streak", (), _detail("failing_streak")),
+    _ContainerMetric(
+        "docker_container_health_last_probe_timestamp_seconds", (), _detail("probe", "ended")
+    ),
+    _ContainerMetric(
+        "docker_container_health_last_probe_duration_seconds", (), _detail("probe", "duration")
+    ),
+    _ContainerMetric(
+        "docker_container_health_last_probe_exit_code", (), _detail("probe", "exit_code")
+    ),
+    _ContainerMetric(
+        "docker_container_health_interval_seconds", (), _detail("healthcheck", "interval")
+    ),
+    _ContainerMetric(
+        "docker_container_health_timeout_seconds", (), _detail("healthcheck", "timeout")
+    ),
+    _ContainerMetric("docker_container_health_retries", (), _detail("healthcheck", "retries")),
+    _ContainerMetric("docker_container_memory_limit_bytes", (), _detail("memory_limit")),
+    _ContainerMetric("docker_container_cpu_limit_cores", (), _detail("cpu_limit")),
+    _ContainerMetric("docker_container_pids_limit", (), _detail("pids_limit")),
     _ContainerMetric(
         "docker_container_restart_policy",
         ("policy",),
@@ -150,15 +209,15 @@ class _ContainerFamily(Metric):
         super().__init__(metric.name.removesuffix("_total"), _HELP[metric.name], kind)
         self._metric = metric
         self._containers = containers
-        self.has_samples = any(map(metric.read, containers))
+        self.has_samples = any(map(metric.samples_of, containers))
 
     @property  # type: ignore[override]  # the base class has a list; encoders only iterate
     def samples(self) -> Iterator[Sample]:
         """Yield the samples."""
-        name, own_labels, read = self._metric
+        name, own_labels, samples_of = self._metric
         labels = ("id", "name", *own_labels)
         for c in self._containers:
-            for values, value in read(c):
+            for values, value in samples_of(c):
                 yield Sample(
                     name, dict(zip(labels, (c.id, c.name, *values), strict=True)), value
                 )
@@ -170,9 +229,11 @@ class _ContainerFamily(Metric):
     def updated(
         self, containers: Sequence[Container], changes: _Changes | None
     ) -> _ContainerFamily:
-        """Return the family of these containers, which is this object unless a sample has changed."""
-        read = self._metric.read
-        if changes is not None and all(read(was) == read(now) for was, now in changes):
+        """Return the family of these containers: this object, unless a sample has changed."""
+        samples_of = self._metric.samples_of
+        if changes is not None and all(
+            samples_of(was) == samples_of(now) for was, now in changes
+        ):
             return self
         return _ContainerFamily(self._metric, containers)
 

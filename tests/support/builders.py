@@ -4,7 +4,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from docker_prom_exporter.containers import Container, Details
+from docker_prom_exporter.containers import Container, Details, Healthcheck, Probe
 from docker_prom_exporter.snapshot import EngineInfo, Snapshot
 
 DOCKER = EngineInfo("Docker", "29.1.0", "1.52", "linux", "amd64")
@@ -111,11 +111,48 @@ def _gallery() -> tuple[Container, ...]:
             health_status="healthy",
             compose_project="shop",
             compose_service="web",
-            details=details(failing_streak=0, restarts=2, finished=1714979280.0),
+            details=details(
+                failing_streak=0,
+                restarts=2,
+                finished=1714979280.0,
+                healthcheck=Healthcheck(),
+                probe=Probe(1714979998.5, 0.25, 0),
+            ),
         ),
-        container("unhealthy", health_status="unhealthy", details=details(failing_streak=3)),
-        container("starting", health_status="starting", details=details(failing_streak=0)),
-        container("alive", details=details(restart_policy="no")),
+        container(
+            "unhealthy",
+            health_status="unhealthy",
+            details=details(
+                failing_streak=3,
+                healthcheck=Healthcheck(interval=None, timeout=2.5, retries=2),
+                probe=Probe(1714979999.75, 2.75, -1),
+            ),
+        ),
+        container(
+            "starting",
+            health_status="starting",
+            details=details(failing_streak=0, healthcheck=Healthcheck(5, 5, 5, 60)),
+        ),
+        container(
+            "pending",
+            health_status="unhealthy",
+            doubt="pending",
+            details=details(failing_streak=1, healthcheck=Healthcheck()),
+        ),
+        container(
+            "stalled",
+            health_status="healthy",
+            doubt="stalled",
+            details=details(
+                failing_streak=0, healthcheck=Healthcheck(), probe=Probe(1714979300, 0.5, 0)
+            ),
+        ),
+        container(
+            "alive",
+            details=details(
+                restart_policy="no", memory_limit=2**26, cpu_limit=1.5, pids_limit=100
+            ),
+        ),
         container("not_inspected", health_status="healthy"),
         container("health_untold", health_status=None),
         container("state_untold", state="", health_status="healthy"),
@@ -136,13 +173,13 @@ def _gallery() -> tuple[Container, ...]:
         container(
             "crash_loop",
             state="restarting",
-            details=details(restarts=7, restart_policy="unless-stopped"),
+            details=details(restarts=7, restart_policy="unless-stopped", exit_code=1),
         ),
         container(
             "created",
             state="created",
             created_ns=None,
-            details=details(started=None, restart_policy="on-failure"),
+            details=details(started=None, restart_policy="on-failure", start_failed=True),
         ),
         container("removing", state="removing"),
         container("dead", state="dead", details=details(exit_code=0, restart_policy=None)),

@@ -61,6 +61,7 @@ HEALTH_FAMILIES = {"container_health", "docker_container_health_status"}
 DETAIL_FAMILIES = {
     "docker_container_started_timestamp_seconds",
     "docker_container_restarts",
+    "docker_container_start_failed",
     "docker_container_oom_killed",
     "docker_container_restart_policy",
 }
