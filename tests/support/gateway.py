@@ -82,7 +82,7 @@ def status_of(flags: dict[str, str]) -> Fault:
     return answers("200 OK", json.dumps({"status": "success", "data": {"flags": flags}}))
 
 
-def push_settings(url: str, interval: float = 0.5, **options: Any) -> Settings:
+def push_settings(url: str, interval: float = 10, **options: Any) -> Settings:
     """Return settings for pushes to this gateway; `options` override them."""
     given = {"push_url": url, "push_instance": "host1", **options}
     settings = read_settings({name: str(value) for name, value in given.items()}, {})

@@ -134,7 +134,7 @@ def test_the_list_fails(
     """If the list fails, the exit code is 1 and the report has the kind of failure and the advice."""
     simulated.stage.add("web")
     simulated.faults = {"list": fault}
-    code, lines = checked(simulated.url, docker_timeout=0.3 if outcome == "too slow" else 60)
+    code, lines = checked(simulated.url, docker_timeout=1 if outcome == "too slow" else 60)
 
     assert (1, ["answered", "answered", outcome, "not asked"]) == (code, outcomes(lines))
     assert advised in lines["list"]

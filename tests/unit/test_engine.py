@@ -399,7 +399,7 @@ def test_silence_is_a_timeout(engines: Engines, simulated: Simulation, fault: st
     for endpoint in ENDPOINTS:
         simulated.faults = {endpoint: SILENT[fault]}
 
-        assert (endpoint, "timeout") == reason(engine, endpoint, seconds=0.05)
+        assert (endpoint, "timeout") == reason(engine, endpoint, seconds=0.3)
 
         simulated.faults = {}
         assert engine.connect(deadline())

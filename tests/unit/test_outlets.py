@@ -20,7 +20,7 @@ SOON = 10
 
 
 def outlets(
-    url: str, stop: threading.Event | None = None, interval: float = 0.5, **options: Any
+    url: str, stop: threading.Event | None = None, interval: float = 10, **options: Any
 ) -> list[Outlet]:
     return open_outlets(push_settings(url, interval, **options), stop or threading.Event())
 

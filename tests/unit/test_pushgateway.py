@@ -30,7 +30,7 @@ from support.simulated import Fault, answers, drips, hangs, resets, says
 from support.waiting import wait_for_requests_to_end
 
 
-def pusher(url: str, interval: float = 0.5, **options: Any) -> Pusher:
+def pusher(url: str, interval: float = 10, **options: Any) -> Pusher:
     return Pusher(push_settings(url, interval, **options), threading.Event())
 
 
