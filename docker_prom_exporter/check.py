@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from docker_prom_exporter.collect import list_everything
 from docker_prom_exporter.containers import LABEL, stores_images_in_containerd
-from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, NONE_WATCHED, EngineError, advise
+from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, EngineError, advise
 from docker_prom_exporter.output import printable
+from docker_prom_exporter.watching import why_none_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -84,11 +85,23 @@ class _Check:
         self._report_mode(info, expensive=expensive and not info.is_podman)
         if "inspect" in self._errors and info.is_podman:
             return self._fail(f"{info.name} reports health by inspect only")
-        limits = ", but no restarts, exit codes and times" if "inspect" in self._errors else ""
-        self._report.say(
-            "result", "good", f"container health can be reported{limits}", colour=_GREEN
-        )
+        self._succeed(containers)
         return 0
+
+    def _succeed(self, containers: list[Container]) -> None:
+        """Report the success; in yellow where there is nothing to report about, and why."""
+        explanation = "container health can be reported"
+        if "inspect" in self._errors:
+            explanation += ", but no restarts, exit codes and times"
+        colour = _GREEN
+        if not any(map(self._is_watched, containers)):
+            why = why_none_watched(
+                only_labelled=self._settings.container_health_filter_label,
+                unwatched=len(containers),
+            )
+            explanation += f", but no container is watched: {why}"
+            colour = _YELLOW
+        self._report.say("result", "good", explanation, colour=colour)
 
     def _fail(self, why: str) -> int:
         self._report.say(
@@ -150,13 +163,20 @@ class _Check:
         """Report the watched containers, and the other containers by reason."""
         watched = [container for container in containers if self._is_watched(container)]
         colour, count = _GREEN if watched else _YELLOW, f"{len(watched)} of {len(containers)}"
-        self._report.say("watched", count, _names(watched) or NONE_WATCHED, colour=colour)
+        self._report.say("watched", count, _names(watched), colour=colour)
         left_out: dict[str, list[Container]] = {}
         for container in containers:
             if not self._is_watched(container):
                 left_out.setdefault(_why_left_out(container), []).append(container)
         for why, group in left_out.items():
             self._report.say("left out", str(len(group)), f"{why}: {_names(group)}")
+        misspelled: dict[str, list[Container]] = {}
+        for container in containers:
+            if container.similar_label:
+                misspelled.setdefault(container.similar_label, []).append(container)
+        for key, group in misspelled.items():
+            explanation = f"the label {key} is not {LABEL}: {_names(group)}"
+            self._report.say("typo?", str(len(group)), explanation, colour=_YELLOW)
         if self._settings.container_labels:
             self._report.say("labels", "exported", ", ".join(self._settings.container_labels))
 

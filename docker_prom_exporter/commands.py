@@ -7,8 +7,6 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import requests
@@ -100,15 +98,10 @@ def _once(settings: Settings) -> int:
 
 def _demo(settings: Settings, seed: int) -> int:
     """Serve the metrics of a simulated engine, with the same code as those of a real one."""
-    if sys.platform == "win32":
-        raise CommandError("demo needs unix sockets, which Python does not have on Windows")
     from docker_prom_exporter.demo import Play, SimulatedEngine  # noqa: PLC0415
 
     signals = StopSignals()
-    with (
-        TemporaryDirectory() as folder,
-        SimulatedEngine(Path(folder, "docker.sock"), Play(seed).containers) as simulated,
-    ):
+    with SimulatedEngine(None, Play(seed).containers) as simulated:
         log = structlog.get_logger()
         log.warning("demo.started", engine="simulated", seed=seed, docker_host=simulated.url)
         return _serve(settings._replace(docker_host=simulated.url), {}, signals)

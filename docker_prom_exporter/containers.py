@@ -6,6 +6,7 @@ import math
 import re
 from contextlib import suppress
 from datetime import datetime
+from difflib import SequenceMatcher
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
@@ -48,6 +49,10 @@ _HEALTH_STATUSES: Final = {
 }
 
 _NANOSECONDS: Final = 10**9
+
+# How much of the letters of a key and of LABEL must be alike; longer keys are cut.
+_SIMILAR: Final = 0.8
+_MAX_KEY: Final = 100
 
 # Docker's defaults, from moby's daemon/health.go; the interval and the timeout in seconds.
 _DEFAULT_INTERVAL: Final = 30.0
@@ -164,8 +169,9 @@ class Container(NamedTuple):
     `state` is one of `STATES`, or empty if the engine's state is not among them. `health_status` is one of
     `HEALTH_STATUSES`, or `None` if it is invalid or not listed; it is valid only while the container runs,
     because moby sets it to `unhealthy` when a container stops, pauses or restarts. `created_ns` is in
-    nanoseconds since 1970; from a list row it is a whole number of seconds. `watch_label` is the value of
-    `LABEL`, `None` without it; `labels` has the values of the labels in CONTAINER_LABELS, in that order.
+    nanoseconds since 1970; from a list row it is a whole number of seconds. `watch_label` is the
+    value of `LABEL`, `None` without it; then `similar_label` is a key that was probably meant as
+    `LABEL`. `labels` has the values of the labels in CONTAINER_LABELS, in that order.
     `doubt` tells why `health_status` does not count as a verdict; `None` if it does.
     """
 
@@ -179,6 +185,7 @@ class Container(NamedTuple):
     health_status: str | None
     created_ns: int | None
     watch_label: str | None = None
+    similar_label: str = ""
     labels: tuple[str, ...] = ()
     details: Details | None = None
     doubt: Doubt | None = None
@@ -338,9 +345,31 @@ def _container(
         compose_project=as_text(_at(labels, "com.docker.compose.project")),
         compose_service=as_text(_at(labels, "com.docker.compose.service")),
         watch_label=None if _at(labels, LABEL) is None else as_text(_at(labels, LABEL)),
+        similar_label=_similar_label(labels),
         labels=tuple(as_text(_at(labels, key)) for key in label_keys),
         **fields,
     )
+
+
+def _similar_label(labels: Any) -> str:
+    """Return a key that resembles `LABEL`, as a misspelled one does, if `LABEL` itself is absent."""
+    if not isinstance(labels, dict) or LABEL in labels:
+        return ""
+    for key in labels:
+        if _resembles_label(key):
+            return as_text(key)
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def _resembles_label(key: str) -> bool:
+    """Compare the letters only: case, `-`, `_` and `.` are what is written wrongly most often."""
+    matcher = SequenceMatcher(None, _letters(LABEL), _letters(key), autojunk=False)
+    return matcher.quick_ratio() >= _SIMILAR and matcher.ratio() >= _SIMILAR
+
+
+def _letters(key: str) -> str:
+    return "".join(filter(str.isalpha, key.lower()[:_MAX_KEY]))
 
 
 def _details(

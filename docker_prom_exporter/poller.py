@@ -20,21 +20,20 @@ from tenacity import (
 
 from docker_prom_exporter.collect import Collector
 from docker_prom_exporter.containers import LABEL
-from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, NONE_WATCHED, EngineError, advise
+from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, EngineError, advise
 from docker_prom_exporter.intervals import each_interval
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
+from docker_prom_exporter.watching import why_none_watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from docker_prom_exporter.collect import Found
+    from docker_prom_exporter.containers import Container
     from docker_prom_exporter.engine import Engine
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import EngineInfo
 
-_NONE_WATCHED: Final = (
-    f"{NONE_WATCHED}; docker-prom-exporter check shows which are not watched, and why"
-)
 _RETRIED_REASONS: Final = ("unreachable", "bad_response", "error")
 
 
@@ -59,6 +58,7 @@ class Poller:
         self._on_poll = on_poll
         self._info: EngineInfo | None = None
         self._misread: set[str] = set()
+        self._misspelled: set[str] = set()
         self._last_logged: dict[str, Any] = {}
         self._counts = Counts(requests=engine.requests)
         self._collector = Collector(engine, settings, self._counts)
@@ -167,7 +167,7 @@ class Poller:
                 mode=found.mode,
                 watched=len(found.containers),
             )
-        self._warn("containers.none_watched", not found.containers, advice=_NONE_WATCHED)
+        self._warn_none_watched(found)
         self._warn(
             "containers.listing_is_expensive", found.costly, advice=LISTING_IS_EXPENSIVE
         )
@@ -179,6 +179,7 @@ class Poller:
                 "container.label_ignored", name=name, label=LABEL, takes="true or false"
             )
         self._misread = {*found.misread}
+        self._warn_similar_labels(found.containers)
         # One warning for each reason, not for each container and poll.
         by_reason = {error.reason: error for error in found.errors.values()}
         if self._has_changed("inspect", {*by_reason}):
@@ -187,6 +188,32 @@ class Poller:
                 self._log.warning(
                     "containers.details_missing", containers=len(found.errors), **explained
                 )
+
+    def _warn_none_watched(self, found: Found) -> None:
+        advice = ""
+        if not found.containers:
+            why = why_none_watched(
+                only_labelled=self.settings.container_health_filter_label,
+                unwatched=found.unwatched,
+            )
+            advice = f"{why}; docker-prom-exporter check shows all containers"
+        self._warn("containers.none_watched", advice, advice=advice)
+
+    def _warn_similar_labels(self, containers: Iterable[Container]) -> None:
+        """Warn of misspelled labels, of which the poll knows only without the filter by label."""
+        misspelled = {}
+        for container in containers:
+            if container.similar_label:
+                misspelled[container.id] = container
+        for container_id in misspelled.keys() - self._misspelled:
+            container = misspelled[container_id]
+            self._log.warning(
+                "container.label_unknown",
+                name=container.name,
+                label=container.similar_label,
+                similar=LABEL,
+            )
+        self._misspelled = {*misspelled}
 
     def _warn(self, event: str, value: object, **more: Any) -> None:
         """Warn when a value changes, unless it is false."""

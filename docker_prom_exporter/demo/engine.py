@@ -1,10 +1,11 @@
-"""The simulated engine: Docker's four endpoints on a real unix socket."""
+"""The simulated engine: Docker's four endpoints on a real socket."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import socket
 import sys
 import time
 from dataclasses import dataclass, field
@@ -146,6 +147,12 @@ class Request(BaseHTTPRequestHandler):
     sys_version = ""
     server: SimulatedEngine
 
+    def setup(self) -> None:
+        """Send without delay: head and body are two packets, and TCP would wait between them."""
+        if self.server.path is None:
+            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().setup()
+
     def do_GET(self) -> None:
         """Pass the request to the engine."""
         url = urlsplit(self.path)
@@ -172,7 +179,8 @@ class Request(BaseHTTPRequestHandler):
 class SimulatedEngine(ThreadingUnixStreamServer):
     """Answers as a Docker engine does, from `containers()` at each request; listens inside `with`.
 
-    Subclasses in tests override `respond`, which gets each request, and `answer`, which returns its JSON.
+    It listens on a unix socket at `path`, or, without one, on a port of 127.0.0.1, which needs no
+    file. Subclasses in tests override `respond`, which gets each request, and `answer`, which returns its JSON.
     """
 
     daemon_threads = True
@@ -180,7 +188,7 @@ class SimulatedEngine(ThreadingUnixStreamServer):
     api_version = "1.52"
 
     def __init__(
-        self, path: Path, containers: Callable[[], Iterable[SimulatedContainer]]
+        self, path: Path | None, containers: Callable[[], Iterable[SimulatedContainer]]
     ) -> None:
         self.path = path
         self.containers = containers
@@ -188,22 +196,27 @@ class SimulatedEngine(ThreadingUnixStreamServer):
     @property
     def url(self) -> str:
         """Return its address in the form of `DOCKER_HOST`."""
+        if self.path is None:
+            return f"tcp://127.0.0.1:{self.socket.getsockname()[1]}"
         return f"unix://{self.path}"
 
     def __enter__(self) -> Self:
         """Listen on the socket."""
-        path: Any = str(self.path)  # Any: not an address of the TCP server on Windows
-        super().__init__(path, self.handler)
+        address: Any = str(self.path)  # Any: the server's class takes addresses of one kind
+        if self.path is None:
+            self.address_family, address = socket.AF_INET, ("127.0.0.1", 0)
+        super().__init__(address, self.handler)
         Thread(
             target=self.serve_forever, args=(0.005,), name="simulated engine", daemon=True
         ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the socket, and remove the file."""
+        """Close the socket, and remove its file."""
         self.shutdown()
         self.server_close()
-        self.path.unlink(missing_ok=True)
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
     def respond(
         self, request: Request, endpoint: str, container_id: str, query: Mapping[str, str]

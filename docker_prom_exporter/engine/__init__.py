@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from docker.utils import parse_host
 
 from docker_prom_exporter.deadline import call, call_each
-from docker_prom_exporter.engine.advice import LISTING_IS_EXPENSIVE, NONE_WATCHED, advise
+from docker_prom_exporter.engine.advice import LISTING_IS_EXPENSIVE, advise
 from docker_prom_exporter.engine.client import (
     NO_VERSION,
     InFlight,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LISTING_IS_EXPENSIVE",
-    "NONE_WATCHED",
     "BadAnswerError",
     "BadTargetError",
     "Engine",

@@ -1,4 +1,4 @@
-"""Remedies for failed engine requests, and for polls that find nothing or cost much."""
+"""Remedies for failed engine requests, and for polls that cost much."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from docker_prom_exporter.containers import LABEL
 from docker_prom_exporter.engine.errors import causes
 
 if sys.platform != "win32":
@@ -21,12 +20,6 @@ if sys.platform != "win32":
 
 if TYPE_CHECKING:
     from docker_prom_exporter.engine.errors import EngineError
-
-NONE_WATCHED: Final = (
-    f"label containers {LABEL}=true, "
-    "or set CONTAINER_HEALTH_FILTER_LABEL=false to watch all but those labelled false"
-)
-"""What to do when no container is watched."""
 
 LISTING_IS_EXPENSIVE: Final = (
     "this engine looks up the image of each container that it lists; with inspects allowed and "

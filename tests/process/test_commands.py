@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.exporters import exporter
+from support.missing import require_program
 from support.simulated import Simulation
 
 
@@ -177,3 +178,22 @@ def test_demo() -> None:
     assert 'version="29.0.0-simulated"' in metrics
     assert metrics.count("\ncontainer_health{") >= 11
     assert "event=demo.started" in log
+
+
+READ_ONLY = (
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    'mount -o remount,bind,ro / && ! touch /tmp/x 2>/dev/null && exec "$@"',
+    "sh",
+)
+
+
+def test_demo_writes_no_file() -> None:
+    """`demo` runs on a read-only root, as in a container."""
+    require_program("unshare")
+    with exporter("demo", wrapper=READ_ONLY) as running:
+        up = running.metrics().value("docker_up")
+
+    assert 1 == up

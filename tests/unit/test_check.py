@@ -167,7 +167,7 @@ def test_docker_need_not_be_inspected(simulated: Simulation) -> None:
 
 
 def test_unwatched_containers(simulated: Simulation) -> None:
-    """The report lists unwatched containers by reason; if none is watched, it has the advice."""
+    """The report lists unwatched containers by reason."""
     simulated.stage.add("refused", labels={LABEL: "false"})
     simulated.stage.add("invalid", labels={LABEL: "perhaps"})
     stream = io.StringIO()
@@ -179,11 +179,50 @@ def test_unwatched_containers(simulated: Simulation) -> None:
         f"left out  1         the label {LABEL} is neither true nor false: invalid\n"
         in stream.getvalue()
     )
-    assert f"watched   0 of 2    {advice.NONE_WATCHED}\n" in stream.getvalue()
+    assert "watched   0 of 2\n" in stream.getvalue()
 
     watched = checked(simulated.url, container_health_filter_label=False)[1]["watched"]
 
     assert "1 of 2    invalid" == watched
+
+
+@pytest.mark.parametrize(
+    ("labels", "only_labelled", "why", "advised"),
+    [
+        ([], True, "the engine has no container", False),
+        ([], False, "the engine has no container", False),
+        ([{}], True, f"no container has the label {LABEL}=true", True),
+        ([{LABEL: "false"}], False, f"every container is labelled {LABEL}=false", False),
+    ],
+)
+def test_nothing_is_watched(
+    simulated: Simulation,
+    labels: list[dict[str, str]],
+    only_labelled: bool,  # noqa: FBT001  a column of the table
+    why: str,
+    advised: bool,  # noqa: FBT001
+) -> None:
+    """The last line is yellow, says why, and advises only what the settings don't say already."""
+    for number, each in enumerate(labels):
+        simulated.stage.add(f"c{number}", labels=each)
+    code, lines = checked(
+        simulated.url, coloured=True, container_health_filter_label=only_labelled
+    )
+
+    assert 0 == code
+    assert lines["result"].startswith("\033[33mgood")
+    assert f"but no container is watched: {why}" in lines["result"]
+    assert advised == ("CONTAINER_HEALTH_FILTER_LABEL=false" in lines["result"])
+
+
+@pytest.mark.parametrize("only_labelled", [True, False])
+def test_a_misspelled_label(simulated: Simulation, only_labelled: bool) -> None:  # noqa: FBT001
+    """The report names a label that was probably meant as the exporter's."""
+    key = LABEL.replace("metric.", "metrics.")
+    simulated.stage.add("web", labels={key: "true"})
+    lines = checked(simulated.url, container_health_filter_label=only_labelled)[1]
+
+    assert f"1         the label {key} is not {LABEL}: web" == lines["typo?"]
 
 
 def test_many_names_are_cut(simulated: Simulation) -> None:

@@ -825,3 +825,31 @@ def test_row_and_inspect_of_a_container_agree(simulated: SimulatedContainer) -> 
         assert inspected.details is not None
         assert shown_by_both(inspected, health_listed=health_listed) == shown_by_both(of_row)
         assert of_row.created_ns == shown_by_both(inspected).created_ns
+
+
+@pytest.mark.parametrize(
+    ("key", "similar"),
+    [
+        (LABEL.replace("metric.", "metrics."), True),
+        (LABEL.replace("container_health", "container-health"), True),
+        (LABEL.replace("prometheus", "prom"), True),
+        (LABEL.replace(".metric", ""), True),
+        (LABEL.upper(), True),
+        (LABEL + ".", True),
+        ("docker-prom-exporter.builder", False),
+        ("com.docker.compose.container-number", False),
+        ("org.opencontainers.image.description", False),
+        ("", False),
+        ("x" * 100_000, False),
+    ],
+)
+def test_a_label_that_resembles_the_exporters(key: str, similar: bool) -> None:  # noqa: FBT001  a column of the table
+    """A misspelled key of the label is recognized, unless the container has the label, too."""
+    row = {"Id": "a", "Labels": {"other": "x", key: "true"}}
+    both = {"Id": "a", "Labels": {key: "true", LABEL: "true"}}
+    parsed, labelled = read_row(row), read_row(both)
+
+    assert parsed
+    assert labelled
+    assert (key if similar else "") == parsed.container.similar_label
+    assert "" == labelled.container.similar_label

@@ -61,6 +61,35 @@ def test_nothing_is_watched(simulated: Simulation) -> None:
     assert "CONTAINER_HEALTH_FILTER_LABEL=false" in said[0]["advice"]
 
 
+def test_nothing_is_watched_without_the_filter(simulated: Simulation) -> None:
+    """Without the filter the log does not advise to turn it off."""
+    poller = poller_for(simulated.url, container_health_filter_label=False)
+    with capture_logs() as logs:
+        poller.poll()
+        simulated.stage.add("web", labels={LABEL: "false"})
+        poller.poll()
+
+    said = [entry for entry in logs if entry["event"] == "containers.none_watched"]
+    assert ["the engine has no container", f"every container is labelled {LABEL}=false"] == [
+        entry["advice"].partition(";")[0] for entry in said
+    ]
+
+
+def test_a_misspelled_label_is_logged_once(simulated: Simulation) -> None:
+    """Without the filter the log names a label that was probably meant as the exporter's, once."""
+    key = LABEL.replace("-", "_")
+    simulated.stage.add("web", labels={key: "false", "com.docker.compose.service": "web"})
+    poller = poller_for(simulated.url, container_health_filter_label=False)
+    with capture_logs() as logs:
+        poller.poll()
+        poller.poll()
+
+    said = [entry for entry in logs if entry["event"] == "container.label_unknown"]
+    assert [("web", key, LABEL)] == [
+        (entry["name"], entry["label"], entry["similar"]) for entry in said
+    ]
+
+
 FAULTS = {
     "closed": (resets, "unreachable"),
     "silent": (hangs(), "timeout"),
