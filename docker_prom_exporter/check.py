@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from docker_prom_exporter.collect import list_everything
 from docker_prom_exporter.containers import LABEL, stores_images_in_containerd
+from docker_prom_exporter.deadline import NEVER
 from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, EngineError, advise
 from docker_prom_exporter.output import printable
 from docker_prom_exporter.watching import why_none_watched
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from docker_prom_exporter.containers import Container
+    from docker_prom_exporter.deadline import Deadline
     from docker_prom_exporter.engine import Engine
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import EngineInfo
@@ -69,9 +70,12 @@ class _Check:
                 for endpoint in ("ping", "list", "inspect"):
                     self._skip(endpoint, "the engine did not answer")
                 return self._fail("Docker did not answer")
-            self._engine.connect_without_version(self._deadline())
+            self._engine.connect_without_version(NEVER)
         self._ask("ping", self._engine.ping, lambda _: "")
-        list_all = partial(list_everything, self._engine, self._settings)
+
+        def list_all(_: Deadline) -> Any:
+            return list_everything(self._engine, self._settings)
+
         listed = self._ask("list", list_all, lambda answer: f"{len(answer[0])} containers")
         containers, expensive = listed or ([], False)
         inspected = self._inspect(info, containers)
@@ -109,16 +113,16 @@ class _Check:
         )
         return 1
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._settings.docker_timeout
-
     def _ask(
-        self, endpoint: str, question: Callable[[float], Any], describe: Callable[[Any], str]
+        self,
+        endpoint: str,
+        question: Callable[[Deadline], Any],
+        describe: Callable[[Any], str],
     ) -> Any:
         """Ask one question, report the outcome, and return the answer, or `None` if the request failed."""
         began = time.monotonic()
         try:
-            answer = question(self._deadline())
+            answer = question(NEVER)
         except EngineError as error:
             self._errors[endpoint] = error
             explanation = ": ".join(
@@ -142,8 +146,8 @@ class _Check:
             return self._skip("inspect", "CONTAINER_DETAILS=false needs none")
         one = next(filter(self._is_watched, containers), containers[0])
 
-        def question(deadline: float) -> Any:
-            answer = self._engine.inspect([one.id], deadline)[one.id]
+        def question(deadline: Deadline) -> Any:
+            answer = self._engine.inspect([one.id], deadline).answers[one.id]
             if not isinstance(answer, EngineError):
                 return answer
             if answer.reason == "not_found":
@@ -203,7 +207,7 @@ def _describe(info: EngineInfo) -> str:
 
 
 def _why_left_out(container: Container) -> str:
-    if container.misread:
+    if container.has_invalid_label:
         return f"the label {LABEL} is neither true nor false"
     return f"no label {LABEL}=true" if container.enabled is None else f"{LABEL}=false"
 

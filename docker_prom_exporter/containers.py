@@ -224,7 +224,7 @@ class Container(NamedTuple):
         return parse_boolean(self.watch_label or "")
 
     @property
-    def misread(self) -> bool:
+    def has_invalid_label(self) -> bool:
         """Whether its `LABEL` is present but not a boolean."""
         return self.watch_label is not None and self.enabled is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,14 @@ if TYPE_CHECKING:
 
 
 def each_interval(seconds: float, stop: Event) -> Iterator[None]:
-    """Yield at once, then once an interval, until `stop` is set; without a pause if the caller was late."""
+    """Yield at once, then once an interval, until `stop` is set.
+
+    If the caller took longer than an interval, the next whole interval follows, so that what
+    the caller works with rests in between.
+    """
     due = time.monotonic()
     while not stop.is_set():
         yield
-        due = max(due + seconds, time.monotonic())
+        late = time.monotonic() - due
+        due += max(math.ceil(late / seconds), 1) * seconds
         stop.wait(due - time.monotonic())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import traceback
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,29 +22,33 @@ from tenacity import (
 
 from docker_prom_exporter.collect import Collector
 from docker_prom_exporter.containers import LABEL
+from docker_prom_exporter.deadline import Deadline
 from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, EngineError, advise
 from docker_prom_exporter.intervals import each_interval
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
 from docker_prom_exporter.watching import why_none_watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from docker_prom_exporter.collect import Found
-    from docker_prom_exporter.containers import Container
+    from docker_prom_exporter.collect import PollResult
     from docker_prom_exporter.engine import Engine
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import EngineInfo
 
+_REPORT_IT: Final = "this is a fault of the exporter: report it, with the stack in its log"
+_SLOW: Final = (
+    "polls take longer than POLL_INTERVAL, and what is left is inspected first in the next one: "
+    "raise POLL_INTERVAL, or watch fewer containers"
+)
 _RETRIED_REASONS: Final = ("unreachable", "bad_response", "error")
 
 
 class Poller:
-    """Polls an engine. One thread calls `run` or `poll`; any may read `snapshot`, replaced as a whole.
+    """Polls an engine. One thread calls `run` or `poll`; any may read `snapshot`.
 
-    A poll may take `poll_interval` plus `docker_timeout`, which is less than a snapshot is trusted for. Once
-    `stop` is set, nothing is published. `on_poll` is called with each snapshot after it is published; the
-    next poll waits until it returns.
+    Once `stop` is set, nothing is published. `on_poll` is called with each snapshot after it is
+    published; the next poll waits until it returns.
     """
 
     def __init__(
@@ -52,17 +58,28 @@ class Poller:
         stop: Event,
         on_poll: Callable[[Snapshot], object] = lambda _: None,
     ) -> None:
-        self._engine = engine
+        interval, timeout = settings.poll_interval, settings.docker_timeout
         self.settings = settings
+        self.first_poll_ended = Event()
+
+        # The result of the last poll, replaced as a whole. A poll ends before two intervals
+        # and two timeouts have passed since the last one.
+        self.snapshot = Snapshot(
+            ended=time.monotonic(), trusted_for=3 * interval + 2 * timeout, polled=False
+        )
+
+        self._engine = engine
         self._stop = stop
         self._on_poll = on_poll
         self._info: EngineInfo | None = None
-        self._misread: set[str] = set()
-        self._misspelled: set[str] = set()
-        self._last_logged: dict[str, Any] = {}
         self._counts = Counts(requests=engine.requests)
         self._collector = Collector(engine, settings, self._counts)
+
+        # The last value of each topic of the log, since a state is logged when it changes.
+        self._last_logged: dict[str, Any] = {}
         self._log = structlog.get_logger()
+
+        # The second attempt of a poll is for an engine that was restarted since the last one.
         self._retrying = Retrying(
             stop=stop_any(stop_after_attempt(2), stop_when_event_set(stop)),
             wait=wait_fixed(0.1),
@@ -72,12 +89,6 @@ class Poller:
             ),
             reraise=True,
         )
-        self.first_poll_ended = Event()
-        self.snapshot = Snapshot(
-            ended=time.monotonic(),
-            trusted_for=3 * settings.poll_interval + settings.docker_timeout,
-            polled=False,
-        )
 
     def run(self) -> None:
         """Poll once an interval until `stop` is set."""
@@ -85,30 +96,42 @@ class Poller:
             self.poll()
 
     def poll(self) -> Snapshot:
-        """Poll once, publish the snapshot and return it; no error of the engine is raised."""
+        """Poll once, publish the snapshot and return it; no error is raised."""
         began = time.monotonic()
-        deadline = began + self.settings.poll_interval + self.settings.docker_timeout
+        # The reserve is for lists in place of inspects that were not answered.
+        timeout = self.settings.docker_timeout
+        deadline = Deadline.after(self.settings.poll_interval + timeout, reserve=timeout)
         try:
-            found = self._found(self._retrying(self._find, deadline))
-            self._counts.polls["success"] += 1
+            snapshot = self._succeeded(self._retrying(self._collect, deadline))
+        except EngineError as error:
+            snapshot = self._failed(error)
         except Exception as error:  # noqa: BLE001  no error may end the polling
-            found = self._lost(error)
-            self._counts.polls["failure"] += 1
+            snapshot = self._broke(error)
         if not self._stop.is_set():
-            ended, before = time.monotonic(), self.snapshot
-            self.snapshot = replace(
-                found,
-                ended=ended,
-                polled=True,
-                since=before.since if before.polled and before.up == found.up else time.time(),
-                duration=ended - began,
-                counts=self._counts.copy(),
-            )
-            self.first_poll_ended.set()
-            self._on_poll(self.snapshot)
+            self._publish(snapshot, began)
         return self.snapshot
 
-    def _find(self, deadline: float) -> Found:
+    def _publish(self, snapshot: Snapshot, began: float) -> None:
+        ended, before = time.monotonic(), self.snapshot
+        since = before.since
+        if not before.polled or before.up != snapshot.up:
+            since = time.time()
+        self.snapshot = replace(
+            snapshot,
+            ended=ended,
+            polled=True,
+            since=since,
+            duration=ended - began,
+            counts=self._counts.copy(),
+        )
+        self.first_poll_ended.set()
+        try:
+            self._on_poll(self.snapshot)
+        except Exception as error:  # noqa: BLE001  no error may end the polling
+            self._log_unexpected("snapshot.not_published", error)
+
+    def _collect(self, deadline: Deadline) -> PollResult:
+        """Connect if necessary, ping and find the containers."""
         try:
             if self._info is None or not self._engine.connected:
                 self._info = self._engine.connect(deadline)
@@ -122,106 +145,144 @@ class Poller:
             self._engine.disconnect()
             raise
 
-    def _found(self, found: Found) -> Snapshot:
-        self._log_found(found)
+    def _succeeded(self, result: PollResult) -> Snapshot:
+        """Return the snapshot of a poll; without the list of new containers it has failed."""
+        self._log_result(result)
+        complete = result.list_error is None
+        self._counts.polls["success" if complete else "failure"] += 1
         return replace(
             self.snapshot,
             up=True,
             listed=True,
-            failure=None,
+            failure=None if result.list_error is None else self._failure(result.list_error),
             engine=self._info,
-            mode=found.mode,
-            containers=found.containers,
-            unwatched=found.unwatched,
-            last_success=time.time(),
+            mode=result.mode,
+            containers=result.containers,
+            unwatched=result.unwatched,
+            postponed=result.postponed,
+            last_success=time.time() if complete else self.snapshot.last_success,
         )
 
-    def _lost(self, error: Exception) -> Snapshot:
+    def _failed(self, error: EngineError) -> Snapshot:
         """Keep the last containers, with unknown health; Docker is up if it answered the ping."""
-        if not isinstance(error, EngineError):
-            self._engine.disconnect()
-            self._log.error("poll.failed", exc_info=error)
-            return replace(self.snapshot.distrusted(), failure=None)
+        self._counts.polls["failure"] += 1
         up = error.endpoint in ("list", "inspect")
         failure = self._failure(error)
         event = "containers.unknown" if up else "docker.lost"
-        if not self._stop.is_set() and self._has_changed(
-            "docker", (event, error.reason == "denied")
-        ):
-            self._log.warning(event, **_explain(failure))
+        if self._has_changed("docker", (event, error.reason == "denied")):
+            self._warn(event, **_explain(failure))
         return replace(self.snapshot.distrusted(), up=up, failure=failure, engine=self._info)
 
-    def _failure(self, error: EngineError) -> Failure:
-        return Failure(
-            error.endpoint, error.reason, error.detail, advise(error, self._engine.url)
-        )
+    def _broke(self, error: Exception) -> Snapshot:
+        """Keep the last containers, with unknown health: an error of the exporter itself."""
+        self._counts.polls["failure"] += 1
+        self._engine.disconnect()
+        self._log_unexpected("poll.failed", error)
+        failure = Failure("exporter", "error", _place(error), _REPORT_IT)
+        return replace(self.snapshot.distrusted(), failure=failure)
 
-    def _log_found(self, found: Found) -> None:
-        info = self._info
-        if info is not None and self._has_changed("docker", (info, found.mode)):
+    def _failure(self, error: EngineError) -> Failure:
+        advice = advise(error, self._engine.url)
+        return Failure(error.endpoint, error.reason, error.detail, advice)
+
+    def _log_result(self, result: PollResult) -> None:
+        info, mode = self._info, result.mode
+        if info is not None and self._has_changed("docker", (info, mode)):
             self._log.info(
                 "docker.found",
                 engine=info.name,
                 version=info.version,
                 api_version=info.api_version,
-                mode=found.mode,
-                watched=len(found.containers),
+                mode=mode.name,
+                reason=mode.reason,
+                watched=len(result.containers),
             )
-        self._warn_none_watched(found)
-        self._warn(
-            "containers.listing_is_expensive", found.costly, advice=LISTING_IS_EXPENSIVE
+            expensive = mode.reason != "engine" and not info.is_podman
+            self._warn_of(
+                "containers.listing_is_expensive", expensive, advice=LISTING_IS_EXPENSIVE
+            )
+        self._log_none_watched(result)
+        self._warn_of(
+            "containers.rows_ignored",
+            result.unreadable,
+            rows=result.unreadable,
+            cause="no id, or another row's",
         )
-        rows = found.unreadable
-        self._warn("containers.rows_ignored", rows, rows=rows, cause="no id, or another row's")
-        for container_id in found.misread.keys() - self._misread:
-            name = found.misread[container_id]
-            self._log.warning(
-                "container.label_ignored", name=name, label=LABEL, takes="true or false"
+        self._warn_of(
+            "polls.slow",
+            result.postponed > 0,
+            inspects_postponed=result.postponed,
+            advice=_SLOW,
+        )
+        self._log_invalid_labels(result)
+        self._log_similar_labels(result)
+        self._log_missing_details(result)
+        self._log_list_error(result.list_error)
+
+    def _log_invalid_labels(self, result: PollResult) -> None:
+        known = self._last_logged.get("labels", ())
+        for container_id, name in result.invalid_labels.items():
+            if container_id not in known:
+                takes = "true or false"
+                self._warn("container.label_ignored", name=name, label=LABEL, takes=takes)
+        self._last_logged["labels"] = {*result.invalid_labels}
+
+    def _log_none_watched(self, result: PollResult) -> None:
+        advice = ""
+        if not result.containers:
+            why = why_none_watched(
+                only_labelled=self.settings.container_health_filter_label,
+                unwatched=result.unwatched,
             )
-        self._misread = {*found.misread}
-        self._warn_similar_labels(found.containers)
-        # One warning for each reason, not for each container and poll.
-        by_reason = {error.reason: error for error in found.errors.values()}
+            advice = f"{why}; docker-prom-exporter check shows all containers"
+        self._warn_of("containers.none_watched", advice, advice=advice)
+
+    def _log_similar_labels(self, result: PollResult) -> None:
+        """Warn of misspelled labels, which a poll sees only without the filter by label."""
+        known = self._last_logged.get("similar labels", ())
+        misspelled = {c.id: c for c in result.containers if c.similar_label}
+        for container_id, container in misspelled.items():
+            if container_id not in known:
+                self._warn(
+                    "container.label_unknown",
+                    name=container.name,
+                    label=container.similar_label,
+                    similar=LABEL,
+                )
+        self._last_logged["similar labels"] = {*misspelled}
+
+    def _log_missing_details(self, result: PollResult) -> None:
+        """Warn once for each reason, not for each container and poll."""
+        by_reason = {error.reason: error for error in result.errors.values()}
         if self._has_changed("inspect", {*by_reason}):
             for error in by_reason.values():
                 explained = _explain(self._failure(error))
-                self._log.warning(
-                    "containers.details_missing", containers=len(found.errors), **explained
-                )
+                missing = len(result.errors)
+                self._warn("containers.details_missing", containers=missing, **explained)
 
-    def _warn_none_watched(self, found: Found) -> None:
-        advice = ""
-        if not found.containers:
-            why = why_none_watched(
-                only_labelled=self.settings.container_health_filter_label,
-                unwatched=found.unwatched,
-            )
-            advice = f"{why}; docker-prom-exporter check shows all containers"
-        self._warn("containers.none_watched", advice, advice=advice)
+    def _log_list_error(self, error: EngineError | None) -> None:
+        reason = None if error is None else error.reason
+        if self._has_changed("new containers", reason) and error is not None:
+            self._warn("containers.new_unknown", **_explain(self._failure(error)))
 
-    def _warn_similar_labels(self, containers: Iterable[Container]) -> None:
-        """Warn of misspelled labels, of which the poll knows only without the filter by label."""
-        misspelled = {}
-        for container in containers:
-            if container.similar_label:
-                misspelled[container.id] = container
-        for container_id in misspelled.keys() - self._misspelled:
-            container = misspelled[container_id]
-            self._log.warning(
-                "container.label_unknown",
-                name=container.name,
-                label=container.similar_label,
-                similar=LABEL,
-            )
-        self._misspelled = {*misspelled}
+    def _log_unexpected(self, event: str, error: Exception) -> None:
+        """Log where an error comes from once, until another one comes."""
+        if self._has_changed(event, _place(error)):
+            # Without the message, which may quote an answer of the engine.
+            stack = "".join(traceback.format_tb(error.__traceback__))
+            self._log.error(event, error=_place(error), stack=stack)
 
-    def _warn(self, event: str, value: object, **more: Any) -> None:
-        """Warn when a value changes, unless it is false."""
-        if self._has_changed(event, value) and value:
+    def _warn(self, event: str, **more: Any) -> None:
+        # A stop cuts requests; that is no failure.
+        if not self._stop.is_set():
             self._log.warning(event, **more)
 
+    def _warn_of(self, event: str, value: object, **more: Any) -> None:
+        """Warn when a value changes, unless it is false."""
+        if self._has_changed(event, value) and value:
+            self._warn(event, **more)
+
     def _has_changed(self, topic: str, value: Any) -> bool:
-        """Store a topic's value and return whether it has changed: a state is logged when it changes."""
         before, self._last_logged[topic] = self._last_logged.get(topic), value
         return bool(before != value)
 
@@ -229,3 +290,10 @@ class Poller:
 def _explain(failure: Failure) -> dict[str, str]:
     """Return the keys and values that a log line has for a failure, without empty ones."""
     return {key: text for key, text in failure._asdict().items() if text}
+
+
+def _place(error: Exception) -> str:
+    """Return an error's type and place; its message may quote an answer of the engine."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    module = Path(place.filename).stem
+    return f"unexpected {type(error).__name__} in {module}.{place.name}, line {place.lineno}"

@@ -9,8 +9,22 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 if TYPE_CHECKING:
     from docker_prom_exporter.containers import Container
 
-Mode = Literal["list", "inspect"]
-"""How the containers are found: one list of all, or an inspect of each and a list of the new ones."""
+
+class Mode(NamedTuple):
+    """How a poll finds the containers, and why.
+
+    `list`: one list of all. `inspect`: an inspect of each, and a list of the new ones. The
+    reason is `engine` where the mode is the cheapest one for the engine. Otherwise it is what
+    rules the cheaper inspect mode out: `details off` or `inspect denied`.
+    """
+
+    name: Literal["list", "inspect"]
+    reason: Literal["engine", "details off", "inspect denied"]
+
+
+LIST_MODE: Final = Mode("list", "engine")
+"""The mode of engines for which a list is cheap."""
+
 
 ENDPOINTS: Final = ("version", "ping", "list", "inspect")
 """The endpoints that the exporter asks."""
@@ -83,7 +97,8 @@ class Snapshot:
 
     `up`: the engine answered the last ping; `since` is when `up` last changed, in Unix seconds. `listed`: the
     containers were found, too; if not, `containers` are the last ones found, in unknown state, and `failure`
-    is the cause. `unwatched` counts the engine's other containers, `None` if they were not listed. `ended` is
+    is the cause. `unwatched` counts the engine's other containers, `None` if they were not listed,
+    `postponed` the inspects for which the poll had no time. `ended` is
     the end of the poll on the monotonic clock, `trusted_for` the time after it for which the snapshot is
     trusted; both and `duration` are in seconds. `last_success` is in Unix seconds (0: never).
     """
@@ -97,8 +112,9 @@ class Snapshot:
     failure: Failure | None = None
     engine: EngineInfo | None = None
     containers: tuple[Container, ...] = ()
-    mode: Mode = "list"
+    mode: Mode = LIST_MODE
     unwatched: int | None = None
+    postponed: int = 0
     duration: float = 0.0
     last_success: float = 0.0
     counts: Counts = field(default_factory=Counts)

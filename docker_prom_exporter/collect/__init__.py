@@ -8,121 +8,162 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from docker_prom_exporter.collect.inspect_mode import InspectMode
 from docker_prom_exporter.collect.list_mode import ListMode
-from docker_prom_exporter.collect.questions import Questions
-from docker_prom_exporter.snapshot import Counts
+from docker_prom_exporter.collect.requests import Poll, Requests
+from docker_prom_exporter.deadline import NEVER
+from docker_prom_exporter.snapshot import LIST_MODE, Counts, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from docker_prom_exporter.containers import Container
+    from docker_prom_exporter.collect.requests import Inspected
+    from docker_prom_exporter.containers import Container, Row
+    from docker_prom_exporter.deadline import Deadline
     from docker_prom_exporter.engine import Engine, EngineError
     from docker_prom_exporter.settings import Settings
-    from docker_prom_exporter.snapshot import EngineInfo, Mode
+    from docker_prom_exporter.snapshot import EngineInfo
 
-__all__ = ["Collector", "Found", "list_everything"]
-
-
-def list_everything(
-    engine: Engine, settings: Settings, deadline: float
-) -> tuple[list[Container], bool]:
-    """Return all containers sorted by name, watched or not, and whether a list is expensive."""
-    questions = Questions(
-        engine, settings._replace(container_health_filter_label=False), Counts()
-    )
-    rows = questions.whole_list(deadline)
-    containers = sorted((row.container for row in rows.values()), key=attrgetter("name"))
-    return containers, bool(questions.expensive)
+__all__ = ["Collector", "PollResult", "choose_mode", "list_everything"]
 
 
-class Found(NamedTuple):
-    """Result of a poll: the watched containers, and facts to log.
+def choose_mode(*, podman: bool, expensive: bool, details: bool, denied: bool) -> Mode:
+    """Return the mode that costs the engine least, and the reason for it.
 
-    `unwatched` counts the other containers, `None` if the engine was not asked for them. By container id,
-    `errors` has failed inspects and `misread` the names of containers whose label is not a boolean.
-    `unreadable` counts list rows without a valid id or with a repeated one. `costly` tells whether the poll
-    listed all containers although that is expensive.
+    Podman inspects each container that it lists, and before version 6 lists no health.
+    `expensive`: Docker looks up an image for each container that it lists. `details` is the
+    option CONTAINER_DETAILS; `denied`: the last inspect was.
+    """
+    if not (podman or expensive):
+        return LIST_MODE
+    if denied:
+        return Mode("list", "inspect denied")
+    if not (podman or details):
+        return Mode("list", "details off")
+    return Mode("inspect", "engine")
+
+
+def list_everything(engine: Engine, settings: Settings) -> tuple[list[Container], bool]:
+    """Return all containers by name, watched or not, and whether a list is expensive."""
+    unfiltered = settings._replace(container_health_filter_label=False)
+    requests = Requests(engine, unfiltered, Counts())
+    rows = requests.whole_list(Poll(None, NEVER))
+    containers = [row.container for row in rows.values()]
+    return sorted(containers, key=attrgetter("name")), requests.listing_is_expensive
+
+
+class PollResult(NamedTuple):
+    """The watched containers, and facts to log.
+
+    `unwatched` counts the other containers, `None` if the engine was not asked for them. By
+    container id, `errors` has failed inspects and `invalid_labels` the names of containers
+    whose label is not a boolean. `list_error` is the failure of the list of new containers,
+    which may be missing then. `postponed` counts inspects for which the poll had no time,
+    `unreadable` list rows without a valid id or with a repeated one.
     """
 
     mode: Mode
     containers: tuple[Container, ...]
-    unwatched: int | None
     errors: Mapping[str, EngineError]
-    misread: Mapping[str, str]
+    invalid_labels: Mapping[str, str]
+    postponed: int
     unreadable: int
-    costly: bool
+    unwatched: int | None = None
+    list_error: EngineError | None = None
 
 
 class Collector:
-    """Finds the containers in list mode or in inspect mode, whichever is cheaper on the engine.
-
-    Inspect mode is for Docker with the containerd image store, which looks up an image for each container it
-    lists, and for Podman, whose list inspects each container internally and, before version 6, has no health.
-    """
+    """Finds the containers in list mode or in inspect mode."""
 
     def __init__(self, engine: Engine, settings: Settings, counts: Counts) -> None:
         self._settings = settings
-        self._questions = Questions(engine, settings, counts)
-        self._list_mode = ListMode(self._questions, settings)
-        self._inspect_mode = InspectMode(self._questions, settings)
+        self._requests = Requests(engine, settings, counts)
+        self._list_mode = ListMode(self._requests, settings)
+        self._inspect_mode = InspectMode(self._requests, settings)
         self._info: EngineInfo | None = None
+
+        # Whether the engine or a proxy denied an inspect in the last poll that made one.
         self._denied = False
 
-    def collect(self, info: EngineInfo, date: float | None, deadline: float) -> Found:
-        """Find the containers; `date` is the engine's clock in Unix seconds. Raises `EngineError`."""
+    def collect(self, info: EngineInfo, date: float | None, deadline: Deadline) -> PollResult:
+        """Find the containers; `date` is the engine's clock. Raises `EngineError`."""
+        poll = Poll(date, deadline)
         if info != self._info:
-            self._info = info
-            self._questions.reset(info)
-            self._inspect_mode.started = False
-        if self._inspects(info) and self._inspect_mode.started:
-            inspected = self._inspect_mode.refresh(deadline)
-            self._denied = inspected.denied
-            if not self._denied:
-                new = self._inspect_mode.find_new(date, deadline)
-                return self._found_by_inspects(inspected.errors | new.errors)
-        asked = time.monotonic()
-        rows = self._questions.whole_list(deadline)
-        # A list in pages can take longer than the deadline; the inspects after it need time, too.
-        seconds = self._settings.poll_interval + self._settings.docker_timeout
-        deadline = max(deadline, time.monotonic() + seconds)
-        if self._inspects(info):
-            started = self._inspect_mode.start(rows, deadline)
-            if not started.denied:
-                return self._found_by_inspects(started.errors)
-        containers, inspected = self._list_mode.collect(rows, asked, date, deadline)
-        self._denied = inspected.denied
+            self._meet(info)
+        mode = self._mode(info)
+        if mode.name == "inspect" and self._inspect_mode.started:
+            return self._refresh(mode, poll)
+        requested = time.monotonic()
+        rows = self._requests.whole_list(poll)
+        answered = time.monotonic()
+        # The first list of an engine shows what listing costs.
+        mode = self._mode(info)
+        if mode.name == "inspect":
+            return self._start(mode, rows, poll)
+        return self._list(mode, rows, (requested, answered), poll)
+
+    def _meet(self, info: EngineInfo) -> None:
+        """Forget the last engine."""
+        self._info = info
+        self._requests.reset(info)
         self._inspect_mode.started = False
-        known = [row.container for row in rows.values()]
-        unwatched = (
-            None
-            if self._settings.container_health_filter_label
-            else len(known) - len(containers)
+
+    def _mode(self, info: EngineInfo) -> Mode:
+        return choose_mode(
+            podman=info.is_podman,
+            expensive=self._requests.listing_is_expensive,
+            details=self._settings.container_details,
+            denied=self._denied,
         )
-        return self._found("list", containers, inspected.errors, known, unwatched)
 
-    def _inspects(self, info: EngineInfo) -> bool:
-        expensive = bool(self._questions.expensive) and self._settings.container_details
-        return (info.is_podman or expensive) and not self._denied
+    def _refresh(self, mode: Mode, poll: Poll) -> PollResult:
+        """Inspect the known containers, then find new ones."""
+        known = self._inspect_mode.refresh(poll)
+        new = self._inspect_mode.find_new(poll)
+        return self._inspected(mode, known, new)
 
-    def _found_by_inspects(self, errors: Mapping[str, EngineError]) -> Found:
-        known = self._inspect_mode.known.values()
-        return self._found("inspect", self._inspect_mode.watched.values(), errors, known)
+    def _start(self, mode: Mode, rows: Mapping[str, Row], poll: Poll) -> PollResult:
+        """Inspect all containers of a list."""
+        return self._inspected(mode, self._inspect_mode.start(rows, poll))
 
-    def _found(
+    def _inspected(self, mode: Mode, *parts: Inspected) -> PollResult:
+        known = self._inspect_mode.known
+        self._requests.forget_all_but(known)
+        result = self._result(mode, self._inspect_mode.watched, known.values(), parts)
+        return result._replace(list_error=self._inspect_mode.list_error)
+
+    def _list(
+        self, mode: Mode, rows: Mapping[str, Row], listed_at: tuple[float, float], poll: Poll
+    ) -> PollResult:
+        """Complete the rows of a list with inspects."""
+        self._inspect_mode.started = False
+        watched, inspected = self._list_mode.collect(rows, listed_at, poll)
+        self._requests.forget_all_but(rows)
+        listed = [row.container for row in rows.values()]
+        result = self._result(mode, watched, listed, [inspected])
+        if self._settings.container_health_filter_label:
+            return result
+        return result._replace(unwatched=len(rows) - len(watched) - len(inspected.gone))
+
+    def _result(
         self,
         mode: Mode,
-        watched: Iterable[Container],
-        errors: Mapping[str, EngineError],
+        watched: Mapping[str, Container],
         known: Iterable[Container],
-        unwatched: int | None = None,
-    ) -> Found:
+        parts: Iterable[Inspected],
+    ) -> PollResult:
+        errors: dict[str, EngineError] = {}
+        postponed = 0
+        for inspected in parts:
+            errors |= inspected.errors
+            postponed += len(inspected.postponed)
+        self._denied = any(error.reason == "denied" for error in errors.values())
+        containers = tuple(watched.values())
         if not self._settings.container_details:
-            watched = (container._replace(details=None) for container in watched)
-        return Found(
+            containers = tuple(c._replace(details=None) for c in containers)
+        return PollResult(
             mode=mode,
-            containers=tuple(watched),
-            unwatched=unwatched,
+            containers=containers,
             errors=errors,
-            misread={container.id: container.name for container in known if container.misread},
-            unreadable=self._questions.unreadable,
-            costly=mode == "list" and bool(self._questions.expensive),
+            invalid_labels={c.id: c.name for c in known if c.has_invalid_label},
+            postponed=postponed,
+            unreadable=self._requests.unreadable,
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from docker_prom_exporter.engine import EngineError
@@ -11,7 +11,7 @@ from docker_prom_exporter.engine import EngineError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from docker_prom_exporter.collect.questions import Inspected, Questions
+    from docker_prom_exporter.collect.requests import Inspected, Poll, Requests
     from docker_prom_exporter.containers import Container, Row
     from docker_prom_exporter.settings import Settings
 
@@ -20,113 +20,139 @@ _WHOLE_LIST_INTERVAL: Final = 3600
 _WHOLE_LIST_RETRY: Final = 600
 
 # moby sets the creation time when a creation begins, and lists the container once it has ended
-# (daemon/create.go). A container that took long to create can be older than one listed before it.
+# (daemon/create.go). A container that took long to create can be older than one listed before.
 _SLOWEST_CREATION: Final = 300
+_OVERTAKEN_LIST_INTERVAL: Final = 60
 
 
 class InspectMode:
-    """Inspects the watched containers in each poll, and lists and inspects new ones.
+    """Inspects the watched containers in each poll, and lists and inspects new ones."""
 
-    `started` tells whether `known` holds the engine's containers; `start` fills it. Unwatched containers are
-    inspected once, for their exact creation time, so that they can be anchors, too.
-    """
+    def __init__(self, requests: Requests, settings: Settings) -> None:
+        # All containers of the engine by id, with details; also unwatched ones, inspected once
+        # for their exact time of creation, since they can be anchors, too.
+        self.known: dict[str, Container] = {}
 
-    def __init__(self, questions: Questions, settings: Settings) -> None:
-        self._questions = questions
+        # Whether `known` has the engine's containers.
+        self.started = False
+
+        # The failure of the last list of new containers; the inspects of its poll stand.
+        self.list_error: EngineError | None = None
+
+        self._requests = requests
         self._only_labelled = settings.container_health_filter_label
         self._whole_list_due = 0.0
-        self.known: dict[str, Container] = {}
-        self.started = False
+        self._overtaken_list_due = 0.0
 
     @property
     def watched(self) -> dict[str, Container]:
         """The watched containers by id, as the last poll found them."""
-        return {
-            i: c
-            for i, c in self.known.items()
-            if c.is_watched(only_labelled=self._only_labelled)
-        }
+        watched = {}
+        for container_id, container in self.known.items():
+            if container.is_watched(only_labelled=self._only_labelled):
+                watched[container_id] = container
+        return watched
 
-    def start(self, rows: Mapping[str, Row], deadline: float) -> Inspected:
+    def start(self, rows: Mapping[str, Row], poll: Poll) -> Inspected:
         """Inspect the containers of a whole list; they replace all known ones."""
-        self.known.clear()
-        inspected = self._add_new(rows, deadline)
-        self.started = not inspected.denied
-        self._whole_list_due = time.monotonic() + _WHOLE_LIST_INTERVAL
-        return inspected
-
-    def refresh(self, deadline: float) -> Inspected:
-        """Inspect the watched containers; those without an answer stay, with unknown state and health."""
-        watched = self.watched
-        inspected = self._questions.inspect(watched, deadline, listed={})
-        self.started = not inspected.denied
-        answered = inspected.instead | inspected.containers
-        for container_id, container in watched.items():
-            if container_id in inspected.gone:
-                del self.known[container_id]
-            else:
-                self.known[container_id] = (
-                    answered.get(container_id) or container.without_verdict()
-                )
-        return inspected
-
-    def find_new(self, date: float | None, deadline: float) -> Inspected:
-        """List the containers that may have been created since the last poll, and inspect new ones.
-
-        `date` is the engine's clock in Unix seconds. Once an hour all containers are listed; if that fails,
-        the error is counted and only new ones are listed.
-        """
-        rows = self._hourly_list(deadline)
-        if rows is None:
-            rows = self._listed_since_the_anchor(date, deadline)
-        return self._add_new(rows, deadline)
-
-    def _add_new(self, rows: Mapping[str, Row], deadline: float) -> Inspected:
-        new = {
-            container_id: row
-            for container_id, row in rows.items()
-            if container_id not in self.known
-        }
-        inspected = self._questions.inspect(new, deadline, listed=new)
-        found = inspected.containers | inspected.instead
-        self.known |= {
-            container_id: found[container_id] for container_id in new if container_id in found
-        }
-        return inspected
-
-    def _hourly_list(self, deadline: float) -> dict[str, Row] | None:
         now = time.monotonic()
-        if now < self._whole_list_due:
-            return None
-        try:
-            rows = self._questions.whole_list(deadline)
-        except EngineError as error:
-            self._questions.count(error)
-            self._whole_list_due = now + _WHOLE_LIST_RETRY
-            return None
+        self.known.clear()
+        self.list_error = None
+        inspected = self._add_new(rows, poll)
+        self.started = True
         self._whole_list_due = now + _WHOLE_LIST_INTERVAL
-        watched = self.watched
-        self.known = {
-            i: container for i, container in self.known.items() if i in rows or i in watched
-        }
-        return rows
+        self._overtaken_list_due = now + _OVERTAKEN_LIST_INTERVAL
+        return inspected
 
-    def _listed_since_the_anchor(self, date: float | None, deadline: float) -> dict[str, Row]:
-        while anchor := self._anchor(date):
-            rows = self._questions.listed_since(anchor.id, deadline)
+    def refresh(self, poll: Poll) -> Inspected:
+        """Inspect the watched containers; those without an answer have an unknown state."""
+        watched = self.watched
+        inspected = self._requests.inspect(watched, poll, listed={})
+        for container_id, container in watched.items():
+            if container_id in inspected.containers:
+                self.known[container_id] = inspected.containers[container_id]
+            elif container_id in inspected.gone:
+                del self.known[container_id]
+            elif container_id in inspected.from_list:
+                # A row has only the second of the creation.
+                self.known[container_id] = inspected.from_list[container_id]._replace(
+                    created_ns=container.created_ns
+                )
+            else:
+                self.known[container_id] = container.without_verdict()
+        return inspected
+
+    def find_new(self, poll: Poll) -> Inspected:
+        """List the containers that may have been created since the last poll; inspect new ones.
+
+        If the list fails, that is counted and kept in `list_error`, unless nothing is known.
+        """
+        self.list_error = None
+        try:
+            rows = self._list_new(poll)
+        except EngineError as error:
+            if not self.known:
+                raise
+            self._requests.count(error)
+            self.list_error = error
+            rows = {}
+        return self._add_new(rows, poll)
+
+    def _add_new(self, rows: Mapping[str, Row], poll: Poll) -> Inspected:
+        new = {i: row for i, row in rows.items() if i not in self.known}
+        inspected = self._requests.inspect(new, poll, listed=new)
+        self.known |= inspected.from_list | inspected.containers
+        return inspected
+
+    def _list_new(self, poll: Poll) -> Mapping[str, Row]:
+        """List all containers once an hour, else those created since a known one."""
+        now = time.monotonic()
+        if now >= self._whole_list_due:
+            self._whole_list_due = now + _WHOLE_LIST_RETRY
+            rows = self._requests.whole_list(poll)
+            self._whole_list_due = now + _WHOLE_LIST_INTERVAL
+            watched = self.watched
+            self.known = {i: c for i, c in self.known.items() if i in rows or i in watched}
+            return rows
+        latest = math.inf
+        if not self._has_young(poll.date):
+            # The first young container starts the minute.
+            self._overtaken_list_due = now + _OVERTAKEN_LIST_INTERVAL
+        elif now >= self._overtaken_list_due:
+            self._overtaken_list_due = now + _OVERTAKEN_LIST_INTERVAL
+            latest = _slowest_creation_began(poll.date)
+        return self._listed_since(latest, poll)
+
+    def _has_young(self, date: float | None) -> bool:
+        """Return whether a container may still appear that is older than a known one."""
+        began = _slowest_creation_began(date)
+        return any(
+            container.created_ns and container.created_ns > began
+            for container in self.known.values()
+        )
+
+    def _listed_since(self, latest: float, poll: Poll) -> Mapping[str, Row]:
+        """List the containers created after the newest known one that is not later.
+
+        `latest` is in nanoseconds since 1970. All are listed if there is none.
+        """
+        anchors = []
+        for container in self.known.values():
+            if container.created_ns and container.created_ns <= latest:
+                anchors.append((container.created_ns, container.id))
+        for _, container_id in sorted(anchors, reverse=True):
+            rows = self._requests.listed_since(container_id, poll)
             if rows is not None:
                 return rows
-            del self.known[anchor.id]
-        return self._questions.whole_list(deadline)
+            del self.known[container_id]
+        return self._requests.whole_list(poll)
 
-    def _anchor(self, date: float | None) -> Container | None:
-        """Return the newest known container that is older than every container not listed yet."""
-        if date is None:
-            return None
-        latest = (int(date) - _SLOWEST_CREATION) * _NANOSECONDS
-        old = (
-            c
-            for c in self.known.values()
-            if c.details and c.created_ns and c.created_ns <= latest
-        )
-        return max(old, key=attrgetter("created_ns"), default=None)
+
+def _slowest_creation_began(date: float | None) -> float:
+    """Return when the slowest creation that ends now began, in nanoseconds since 1970.
+
+    Without the engine's clock no container is old enough.
+    """
+    if date is None:
+        return -math.inf
+    return (int(date) - _SLOWEST_CREATION) * _NANOSECONDS

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
-    from docker_prom_exporter.collect.questions import Inspected, Questions
+    from docker_prom_exporter.collect.requests import Inspected, Poll, Requests
     from docker_prom_exporter.containers import Container, Row
     from docker_prom_exporter.settings import Settings
 
@@ -17,36 +17,47 @@ _MAX_AGE: Final = 600
 
 
 class _Known:
-    """A container's last inspect, and the parts of its row at that time that an inspect depends on.
+    """A container's last inspect, and the row for which it was made."""
 
-    The inspect was valid at the monotonic time `holds_at`. It still is if the age in the row excludes a start
-    or stop since then: some restarts change nothing but that age. `settled` is false if the inspect shows a
-    later state than the row. The container is then inspected again, until both agree or two inspects are
-    equal, as for a container that moby failed to remove.
-    """
-
-    def __init__(
-        self, row: Row, container: Container, holds_at: float, *, settled: bool
-    ) -> None:
-        self.key = row.container, row.summary
+    def __init__(self, row: Row, container: Container, valid_at: float) -> None:
         self.container = container
-        self.holds_at = holds_at
-        self.settled = settled
 
-    def still_holds(self, row: Row, answered: float, date: float | None) -> bool:
-        """Return whether the inspect still holds, by a row, the time of its list and the engine's clock."""
-        if not self.settled or self.key != (row.container, row.summary):
+        # The parts of the row on which an inspect depends.
+        self.key = row.container, row.summary
+
+        # When the inspect was certainly valid, on the monotonic clock.
+        self.valid_at = valid_at
+
+        # Whether row and inspect agree. If not, the inspect shows a later state than the row,
+        # and is repeated until both agree or two inspects are equal, as for a container that
+        # moby failed to remove.
+        self.consistent = row.container.state == container.state and (
+            row.container.health_status in (None, container.health_status)
+        )
+
+    def is_current(self, row: Row, answered: float, date: float | None) -> bool:
+        """Return whether the inspect is still valid, by a row and the time of its list."""
+        if not self.consistent or self.container.awaits_probe:
             return False
-        return answered - row.min_age <= self.holds_at or self._began_after(date)
+        if self.key != (row.container, row.summary):
+            return False
+        if self._begins_after(date):
+            # The clock was set back. moby then writes "Less than a second" until the start has
+            # passed; any other age is that of another start.
+            return row.min_age == 0
+        # Some restarts change nothing but the age.
+        return answered - row.min_age <= self.valid_at
 
-    def _began_after(self, date: float | None) -> bool:
-        """Return whether the engine's clock was set back behind the last start or end, which spoils ages."""
+    def _begins_after(self, date: float | None) -> bool:
+        """Return whether the last start or end is in the engine's future."""
         details = self.container.details
-        began = details and (details.started if self.container.running else details.finished)
-        return bool(date and began and began > date + 1)
+        if not date or not details:
+            return False
+        began = details.started if self.container.running else details.finished
+        return bool(began and began > date + 1)
 
-    def described_by(self, row: Row) -> Container:
-        """Return the container with the row's newer failing streak; rows have one from API 1.52 on."""
+    def with_streak_of(self, row: Row) -> Container:
+        """Return the container with the row's newer failing streak, which exists from API 1.52."""
         details = self.container.details
         if details is not None and row.failing_streak not in (None, details.failing_streak):
             details = details._replace(failing_streak=row.failing_streak)
@@ -57,67 +68,87 @@ class _Known:
 class ListMode:
     """Completes list rows with inspects, repeated so that no detail is older than ten minutes."""
 
-    def __init__(self, questions: Questions, settings: Settings) -> None:
-        self._questions = questions
+    def __init__(self, requests: Requests, settings: Settings) -> None:
+        self._requests = requests
         self._settings = settings
+
+        # The inspected containers by id, the oldest inspects first.
         self._known: dict[str, _Known] = {}
-        self._owed = 0.0
+
+        # Inspects that the rotation has not made yet, as a fraction of one.
+        self._rotation_debt = 0.0
         self._last_rotation = time.monotonic()
 
     def collect(
-        self, listed: Mapping[str, Row], asked: float, date: float | None, deadline: float
-    ) -> tuple[tuple[Container, ...], Inspected]:
-        """Return the watched containers among the listed ones, and the results of this poll's inspects.
+        self, listed: Mapping[str, Row], listed_at: tuple[float, float], poll: Poll
+    ) -> tuple[dict[str, Container], Inspected]:
+        """Return the watched containers among the listed ones, and this poll's inspects.
 
-        `asked` is the monotonic time of the list request, `date` the engine's clock in Unix seconds.
+        `listed_at` is when the list was requested and answered, on the monotonic clock.
         """
-        answered, only_labelled = (
-            time.monotonic(),
-            self._settings.container_health_filter_label,
-        )
-        rows = {
-            i: row
-            for i, row in listed.items()
-            if row.container.is_watched(only_labelled=only_labelled)
-        }
-        inspects = self._settings.container_details or not self._questions.health_listed
-        self._known = {i: known for i, known in self._known.items() if i in rows and inspects}
-        holding = {
-            i for i, known in self._known.items() if known.still_holds(rows[i], answered, date)
-        }
-        for container_id in holding:
-            self._known[container_id].holds_at = asked
-        due = [i for i in rows if i not in holding]
-        due += islice((i for i in self._known if i in holding), self._rotation(len(rows)))
-        inspected = self._questions.inspect(due if inspects else [], deadline, rows)
+        only_labelled = self._settings.container_health_filter_label
+        rows = {}
+        for container_id, row in listed.items():
+            if row.container.is_watched(only_labelled=only_labelled):
+                rows[container_id] = row
+        due = self._due(rows, listed_at, poll.date)
+        inspected = self._requests.inspect(due, poll, rows)
+        return self._merge(rows, listed_at, inspected), inspected
+
+    def _due(
+        self,
+        rows: Mapping[str, Row],
+        listed_at: tuple[float, float],
+        date: float | None,
+    ) -> Collection[str]:
+        """Return which rows need an inspect: those that changed, and some of the others."""
+        if not self._settings.container_details and self._requests.health_listed:
+            self._known.clear()
+            return []
+        requested, answered = listed_at
+        self._known = {i: known for i, known in self._known.items() if i in rows}
+        current = []
+        for container_id, known in self._known.items():
+            if known.is_current(rows[container_id], answered, date):
+                known.valid_at = requested
+                current.append(container_id)
+        changed = [i for i in rows if i not in {*current}]
+        return [*changed, *islice(current, self._rotation(len(rows)))]
+
+    def _merge(
+        self,
+        rows: Mapping[str, Row],
+        listed_at: tuple[float, float],
+        inspected: Inspected,
+    ) -> dict[str, Container]:
+        """Return the inspected containers, the others as they are known or listed."""
         for container_id, container in inspected.containers.items():
-            self._note(rows[container_id], container, answered)
+            known = _Known(rows[container_id], container, valid_at=listed_at[1])
+            before = self._known.pop(container_id, None)
+            if before is not None and before.container == container:
+                known.consistent = True
+            # At the end of the dict, so that the oldest inspects come first.
+            self._known[container_id] = known
         if inspected.denied:
             self._known.clear()
-        containers = {i: row.container for i, row in rows.items() if i not in inspected.gone}
-        containers |= {
-            i: known.described_by(rows[i])
-            for i, known in self._known.items()
-            if i in containers
-        }
-        return tuple((containers | inspected.instead).values()), inspected
-
-    def _note(self, row: Row, container: Container, answered: float) -> None:
-        before = self._known.pop(container.id, None)
-        # A state or health that differs from the row's is later than the row.
-        agree = row.container.state == container.state
-        agree = agree and row.container.health_status in (None, container.health_status)
-        settled = agree or (before is not None and before.container == container)
-        # Move to the end of the dict, so that the oldest inspects come first.
-        self._known[container.id] = _Known(row, container, answered, settled=settled)
+        containers = {}
+        for container_id, row in rows.items():
+            if container_id in inspected.gone:
+                continue
+            if container_id in inspected.from_list:
+                containers[container_id] = inspected.from_list[container_id]
+            elif container_id in self._known:
+                containers[container_id] = self._known[container_id].with_streak_of(row)
+            else:
+                containers[container_id] = row.container
+        return containers
 
     def _rotation(self, watched: int) -> int:
-        """Return how many inspects to repeat now, spread evenly, so that none exceeds `_MAX_AGE`."""
+        """Return how many inspects to repeat now, spread evenly over `_MAX_AGE`."""
         now = time.monotonic()
-        self._owed = min(
-            self._owed + watched * (now - self._last_rotation) / _MAX_AGE, watched
-        )
+        debt = self._rotation_debt + watched * (now - self._last_rotation) / _MAX_AGE
+        self._rotation_debt = min(debt, watched)
         self._last_rotation = now
-        whole = int(self._owed)
-        self._owed -= whole
+        whole = int(self._rotation_debt)
+        self._rotation_debt -= whole
         return whole

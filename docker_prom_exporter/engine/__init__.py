@@ -9,12 +9,11 @@ from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
 from hashlib import sha256
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from docker.utils import parse_host
 
-from docker_prom_exporter.deadline import call, call_each
+from docker_prom_exporter.deadline import Deadline, call, call_each
 from docker_prom_exporter.engine.advice import LISTING_IS_EXPENSIVE, advise
 from docker_prom_exporter.engine.client import (
     NO_VERSION,
@@ -33,7 +32,7 @@ from docker_prom_exporter.snapshot import ENDPOINTS, EngineInfo
 from docker_prom_exporter.texts import as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from docker_prom_exporter.engine.client import Client
 
@@ -43,6 +42,7 @@ __all__ = [
     "BadTargetError",
     "Engine",
     "EngineError",
+    "Inspects",
     "advise",
     "find_target",
 ]
@@ -63,23 +63,45 @@ class Pong(NamedTuple):
     date: float | None
 
 
+class Inspects(NamedTuple):
+    """The outcome of several inspects.
+
+    `answers` has the parsed answer or the error by container id; an inspect that was not begun,
+    or was cut by the deadline, has none. `late` are the containers whose inspect took the whole
+    timeout, or that of a proxy in between. `outlasted` tells whether another inspect was
+    answered after the last of them began.
+    """
+
+    answers: dict[str, Any | EngineError]
+    late: tuple[str, ...]
+    outlasted: bool
+
+
 class Engine:
     """A Docker engine, or another engine with its API, behind one long-lived docker-py client.
 
-    `timeout` is in seconds, for one request from its first byte to its last. `connect` comes first. Each
-    request raises `EngineError` and takes a `deadline` on the monotonic clock, which can only shorten the
-    timeout. Only one thread makes requests; any may call `abort`. `requests` counts them by endpoint.
+    `timeout` is in seconds, for one request from its first byte to its last. `connect` comes
+    first. Each request raises `EngineError`; its deadline can only shorten the timeout. Only
+    one thread makes requests; any may call `abort`.
     """
 
     def __init__(self, target: Mapping[str, Any], timeout: float) -> None:
+        # The seconds that one request may take.
+        self.timeout = timeout
+
+        # Requests by endpoint since the start.
+        self.requests = dict.fromkeys(ENDPOINTS, 0)
+
         self._target = dict(target)
-        self._timeout = timeout
         self._in_flight = InFlight()
         self._client: Client | None = None
-        self._pinged: tuple[str | None, ...] | None = None
-        self._listed: tuple[Any, Any] = (None, None)
         self._aborted = False
-        self.requests = dict.fromkeys(ENDPOINTS, 0)
+
+        # Headers of the last ping that identify the engine.
+        self._pinged: tuple[str | None, ...] | None = None
+
+        # The last list: what was requested with a digest of the answer, and the parsed rows.
+        self._listed: tuple[Any, Any] = (None, None)
 
     @property
     def url(self) -> str:
@@ -92,7 +114,7 @@ class Engine:
         """Whether a version was negotiated since the last failure."""
         return self._client is not None
 
-    def connect(self, deadline: float) -> EngineInfo:
+    def connect(self, deadline: Deadline) -> EngineInfo:
         """Request `/version`, and use the API version it names for all later requests."""
         self.disconnect()
         with closing(self._new_client(NO_VERSION)) as client:
@@ -101,7 +123,7 @@ class Engine:
         self._client = self._new_client(info.api_version)
         return info
 
-    def connect_without_version(self, deadline: float) -> None:
+    def connect_without_version(self, deadline: Deadline) -> None:
         """Use the API version that a ping names, else a usual one; `check` needs this when `/version` fails.
 
         moby names its version in each answer, even in one that refuses the request's version.
@@ -122,7 +144,7 @@ class Engine:
         self._client = self._pinged = None
         self._listed = None, None
 
-    def ping(self, deadline: float) -> Pong:
+    def ping(self, deadline: Deadline) -> Pong:
         """Request `/_ping`, and compare its headers with the last ping's to detect another engine."""
         client = self._connected()
         if not self._ask("ping", deadline, client.ping):
@@ -135,70 +157,69 @@ class Engine:
 
     def list(
         self,
-        deadline: float,
-        read: Callable[[list[Any]], Any] = lambda rows: rows,
+        deadline: Deadline,
+        parse: Callable[[list[Any]], Any] = lambda rows: rows,
         *,
         limit: int = -1,
         **filters: Collection[str],
     ) -> Any:
-        """List all containers, or those that match every filter; return the result of `read` on the rows.
+        """List all containers, or those that match every filter; return `parse` of the rows.
 
-        The filters are moby's: `label`, `id`, and `since` and `before`, each with the full id of one
-        container. Rows are large and not kept. If the same request gets the same bytes again, the last result
-        is returned without a call of `read`.
+        The filters are moby's: `label`, `id`, and `since` and `before`, each with the full id of
+        one container. Rows are large and not kept. If the same request gets the same bytes
+        again, the last result is returned without a call of `parse`.
         """
         client = self._connected()
-        query = limit, {name: [*these] for name, these in filters.items()}
+        query = limit, {name: [*values] for name, values in filters.items()}
 
-        def question() -> tuple[Any, list[Any]] | None:
+        def changed_rows() -> tuple[Any, list[Any]] | None:
             body = client.list_unparsed(*query)
-            asked = read, query, sha256(body).digest()
-            return None if asked == self._listed[0] else (asked, parse_rows(body))
+            request = parse, query, sha256(body).digest()
+            if request == self._listed[0]:
+                return None
+            return request, parse_rows(body)
 
-        if changed := self._ask("list", deadline, question):
-            asked, rows = changed
-            self._listed = asked, read(rows)
+        if changed := self._ask("list", deadline, changed_rows):
+            request, rows = changed
+            self._listed = request, parse(rows)
         return self._listed[1]
 
     def inspect(
         self,
         ids: Collection[str],
-        deadline: float,
-        seconds: float = math.inf,
-        read: Callable[[str, dict[str, Any]], Any] = lambda _, answer: answer,
-    ) -> dict[str, Any | EngineError]:
-        """Inspect containers, a few at a time and each for at most `seconds`.
+        deadline: Deadline,
+        parse: Callable[[str, dict[str, Any]], Any] = lambda _, answer: answer,
+    ) -> Inspects:
+        """Inspect containers, a few at a time.
 
-        Returns by id the result of `read` on the id and the answer, a JSON object, or the error. No further
-        inspect begins after a denied one or after the deadline; its id is missing. No answer is kept.
+        `parse` gets the id and the answer, a JSON object; no answer is kept. No further inspect
+        begins after a denied one.
         """
-        client, denied = self._connected(), False
+        run = _InspectRun(self._connected(), parse)
 
-        def question(container_id: str) -> Any:
-            nonlocal denied
-            try:
-                answer = client.inspect_container(container_id)
-                if not isinstance(answer, dict):
-                    raise BadAnswerError("the answer is not a JSON object")  # noqa: TRY301  `read` raises it, too
-                return read(container_id, answer)
-            except Exception as error:  # noqa: BLE001  every error is returned
-                failed = engine_error("inspect", error)
-                denied = denied or failed.reason == "denied"
-                return failed
+        def actions() -> Iterator[tuple[str, Callable[[], Any]]]:
+            for container_id in ids:
+                if run.denied or self._aborted:
+                    return
+                yield container_id, partial(run.inspect, container_id)
 
-        asked = takewhile(lambda _: not denied and not self._aborted, ids)
         futures = call_each(
-            ((container_id, partial(question, container_id)) for container_id in asked),
-            min(self._timeout, seconds),
+            actions(),
+            self.timeout,
             deadline,
             at_a_time=min(_INSPECTS_AT_A_TIME, len(ids)),
             cut=self._in_flight.cut,
         )
-        self.requests["inspect"] += len(futures)
-        late = EngineError("inspect", "timeout", "no answer")
-        return {
-            i: late if future.cancelled() else future.result() for i, future in futures.items()
-        }
+        self.requests["inspect"] += len(run.began)
+        no_answer = EngineError("inspect", "timeout", f"no answer within {self.timeout:.3g} s")
+        answers, late = {}, []
+        for container_id, future in futures.items():
+            answer = no_answer if future.cancelled() else future.result()
+            answers[container_id] = answer
+            if isinstance(answer, EngineError) and answer.reason == "timeout":
+                late.append(container_id)
+        last_began = max((run.began[i] for i in late), default=0)
+        return Inspects(answers, tuple(late), outlasted=run.last_answer > last_began)
 
     def abort(self) -> None:
         """End every running request, and refuse further ones."""
@@ -211,12 +232,12 @@ class Engine:
         return self._client
 
     def _new_client(self, version: str) -> Client:
-        return new_client(self._target, self._timeout, version, self._in_flight)
+        return new_client(self._target, self.timeout, version, self._in_flight)
 
-    def _ask(self, endpoint: str, deadline: float, question: Callable[[], T]) -> T:
+    def _ask(self, endpoint: str, deadline: Deadline, question: Callable[[], T]) -> T:
         self.requests[endpoint] += 1
-        seconds = min(self._timeout, deadline - time.monotonic())
-        if seconds <= 0 or self._aborted:
+        seconds = min(self.timeout, deadline.left())
+        if not seconds or self._aborted:
             raise EngineError(endpoint, "timeout", "the poll ran out of time")
         try:
             return call(question, seconds, self._in_flight.cut)
@@ -226,6 +247,38 @@ class Engine:
             ) from error
         except Exception as error:
             raise engine_error(endpoint, error) from error
+
+
+class _InspectRun:
+    """Inspects containers in several threads, and notes when each began and any was answered."""
+
+    def __init__(self, client: Client, parse: Callable[[str, dict[str, Any]], Any]) -> None:
+        # An inspect was refused; all others would be, too.
+        self.denied = False
+
+        # Times on the monotonic clock: the beginning of each inspect, the last answer.
+        self.began: dict[str, float] = {}
+        self.last_answer = -math.inf
+
+        self._client = client
+        self._parse = parse
+
+    def inspect(self, container_id: str) -> Any:
+        """Return the parsed answer, or the error."""
+        self.began[container_id] = time.monotonic()
+        try:
+            answer = self._client.inspect_container(container_id)
+            self.last_answer = time.monotonic()
+            if not isinstance(answer, dict):
+                raise BadAnswerError("the answer is not a JSON object")  # noqa: TRY301  as `parse`
+            return self._parse(container_id, answer)
+        except Exception as error:  # noqa: BLE001  every error is returned
+            failed = engine_error("inspect", error)
+            # The engine's own answer, and not that of a proxy which waited for it.
+            if failed.status is not None and failed.reason not in ("timeout", "unreachable"):
+                self.last_answer = time.monotonic()
+            self.denied = self.denied or failed.reason == "denied"
+            return failed
 
 
 def _unix_time(date: str) -> float | None:

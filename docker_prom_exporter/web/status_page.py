@@ -188,7 +188,7 @@ class StatusPage:
             and _joined((_ago(ended, now), f", took {duration}"), ""),
             "Last success": _ago(snapshot.last_success, now),
             "Interval": f"{self.poll_interval:g} s",
-            "Mode": _MODES[snapshot.mode],
+            "Mode": _MODES[snapshot.mode.name],
             "Polls": f"{counts.polls['success']} succeeded, {counts.polls['failure']} failed",
             "Errors": f"{errors or 'none'}, in {sum(counts.requests.values())} requests",
         }

@@ -61,11 +61,12 @@ class _Request(Request):
 class Simulation(SimulatedEngine):
     """A simulated engine that records its requests, and whose answers a test can replace by faults.
 
-    `requests` has every request so far. `faults` replaces an endpoint's answer by a function that gets the
-    connection and may send any bytes on it. `change_rows` changes the rows of a list. An
-    `api_version` before 1.52 leaves `Health` out of them. `podman` has it answer as Podman 4 does, and
-    `containerd` as Docker with the containerd image store. When it is closed, it closes every connection,
-    as a stopped engine does.
+    `requests` has every request so far, `listed_rows` the rows of each list. `faults`
+    replaces an endpoint's answer by a function that gets the connection and may send any
+    bytes on it. `change_rows` changes the rows of a list. An `api_version` before 1.52
+    leaves `Health` out of them. `podman` has it answer as Podman 4 does, and `containerd`
+    as Docker with the containerd image store. When it is closed, it closes every
+    connection, as a stopped engine does.
     """
 
     handler = _Request
@@ -88,6 +89,7 @@ class Simulation(SimulatedEngine):
         self.clock_offset = 0.0
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.lines: list[str] = []
+        self.listed_rows: list[int] = []
         self.faults: dict[str, Fault] = {}
         self.inspect_faults: dict[str, Fault] = {}
         self.change_rows: Callable[[list[dict[str, Any]]], Any] = lambda rows: rows
@@ -167,7 +169,9 @@ class Simulation(SimulatedEngine):
 
     def rows(self, containers: list[SimulatedContainer]) -> Any:
         """Return the list's rows for these containers."""
-        return self.change_rows([self._row(container) for container in containers])
+        rows = self.change_rows([self._row(container) for container in containers])
+        self.listed_rows.append(len(rows))
+        return rows
 
     def _row(self, container: SimulatedContainer) -> dict[str, Any]:
         row = container.row(self.now())

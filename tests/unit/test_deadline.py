@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from docker_prom_exporter.deadline import call, call_each
+from docker_prom_exporter.deadline import Deadline, call, call_each
 from support.waiting import wait_for
 
 
@@ -46,7 +46,7 @@ def test_a_late_action_does_not_delay_others() -> None:
     """A late action does not delay the others, because a new worker replaces its worker."""
     released = threading.Event()
     actions = {"stuck": lambda: released.wait(30)} | {n: partial(str, n) for n in "abcdef"}
-    futures = call_each(actions.items(), 1, time.monotonic() + 20)
+    futures = call_each(actions.items(), 1, Deadline.after(20))
     released.set()
 
     assert futures.pop("stuck").cancelled()
@@ -86,25 +86,37 @@ def test_at_a_time() -> None:
         with lock:
             running -= 1
 
-    futures = call_each(
-        ((n, action) for n in range(50)), 5, time.monotonic() + 20, at_a_time=4
-    )
+    futures = call_each(((n, action) for n in range(50)), 5, Deadline.after(20), at_a_time=4)
 
     assert len(futures) == 50
     assert most <= 4
 
 
-def test_no_action_begins_after_the_deadline() -> None:
-    """No action begins after the deadline, and those that have begun are cancelled."""
+def test_nothing_outlasts_the_deadline() -> None:
+    """What the deadline cuts, or does not let begin, has no future: it is not the action's fault."""
     released = threading.Event()
-    actions = [(n, partial(released.wait, 60)) for n in range(9)]
-    futures = call_each(actions, 60, time.monotonic() + 1, at_a_time=2)
+    begun: list[int] = []
+
+    def action(number: int) -> None:
+        begun.append(number)
+        released.wait(30)
+
+    actions = [(n, partial(action, n)) for n in range(9)]
+    futures = call_each(actions, 60, Deadline.after(1), at_a_time=2)
     released.set()
 
-    assert {0, 1} == futures.keys()
-    assert all(future.cancelled() for future in futures.values())
+    assert {} == futures
+    assert [0, 1] == sorted(begun)
+
+
+def test_a_deadline_has_a_reserve() -> None:
+    """A deadline says how much time is left, never less than none; the reserve comes after it."""
+    passed = Deadline.after(-1, reserve=10)
+
+    assert 0 == passed.left()
+    assert 5 < passed.with_reserve().left() <= 9
 
 
 def test_no_actions() -> None:
     """Without actions, `call_each` returns no futures."""
-    assert call_each([], 1, time.monotonic() + 1, at_a_time=4) == {}
+    assert call_each([], 1, Deadline.after(1), at_a_time=4) == {}

@@ -17,7 +17,14 @@ import urllib3
 from docker.transport import UnixHTTPAdapter
 
 from docker_prom_exporter.containers import LABEL
-from docker_prom_exporter.engine import BadTargetError, Engine, EngineError, find_target
+from docker_prom_exporter.deadline import Deadline
+from docker_prom_exporter.engine import (
+    BadTargetError,
+    Engine,
+    EngineError,
+    Inspects,
+    find_target,
+)
 from docker_prom_exporter.engine.errors import ForbiddenRequestError
 from docker_prom_exporter.snapshot import ENDPOINTS
 from support.simulated import (
@@ -86,19 +93,22 @@ def simulated(shared: Simulation) -> Iterator[Simulation]:
     shared.lines.clear()
 
 
-def deadline(seconds: float = SOON) -> float:
-    return time.monotonic() + seconds
+def deadline(seconds: float = SOON) -> Deadline:
+    return Deadline.after(seconds)
 
 
-def inspect_one(engine: Engine, until: float) -> Any:
-    answer = engine.inspect(["abc"], until)["abc"]
+def inspect_one(engine: Engine, until: Deadline) -> Any:
+    outcome = engine.inspect(["abc"], until)
+    if "abc" not in outcome.answers:
+        raise EngineError("inspect", "timeout", "")
+    answer = outcome.answers["abc"]
     if isinstance(answer, EngineError):
         raise answer
     return answer
 
 
 def ask(engine: Engine, endpoint: str, seconds: float = SOON) -> Any:
-    questions: dict[str, Callable[[float], Any]] = {
+    questions: dict[str, Callable[[Deadline], Any]] = {
         "version": engine.connect,
         "ping": engine.ping,
         "list": engine.list,
@@ -118,14 +128,15 @@ def reason(engine: Engine, endpoint: str, seconds: float = SOON) -> tuple[str, s
     return error.endpoint, error.reason
 
 
-def states(inspected: dict[str, Any | EngineError]) -> dict[str, str]:
+def states(inspected: Inspects) -> dict[str, str]:
     """Return the state of each inspected container, or the reason of its error."""
-    return {
-        container_id: answer.reason
-        if isinstance(answer, EngineError)
-        else answer["State"]["Status"]
-        for container_id, answer in inspected.items()
-    }
+    found = {}
+    for container_id, answer in inspected.answers.items():
+        if isinstance(answer, EngineError):
+            found[container_id] = answer.reason
+        else:
+            found[container_id] = answer["State"]["Status"]
+    return found
 
 
 def test_the_four_questions(engines: Engines, simulated: Simulation) -> None:
@@ -229,7 +240,7 @@ def test_every_inspect_has_its_answer(engines: Engines, simulated: Simulation) -
 
 
 def test_one_inspect_that_hangs(engines: Engines, simulated: Simulation) -> None:
-    """An inspect that hangs is cancelled after `seconds`, and all others are answered meanwhile."""
+    """An inspect that hangs ends after the timeout, and all others are answered meanwhile."""
     ids = [simulated.stage.add(f"c{number}").id for number in range(9)]
     ended = threading.Event()
 
@@ -239,12 +250,34 @@ def test_one_inspect_that_hangs(engines: Engines, simulated: Simulation) -> None
 
     simulated.inspect_faults = {ids[0]: hang}
     engine = engines.connected(simulated.url)
-    began = time.monotonic()
-    found = engine.inspect(ids, deadline(), 0.2)
+    engine.timeout = 0.5
+    found = engine.inspect(ids, deadline(60))
 
     assert dict.fromkeys(ids, "running") | {ids[0]: "timeout"} == states(found)
-    assert time.monotonic() - began < SOON / 2
+    assert (ids[0],) == found.late
+    assert found.outlasted
     assert ended.wait(SOON)
+
+
+def test_inspects_of_a_silent_engine(engines: Engines, simulated: Simulation) -> None:
+    """If no inspect is answered after the last late one began, that one was not outlasted."""
+    ids = [simulated.stage.add(f"c{number}").id for number in range(2)]
+    simulated.inspect_faults = {ids[1]: hangs()}
+    engine = engines.connected(simulated.url)
+    engine.timeout = 0.5
+    first = engine.inspect(ids[:1], deadline(60))
+    second = engine.inspect(ids[1:], deadline(60))
+
+    assert (first.late, first.outlasted) == ((), True)
+    assert (second.late, second.outlasted) == ((ids[1],), False)
+
+
+def test_inspects_end_at_the_deadline(engines: Engines, simulated: Simulation) -> None:
+    """An inspect that the deadline cuts is neither answered nor late."""
+    simulated.faults = {"inspect": hangs()}
+    found = engines.connected(simulated.url).inspect(["a", "b"], deadline(0.1))
+
+    assert ({}, ()) == (found.answers, found.late)
 
 
 def test_a_denied_inspect_stops_the_rest(engines: Engines, simulated: Simulation) -> None:
@@ -255,7 +288,7 @@ def test_a_denied_inspect_stops_the_rest(engines: Engines, simulated: Simulation
     )
 
     assert {"denied"} == {*states(found).values()}
-    assert len(found) == simulated.asked("inspect") <= 4
+    assert len(found.answers) == simulated.asked("inspect") <= 4
 
 
 @pytest.mark.parametrize(
@@ -410,9 +443,9 @@ def test_silence_is_a_timeout(engines: Engines, simulated: Simulation, fault: st
 def test_a_request_has_a_timeout(
     engines: Engines, simulated: Simulation, endpoint: str
 ) -> None:
-    """A request, or one of several inspects, has a timeout, even if the deadline is much later."""
+    """A request has a timeout, even if the deadline is much later."""
     engine = engines.connected(simulated.url, timeout=60)
-    engine._timeout = 0.05
+    engine.timeout = 0.05
     simulated.faults = {endpoint: hangs(HEAD)}
     began = time.monotonic()
 
@@ -552,7 +585,7 @@ def test_nothing_is_inspected_after_an_abort(engines: Engines, simulated: Simula
     engine = engines.connected(simulated.url)
     engine.abort()
 
-    assert {} == engine.inspect(["abc"], deadline())
+    assert {} == engine.inspect(["abc"], deadline()).answers
     assert 0 == simulated.asked("inspect")
 
 

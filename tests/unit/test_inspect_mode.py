@@ -1,5 +1,6 @@
 """Inspect mode: an inspect of each known container, and a list of containers created since the anchor."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.poller import Poller
 from support.clock import Clock
 from support.polls import STEADY, asked, healths
-from support.simulated import DENIED, Simulation, answers, hangs, poller_for, simulation
+from support.simulated import DENIED, Simulation, answers, poller_for, simulation
 
 LATE = answers("504 Gateway Timeout", "")  # has the same reason as no answer
 FAILED = answers("500 Internal Server Error", '{"message": "no container with ID"}')
@@ -73,7 +74,7 @@ def test_a_steady_poll(engine: Simulation) -> None:
     assert {"version": 1, "ping": 1, "list": 1, "inspect": 11} == first
     assert STEADY | {"inspect": 11} == steady
     assert {"label": [LABEL], "since": [newest]} == engine.lists()[-1]
-    assert ("inspect", 11) == (poller.snapshot.mode, len(oldest) + 1)
+    assert ("inspect", 11) == (poller.snapshot.mode.name, len(oldest) + 1)
     assert {"newest": 2} | {f"c{n}": 4 for n in range(10)} == healths(poller.snapshot)
 
 
@@ -98,7 +99,7 @@ def test_recognized_by_an_inspect_before_api_1_48() -> None:
         ]
         old.stage.add("web")
         poller = poller_for(old.url)
-        modes = [poller.poll().mode for _ in range(3)]
+        modes = [poller.poll().mode.name for _ in range(3)]
 
     assert ["list", "inspect", "inspect"] == modes
 
@@ -121,30 +122,65 @@ def test_new_containers_are_found_in_the_next_poll(engine: Simulation) -> None:
     assert without_errors(poller)
 
 
-def test_a_slow_creation_is_found(engine: Simulation) -> None:
-    """A container is found even if its creation began before that of a known one.
+def test_a_slow_creation_is_found(engine: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container whose creation began before that of a known one is found within a minute.
 
-    Moby dates a container by the beginning of its creation, so a new container is not the anchor.
+    Moby dates a container by the beginning of its creation. So once a minute the list goes back
+    to a container that is too old to be overtaken.
     """
+    clock = Clock(monkeypatch)
+    old = add_old(engine, "web")
+    poller = poller_for(engine.url)
+    poller.poll()
+    fast = engine.stage.add("fast", created=time.time()).id
+    poller.poll()
+    engine.stage.add("slow", created=time.time() - 200)
+    lists = []
+    for _ in range(5):
+        clock.later += 15
+        lists += lists_of(engine, poller.poll)
+
+    assert {"web", "fast", "slow"} == healths(poller.snapshot).keys()
+    assert [fast, fast, fast, old, fast] == [since for (since,) in map(_since, lists)]
+
+
+def test_the_first_five_minutes(engine: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first five minutes of many containers, one list a minute names them, and later none."""
+    clock = Clock(monkeypatch)
     add_old(engine, "web")
     poller = poller_for(engine.url)
     poller.poll()
-    engine.stage.add("fast", created=time.time())
-    poller.poll()
-    engine.stage.add("slow", created=time.time() - 200)
-    poller.poll()
+    began = time.time()
+    for number in range(20):
+        engine.stage.add(f"c{number}", created=began + number / 100)
+    named = []
+    for _ in range(40):
+        plain = len(engine.listed_rows)
+        poller.poll()
+        named.append(sum(engine.listed_rows[plain:]))
+        clock.later += 15
 
-    assert {"web", "fast", "slow"} == healths(poller.snapshot).keys()
+    assert 21 == len(poller.snapshot.containers)
+    assert 5 == sum(count > 0 for count in named[:20])
+    assert 0 == sum(named[21:])
 
 
-def test_a_clock_set_back_hides_no_container(engine: Simulation) -> None:
-    """After the engine's clock was set back, new containers are found."""
+def _since(query: dict[str, Any]) -> list[str]:
+    return [*query["since"]]
+
+
+def test_a_clock_set_back_hides_no_container(
+    engine: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the engine's clock was set back, new containers are found within a minute."""
+    clock = Clock(monkeypatch)
     engine.stage.add("older", created=time.time() - 2 * HOUR)
     engine.stage.add("before", created=time.time())
     poller = poller_for(engine.url)
     poller.poll()
     engine.clock_offset = -HOUR
     engine.stage.add("after", created=engine.now())
+    clock.later += 61
     poller.poll()
 
     assert {"older", "before", "after"} == healths(poller.snapshot).keys()
@@ -187,13 +223,17 @@ def test_an_anchor_that_is_gone(engine: Simulation, status: str) -> None:
     assert {"older": 2} == healths(poller.poll())
 
 
-def test_without_an_anchor_all_are_listed(engine: Simulation) -> None:
-    """Without a container that is five minutes old, each poll lists all containers."""
+def test_without_an_anchor_all_are_listed(
+    engine: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are listed if none is known, and once a minute if none is five minutes old."""
+    clock = Clock(monkeypatch)
     poller = poller_for(engine.url)
     poller.poll()
     empty = lists_of(engine, poller.poll)
     engine.stage.add("young", created=time.time() - 200)
     poller.poll()
+    clock.later += 61
     young = lists_of(engine, poller.poll)
 
     assert [{"limit": 50}] == empty
@@ -216,7 +256,7 @@ def test_short_lived_containers(engine: Simulation) -> None:
     assert [] == logs
     assert without_errors(poller)
     assert {"web": 2} == healths(poller.snapshot)
-    assert 1 == sum("since" not in query for query in engine.lists())
+    assert 1 == sum("limit" in query for query in engine.lists())
 
 
 def test_a_new_container_gone_before_its_inspect(engine: Simulation) -> None:
@@ -225,10 +265,30 @@ def test_a_new_container_gone_before_its_inspect(engine: Simulation) -> None:
     poller = poller_for(engine.url)
     poller.poll()
     ghost = engine.stage.add("ghost", created=time.time())
-    engine.inspect_faults = {ghost.id: answers("404 Not Found", "{}")}
+
+    def vanish(connection: socket.socket) -> None:
+        engine.stage.containers.pop("ghost", None)
+        answers("404 Not Found", "{}")(connection)
+
+    engine.inspect_faults = {ghost.id: vanish}
 
     assert {"web": 2} == healths(poller.poll())
     assert without_errors(poller)
+
+
+def test_a_404_of_a_proxy(engine: Simulation) -> None:
+    """A 404 for a container that is still listed is an error, and the container stays."""
+    web = add_old(engine, "web")
+    poller = poller_for(engine.url)
+    poller.poll()
+    engine.inspect_faults = {web: answers("404 Not Found", "{}")}
+    odd = poller.poll()
+    engine.inspect_faults = {}
+
+    assert ["web"] == [container.name for container in odd.containers]
+    assert 1 == odd.counts.errors["inspect", "bad_response"]
+    assert {"web": 2} == healths(poller.poll())
+    assert poller.snapshot.containers[0].details
 
 
 def test_all_are_listed_once_an_hour(
@@ -245,15 +305,15 @@ def test_all_are_listed_once_an_hour(
     containerd.listed = lambda query: (  # type: ignore[method-assign]
         plain(query) if "since" in query.get("filters", "") else (500, {"message": "no"})
     )
-    failed = healths(poller.poll())
+    failed = poller.poll()
     containerd.listed = plain  # type: ignore[method-assign]
     clock.later += 601
     found = healths(poller.poll())
 
-    assert {"web": 2} == failed
+    assert {"web": 2} == healths(failed)
     assert {"web": 2, "very slow": 2} == found
     assert 1 == poller.snapshot.counts.errors["list", "error"]
-    assert {"success": 3, "failure": 0} == poller.snapshot.counts.polls
+    assert {"success": 2, "failure": 1} == poller.snapshot.counts.polls
 
 
 def test_containers_labelled_false_are_inspected_once(engine: Simulation) -> None:
@@ -328,23 +388,7 @@ def test_one_inspect_that_times_out(
     assert ["stuck"] == without_details
     assert ["containers.details_missing"] == [entry["event"] for entry in logs]
     assert all(container.details for container in poller.snapshot.containers)
-    assert 2 == poller.snapshot.counts.errors["inspect", "timeout"]
-
-
-def test_inspects_that_take_too_long_in_all(containerd: Simulation) -> None:
-    """The list gives the health of containers whose inspects exceed the deadline, and the poll succeeds."""
-    for number in range(40):
-        add_old(containerd, f"c{number}", health="healthy")
-    poller = poller_for(containerd.url, docker_timeout=10)
-    poller.poll()
-    poller.settings = poller.settings._replace(poll_interval=0.2)
-    containerd.faults = {"inspect": hangs()}
-    snapshot = poller.poll()
-
-    assert snapshot.listed
-    assert {4} == set(healths(snapshot).values())
-    assert 40 == len(snapshot.containers)
-    assert snapshot.duration < 10
+    assert 3 == poller.snapshot.counts.errors["inspect", "timeout"]
 
 
 def test_a_container_that_neither_inspect_nor_list_answers(podman: Simulation) -> None:
@@ -385,17 +429,17 @@ def test_inspects_denied_from_one_poll_to_the_next(containerd: Simulation) -> No
     """While inspects are denied the mode is list, with one warning; afterwards it is inspect again."""
     add_old(containerd, "web", health="healthy")
     poller = poller_for(containerd.url)
-    modes = [poller.poll().mode]
+    modes = [poller.poll().mode.name]
     containerd.faults = {"inspect": DENIED}
     with capture_logs() as logs:
-        modes += [poller.poll().mode for _ in range(3)]
+        modes += [poller.poll().mode.name for _ in range(3)]
         denied = healths(poller.snapshot)
         costs = asked(containerd, poller.poll)
     containerd.faults = {}
-    modes += [poller.poll().mode for _ in range(3)]
+    modes += [poller.poll().mode.name for _ in range(3)]
     events = [entry["event"] for entry in logs]
 
-    assert ["inspect", "list", "list", "list", "list", "inspect", "inspect"] == modes
+    assert ["inspect", "inspect", "list", "list", "list", "inspect", "inspect"] == modes
     assert {"web": 4} == denied == healths(poller.snapshot)
     assert STEADY | {"inspect": 1} == costs
     assert 1 == events.count("containers.details_missing")
@@ -455,7 +499,7 @@ def test_another_engine_at_the_address(containerd: Simulation) -> None:
     containerd.api_version = "1.53"
     containerd.stage.containers.clear()
     add_old(containerd, "other")
-    modes = [poller.poll().mode for _ in range(2)]
+    modes = [poller.poll().mode.name for _ in range(2)]
 
     assert {"other": 2} == healths(poller.snapshot)
     assert ["list", "list"] == modes
@@ -481,7 +525,7 @@ def test_podman_6_lists_health() -> None:
         poller = poller_for(podman.url)
         poller.poll()
 
-    assert ("inspect", {"web": 4}) == (poller.snapshot.mode, healths(poller.snapshot))
+    assert ("inspect", {"web": 4}) == (poller.snapshot.mode.name, healths(poller.snapshot))
 
 
 def test_the_label_is_asked_for_only_with_the_filter_on(engine: Simulation) -> None:

@@ -110,9 +110,9 @@ def test_a_failing_engine(simulated: Simulation, endpoint: str, fault: str) -> N
     poller = poller_for(simulated.url)
     poller.poll()
     answer, reason = FAULTS[fault]
-    timeout = poller._engine._timeout
+    timeout = poller._engine.timeout
     if reason == "timeout":
-        poller._engine._timeout = 0.05
+        poller._engine.timeout = 0.05
 
     if endpoint == "version":
         poller._engine.disconnect()
@@ -120,7 +120,7 @@ def test_a_failing_engine(simulated: Simulation, endpoint: str, fault: str) -> N
     with capture_logs() as logs:
         lost = [poller.poll() for _ in range(2)][-1]
     simulated.faults = {}
-    poller._engine._timeout = timeout
+    poller._engine.timeout = timeout
     simulated.stage.change("web", health="unhealthy", failing_streak=3)
     found = poller.poll()
 
@@ -224,17 +224,20 @@ def test_malformed_rows(simulated: Simulation) -> None:
 
 
 def test_a_poll_has_a_deadline(simulated: Simulation) -> None:
-    """Even if all inspects hang, a poll ends early enough to list the containers, and has all of them."""
+    """If all inspects hang, the poll ends after interval and timeout, and has what the list says."""
     for number in range(40):
-        simulated.stage.add(f"c{number}")
+        simulated.stage.add(f"c{number}", health="healthy")
     simulated.faults = {"inspect": hangs()}
-    poller = poller_for(simulated.url, docker_timeout=10, poll_interval=0.5)
+    poller = poller_for(simulated.url, docker_timeout=1, poll_interval=0.5)
 
-    snapshot = poller.poll()
+    with capture_logs() as logs:
+        snapshot = poller.poll()
 
-    assert snapshot.up
-    assert snapshot.duration < 10
+    assert {4} == {*healths(snapshot).values()}
     assert 40 == len(snapshot.containers)
+    assert 36 == snapshot.postponed
+    assert 4 == snapshot.counts.errors["inspect", "timeout"]
+    assert "polls.slow" in [entry["event"] for entry in logs]
 
 
 def test_a_snapshot_does_not_change(simulated: Simulation) -> None:
@@ -272,17 +275,34 @@ def test_the_loop_polls_until_it_is_stopped(simulated: Simulation) -> None:
 
 
 def test_an_internal_error(simulated: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An internal error fails the poll and is logged, and the next poll is made."""
+    """An internal error fails polls, is logged once and explained, and polls go on."""
     poller = poller_for(simulated.url)
-    monkeypatch.setattr(poller, "_found", lambda *_: 1 / 0)
+    monkeypatch.setattr(poller._collector, "collect", lambda *_: 1 / 0)
 
     with capture_logs() as logs:
-        snapshot = poller.poll()
+        snapshot = [poller.poll() for _ in range(3)][-1]
 
     assert not snapshot.up
     assert ["poll.failed"] == [entry["event"] for entry in logs]
+    assert snapshot.failure is not None
+    assert "unexpected ZeroDivisionError in test_poller" in snapshot.failure.detail
+    assert {"success": 0, "failure": 3} == snapshot.counts.polls
     monkeypatch.undo()
     assert poller.poll().up
+
+
+def test_an_error_of_what_publishes(simulated: Simulation) -> None:
+    """An error while a snapshot is published is logged once, and polls go on."""
+    poller = poller_for(simulated.url)
+    poller._on_poll = lambda _: 1 / 0
+
+    with capture_logs() as logs:
+        snapshot = [poller.poll() for _ in range(3)][-1]
+
+    assert snapshot.up
+    assert ["snapshot.not_published"] == [
+        entry["event"] for entry in logs if entry["log_level"] == "error"
+    ]
 
 
 def test_docker_found(simulated: Simulation) -> None:

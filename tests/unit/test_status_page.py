@@ -13,7 +13,7 @@ import pytest
 
 from docker_prom_exporter.containers import LABEL, Container
 from docker_prom_exporter.demo.engine import VERSION
-from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
+from docker_prom_exporter.snapshot import Counts, Failure, Mode, Snapshot
 from docker_prom_exporter.web import StatusPage
 from docker_prom_exporter.web.app import prefers_html
 from support.builders import DOCKER
@@ -290,10 +290,10 @@ def test_the_numbers_in_the_caption() -> None:
     assert "Watched: 1. The worst" in read(snapshot(container("web"), unwatched=None)).text
 
 
-@pytest.mark.parametrize("mode", ["list", "inspect"])
-def test_the_mode_is_named(mode: str) -> None:
+@pytest.mark.parametrize("mode", [Mode("list", "engine"), Mode("inspect", "engine")])
+def test_the_mode_is_named(mode: Mode) -> None:
     """The page names the mode, which determines the cost of a poll and the age of details."""
-    assert f"Mode {mode}:" in read(snapshot(mode=mode)).text
+    assert f"Mode {mode.name}:" in read(snapshot(mode=mode)).text
 
 
 def test_polls_and_errors() -> None:
