@@ -13,7 +13,7 @@ import requests
 import structlog
 
 from docker_prom_exporter import __version__, logs, web
-from docker_prom_exporter.engine import BadTargetError, Engine, find_target
+from docker_prom_exporter.engine import BadTargetError, Engine, Target, find_target
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.metrics import Publications
 from docker_prom_exporter.outlets import Expirer, Outlet, OutletError, open_outlets
@@ -67,7 +67,24 @@ def _engine(settings: Settings, environ: Mapping[str, str]) -> Engine:
         raise CommandError(
             f"requests {requests.__version__} is too old: install 2.32.2 or newer"
         )
-    return Engine(find_target(settings.docker_host, environ), settings.docker_timeout)
+    target = find_target(settings.docker_host, environ)
+    _warn_about(target)
+    return Engine(target, settings.docker_timeout)
+
+
+def _warn_about(target: Target) -> None:
+    """Warn once of what the Docker CLI warns of, or lets pass."""
+    log = structlog.get_logger()
+    if target.ignored:
+        log.warning("docker.config_ignored", cause=target.ignored)
+    if target.unverified:
+        log.warning(
+            "docker.certificate_not_verified",
+            engine=target.url,
+            origin=target.origin,
+            advice="whoever holds this address can pose as the engine: set DOCKER_TLS_VERIFY=1, "
+            "or create the context without skip-tls-verify",
+        )
 
 
 def _check(settings: Settings) -> int:

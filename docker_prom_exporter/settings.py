@@ -90,22 +90,6 @@ def _address(text: str) -> str:
     return str(ip_address(bracketed[1] if bracketed else text))
 
 
-def _docker_host(text: str) -> str | None:
-    text = text if "://" in text else f"tcp://{text}"
-    url = urlsplit(text)
-    plain = text.isprintable() and not (
-        url.username or url.password or url.query or url.fragment
-    )
-    local = url.scheme in ("unix", "npipe") and url.netloc + url.path
-    remote = (
-        url.scheme in ("tcp", "http", "https")
-        and url.hostname
-        and url.port
-        and url.path in ("", "/")
-    )
-    return text if plain and (local or remote) else None
-
-
 def _push_url(text: str) -> str | None:
     url = urlsplit(text)
     complete = url.scheme in ("http", "https") and url.hostname and url.port != 0
@@ -127,8 +111,10 @@ def _textfile(text: str) -> str | None:
 _BOOLEAN: Final = Values(parse_boolean, "true or false")
 _TEXT: Final = Values(lambda text: text or None, "a text")
 _PATH: Final = Values(lambda text: text or None, "a path")
+# engine.target reads the address, as the Docker CLI does.
 _DOCKER_HOST: Final = Values(
-    _docker_host, "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH"
+    lambda text: text or None,
+    "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH",
 )
 _LABEL_KEYS: Final = Values(
     _label_keys,

@@ -11,14 +11,11 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from docker.utils import parse_host
-
 from docker_prom_exporter.deadline import Deadline, call, call_each
 from docker_prom_exporter.engine.advice import LISTING_IS_EXPENSIVE, advise
 from docker_prom_exporter.engine.client import (
     NO_VERSION,
     InFlight,
-    find_target,
     new_client,
     parse_rows,
 )
@@ -28,11 +25,12 @@ from docker_prom_exporter.engine.errors import (
     EngineError,
     engine_error,
 )
+from docker_prom_exporter.engine.target import Target, find_target
 from docker_prom_exporter.snapshot import ENDPOINTS, EngineInfo
 from docker_prom_exporter.texts import as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator
 
     from docker_prom_exporter.engine.client import Client
 
@@ -43,6 +41,7 @@ __all__ = [
     "Engine",
     "EngineError",
     "Inspects",
+    "Target",
     "advise",
     "find_target",
 ]
@@ -85,14 +84,14 @@ class Engine:
     one thread makes requests; any may call `abort`.
     """
 
-    def __init__(self, target: Mapping[str, Any], timeout: float) -> None:
+    def __init__(self, target: Target, timeout: float) -> None:
         # The seconds that one request may take.
         self.timeout = timeout
 
         # Requests by endpoint since the start.
         self.requests = dict.fromkeys(ENDPOINTS, 0)
 
-        self._target = dict(target)
+        self._target = target
         self._in_flight = InFlight()
         self._client: Client | None = None
         self._aborted = False
@@ -105,9 +104,8 @@ class Engine:
 
     @property
     def url(self) -> str:
-        """The engine's address: `unix:///PATH`, `http://HOST:PORT` or `https://HOST:PORT`."""
-        address = parse_host(self._target.get("base_url"), tls=bool(self._target.get("tls")))
-        return str(address).removeprefix("http+")
+        """The engine's address, as `Target.url`."""
+        return self._target.url
 
     @property
     def connected(self) -> bool:

@@ -1,4 +1,7 @@
-"""docker-py's client: find its target, and limit its requests, its answers and their time."""
+"""docker-py's client, with limits on its requests, its answers and their time.
+
+This is the only module that uses private parts of docker-py, requests and urllib3.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+import docker.transport
 import requests
+import urllib3
 from docker import APIClient
-from docker.context import ContextAPI
-from docker.context.config import get_current_context_name
-from docker.errors import DockerException, InvalidConfigFile
+from docker.constants import MINIMUM_DOCKER_API_VERSION
 from docker.transport import UnixHTTPAdapter
-from docker.utils import kwargs_from_env
-from docker.utils.config import find_config_file
+from docker.utils import version_lt
 
+from docker_prom_exporter import __version__
 from docker_prom_exporter.engine.errors import (
     BadAnswerError,
     BadTargetError,
@@ -28,17 +31,19 @@ from docker_prom_exporter.engine.errors import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
-    import urllib3
+    from docker_prom_exporter.engine.target import Target
 
 _ALLOWED: Final = re.compile(
     r"(?:/v[\d.]+)?/(?:version|_ping|containers/json|containers/[A-Za-z0-9_.-]+/json)"
 )
 
-# Without a version docker-py requests /version on its own: before HTTP_PROXY can be turned off, and with an
-# error that hides the cause. This version, the lowest that docker-py accepts, is never sent.
-NO_VERSION: Final = "1.24"
+# For a client that only requests /version, without a version in the path.
+NO_VERSION: Final = MINIMUM_DOCKER_API_VERSION
+
+_USER_AGENT: Final = f"docker-prom-exporter/{__version__}"
 
 _FIELDS: Final = frozenset(
     (
@@ -46,70 +51,45 @@ _FIELDS: Final = frozenset(
         *("Labels", "State", "Status", "Health"),
     )
 )
-_SHARED_POOL_URL: Final = "http+docker://localhost"
+_SOCKET_URL: Final = "http+docker://localhost"
 _MAX_BYTES: Final = 64 * 1024 * 1024
 _CHUNK: Final = 64 * 1024
-_MAX_DETAIL: Final = 200
 
 
-def find_target(docker_host: str | None, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Find the engine as docker-py does: the host given, else the CLI's context, else the local socket.
+def new_client(target: Target, timeout: float, version: str, in_flight: InFlight) -> Client:
+    """Build a client without sending a request; raises `BadTargetError`.
 
-    Returns docker-py's `base_url` and `tls`, each if set. Raises `BadTargetError` where docker-py would
-    raise, and for a context that does not exist, where docker-py would silently use the default socket.
+    The TLS files are read each time, so that a renewed certificate counts from the next connection on.
     """
-    try:
-        target: dict[str, Any] = {
-            **kwargs_from_env({**environ, "DOCKER_HOST": docker_host or ""})
-        }
-        if docker_host is None:
-            name = environ.get("DOCKER_CONTEXT") or get_current_context_name()
-            if ContextAPI.get_context(name) is None:
-                raise LookupError(f"there is no context {name!r}")  # noqa: TRY301  as docker-py's errors
-            target = {**ContextAPI.kwargs_from_context(name), **target}
-    except Exception as error:
+    if version_lt(version, MINIMUM_DOCKER_API_VERSION):
         raise BadTargetError(
-            f"the Docker context or its certificates: {_one_line(error)}"
-        ) from error
-    new_client(target, 1, NO_VERSION, InFlight()).close()
-    return target
-
-
-def new_client(
-    target: Mapping[str, Any], timeout: float, version: str, in_flight: InFlight
-) -> Client:
-    """Build a client without sending a request; raises `BadTargetError`."""
-    try:
-        return Client(in_flight, **target, timeout=timeout, version=version)
-    except (InvalidConfigFile, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BadTargetError(
-            f"the Docker CLI's configuration {find_config_file()!r} is malformed: {_one_line(error)}"
-        ) from error
-    except DockerException as error:
-        raise BadTargetError(_one_line(error)) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_MAX_DETAIL] or type(error).__name__
+            f"the engine's API {version} is too old: {MINIMUM_DOCKER_API_VERSION} is needed"
+        )
+    return Client(target, timeout, version, in_flight)
 
 
 class Client(APIClient):
-    """docker-py's low-level client, limited to `GET`s of four endpoints, without `HTTP_PROXY`.
+    """docker-py's low-level client, limited to `GET`s of four endpoints of one target.
 
     `pinged` has the headers of the last answer to a ping, whatever its status.
     """
 
-    def __init__(self, in_flight: InFlight, **kwargs: Any) -> None:
+    def __init__(
+        self, target: Target, timeout: float, version: str, in_flight: InFlight
+    ) -> None:
+        # docker-py's own constructor is not called: it reads config.json wherever it finds one, where an
+        # odd entry raises an error, and it reads `base_url` in a way of its own.
+        requests.Session.__init__(self)
         self.pinged: Mapping[str, str] = {}
+        self.base_url, adapter = _adapter(target, timeout)
+        self.timeout = timeout  # type: ignore[assignment]
+        self.headers.update({"User-Agent": _USER_AGENT, **target.headers})
         self._in_flight = in_flight
-        super().__init__(**kwargs)
-        self.trust_env = False
-
-    def mount(self, prefix: str | bytes, adapter: requests.adapters.BaseAdapter) -> None:
-        """Mount an adapter, and have `InFlight` record its connections."""
-        if isinstance(adapter, requests.adapters.HTTPAdapter):
-            self._in_flight.watch(adapter)
-        super().mount(prefix, adapter)
+        self._version = version
+        self._general_configs: dict[str, Any] = {}
+        in_flight.watch(adapter)
+        self.adapters.clear()
+        self.mount(self.base_url, adapter)
 
     def request(  # type: ignore[override]
         self,
@@ -145,8 +125,6 @@ class Client(APIClient):
                 request,
                 stream=True,
                 timeout=kwargs.get("timeout"),
-                verify=self.verify or False,
-                cert=self.cert,
             )
             if path.endswith("/_ping"):
                 self.pinged = response.headers
@@ -167,6 +145,47 @@ class Client(APIClient):
             "filters": json.dumps(filters) if filters else None,
         }
         return self.get(url, params=params, timeout=self.timeout).content
+
+
+def _adapter(target: Target, timeout: float) -> tuple[str, requests.adapters.HTTPAdapter]:
+    """Return the base URL of requests to the target, and the adapter that sends them."""
+    scheme, _, rest = target.url.partition("://")
+    if scheme == "unix":
+        return _SOCKET_URL, UnixHTTPAdapter(f"http+unix://{rest}", timeout)  # type: ignore[arg-type]
+    if scheme == "npipe":
+        # docker-py has no such adapter without pywin32.
+        adapter = getattr(docker.transport, "NpipeHTTPAdapter", None)
+        if adapter is None:
+            raise BadTargetError(f"{target.url} can't be used: install the package pywin32")
+        return _SOCKET_URL, adapter(target.url, timeout)
+    if target.tls is None:
+        return target.url, requests.adapters.HTTPAdapter()
+    if not target.tls.verified:
+        # It would be said for each connection; the exporter says it once, at its start.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    return target.url, _TlsAdapter(target.tls.context())
+
+
+class _TlsAdapter(requests.adapters.HTTPAdapter):
+    """An adapter whose connections use one TLS context, as it is.
+
+    requests would build another one from paths of files, with the CAs of certifi.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, *_: Any, **__: Any
+    ) -> Any:
+        return self.poolmanager.connection_from_url(request.url)
+
+    def cert_verify(self, *_: Any, **__: Any) -> None:
+        """Leave the connection as it is: requests would change what its context verifies."""
 
 
 def parse_rows(body: bytes) -> list[Any]:
@@ -222,7 +241,7 @@ class InFlight:
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             pool: Any = (
-                adapter.get_connection(_SHARED_POOL_URL) if unix else pool_of(*args, **kwargs)
+                adapter.get_connection(_SOCKET_URL) if unix else pool_of(*args, **kwargs)
             )
             pool._get_conn = partial(self._take, pool)  # noqa: SLF001  urllib3 has no hook for it
             return pool

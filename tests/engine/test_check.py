@@ -11,7 +11,7 @@ import pytest
 from docker_prom_exporter.check import Report, check
 from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.engine import Engine as EngineClient
-from docker_prom_exporter.engine.client import find_target
+from docker_prom_exporter.engine import find_target
 from support.missing import require_program
 from support.processes import Command
 from support.proxies import ALL, socket_proxy

@@ -1,6 +1,5 @@
 """The commands as processes: their output, exit codes and imports."""
 
-import json
 import os
 import signal
 import socket
@@ -93,26 +92,35 @@ def test_a_log_that_can_not_be_written(simulated: Simulation, redirection: str) 
     assert "event=" not in done.stdout
 
 
-def test_a_malformed_cli_configuration_is_one_line(tmp_path: Path) -> None:
-    """A malformed configuration of the Docker CLI ends the exporter with one line that names its file."""
-    (tmp_path / "config.json").write_text(json.dumps({"auths": {"registry": {"auth": "%"}}}))
-    done = run("once", DOCKER_CONFIG=str(tmp_path))
+@pytest.mark.parametrize(
+    ("text", "logged"),
+    [
+        ("", ""),
+        ('{"auths": {"registry": {"auth": "%"}}, "HttpHeaders": {"X-Meta": "x"}}', ""),
+        ("not JSON", "config.json is not JSON"),
+    ],
+)
+def test_a_cli_configuration(
+    tmp_path: Path, simulated: Simulation, text: str, logged: str
+) -> None:
+    """An odd or broken `config.json` of the Docker CLI stops nothing; a broken one is logged once."""
+    (tmp_path / "config.json").write_text(text)
+    done = run("once", DOCKER_CONFIG=str(tmp_path), DOCKER_HOST=simulated.url)
+
+    assert 0 == done.returncode
+    assert bool(logged) == done.stderr.count("event=docker.config_ignored")
+    assert logged in done.stderr
+
+
+def test_an_engine_that_can_not_be_used_is_one_line(tmp_path: Path) -> None:
+    """A context that does not exist ends the exporter with exit code 2 and one line."""
+    done = run("once", DOCKER_CONFIG=str(tmp_path), DOCKER_CONTEXT="lab")
 
     assert 2 == done.returncode
     (line,) = done.stderr.splitlines()
-    assert f"{tmp_path}/config.json" in line
-
-
-@pytest.mark.parametrize(
-    "text", ["", "not JSON", '{"auths": {}}', '{"HttpHeaders": {"X-Meta": "x"}}']
-)
-def test_other_cli_configurations_are_accepted(
-    tmp_path: Path, simulated: Simulation, text: str
-) -> None:
-    """The exporter accepts a Docker CLI configuration that is empty, not JSON, or has other settings."""
-    (tmp_path / "config.json").write_text(text)
-
-    assert 0 == run("once", DOCKER_CONFIG=str(tmp_path), DOCKER_HOST=simulated.url).returncode
+    assert line.startswith(
+        "docker-prom-exporter: context 'lab' (DOCKER_CONTEXT) can't be used: "
+    )
 
 
 def test_serves(simulated: Simulation) -> None:

@@ -14,8 +14,7 @@ from weakref import WeakSet
 
 from docker_prom_exporter.demo import WATCH, SimulatedContainer, SimulatedEngine
 from docker_prom_exporter.demo.engine import VERSION, Request, no_such, passes
-from docker_prom_exporter.engine import Engine
-from docker_prom_exporter.engine.client import find_target
+from docker_prom_exporter.engine import Engine, find_target
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.settings import Settings, read_settings
 from support.wordings import human_duration

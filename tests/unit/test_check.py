@@ -12,8 +12,7 @@ from docker_prom_exporter import cli
 from docker_prom_exporter.check import Report, check
 from docker_prom_exporter.containers import LABEL
 from docker_prom_exporter.demo.engine import Request
-from docker_prom_exporter.engine import Engine, advice
-from docker_prom_exporter.engine.client import find_target
+from docker_prom_exporter.engine import Engine, advice, find_target
 from support.simulated import (
     DENIED,
     Fault,

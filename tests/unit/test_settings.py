@@ -48,12 +48,7 @@ TABLE = [
 
 GOOD = [
     ("docker_host", "unix:///run/docker.sock", "unix:///run/docker.sock"),
-    ("docker_host", "tcp://proxy:2375", "tcp://proxy:2375"),
-    ("docker_host", "tcp://[::1]:2375", "tcp://[::1]:2375"),
-    ("docker_host", "http://10.0.0.1:2375", "http://10.0.0.1:2375"),
-    ("docker_host", "https://engine:2376", "https://engine:2376"),
-    ("docker_host", "npipe:////./pipe/docker_engine", "npipe:////./pipe/docker_engine"),
-    ("docker_host", "proxy:2375", "tcp://proxy:2375"),
+    ("docker_host", "proxy", "proxy"),
     ("docker_timeout", "0.1", 0.1),
     ("docker_timeout", "600", 600.0),
     ("poll_interval", "0.5", 0.5),
@@ -91,23 +86,8 @@ GOOD = [
     *(("client_ip_source", source.lower(), source) for source in CLIENT_IP_SOURCES),
 ]
 
-HOSTS = "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH"
 DURATIONS = ", also as 500ms, 15s, 1m30s or 1h"
 BAD = {
-    ("docker_host", HOSTS): [
-        "ftp://engine:21",
-        "tcp://engine",
-        "tcp://engine:0",
-        "tcp://engine:70000",
-        "tcp://engine:port",
-        "tcp://:2375",
-        "tcp://engine:2375/path",
-        "tcp://[::1:2375",
-        "unix://",
-        "/run/docker.sock",
-        "unix",
-        "unix:///run/docker.sock\n",
-    ],
     ("docker_timeout", f"seconds from 0.1 to 600{DURATIONS}"): [
         "0",
         "0.09",
@@ -287,9 +267,9 @@ def test_bad_values(name: str, text: str, takes: str) -> None:
         ("http://\udcff:hunter2@engine", "http://…@engine"),
     ],
 )
-@pytest.mark.parametrize("name", ["docker_host", "push_url"])
-def test_a_password_is_not_repeated(name: str, text: str, shown: str) -> None:
+def test_a_password_is_not_repeated(text: str, shown: str) -> None:
     """The error for a bad address leaves out what may be secret."""
+    name = "push_url"
     for flags, environ in (({name: text}, {}), ({}, {variable_of(name): text})):
         with pytest.raises(BadOptionError, match=re.escape(repr(shown))) as error:
             read_settings(flags, environ)
