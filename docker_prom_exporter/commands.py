@@ -16,6 +16,7 @@ from docker_prom_exporter import __version__, logs, web
 from docker_prom_exporter.engine import BadTargetError, Engine, Target, find_target
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.notify import Notifier
 from docker_prom_exporter.outlets import Expirer, Outlet, OutletError, open_outlets
 from docker_prom_exporter.output import CommandError, standard_output
 from docker_prom_exporter.poller import Poller
@@ -208,25 +209,26 @@ class _Serving:
         self,
         worker: threading.Thread,
         is_healthy: Callable[[], bool],
-        found: threading.Event,
+        first_result: threading.Event,
         page: web.StatusPage | None = None,
         abort: Callable[[], object] = lambda: None,
     ) -> int:
-        """Start the worker, start the server when `found` is set or 0.5 s later, stop all at a signal.
+        """Start the worker, then the server, and stop all at a signal.
 
-        The worker ends when `stop` is set; `abort` interrupts the requests that it waits for.
+        The server starts at the first result, or 0.5 s after the worker. The worker ends when
+        `stop` is set; `abort` interrupts the requests that it waits for.
         """
-        site = web.Site(self.exposition, is_healthy, found.is_set, page)
+        site = web.Site(self.exposition, is_healthy, first_result.is_set, page)
         app = web.App(site, self._settings.client_ip_source, self._token)
         server = web.BoundedServer(self._listener, app, self._tls)
         log = structlog.get_logger()
         log.info("exporter.started", version=__version__, metrics=self._address())
         worker.start()
-        found.wait(_FIRST_RESULT_TIMEOUT)
+        first_result.wait(_FIRST_RESULT_TIMEOUT)
         server.start()
         for outlet in self._outlets:
             outlet.start(self.exposition)
-        self._signals.wait()
+        self._wait(is_healthy, first_result)
         began = time.monotonic()
         self.stop.set()
         self._wake_outlets()
@@ -237,6 +239,15 @@ class _Serving:
             outlet.join(began + _OUTLETS_TIMEOUT)
         log.info("exporter.stopped")
         return 0
+
+    def _wait(self, is_healthy: Callable[[], bool], first_result: threading.Event) -> None:
+        """Wait for a signal; meanwhile tell systemd, if it asks, how the worker is."""
+        notifier = Notifier(os.environ)
+        stopped = False
+        while not stopped:
+            pause = notifier.report(ready=first_result.is_set(), healthy=is_healthy())
+            stopped = self._signals.wait(pause)
+        notifier.stopping()
 
     def _wake_outlets(self) -> None:
         for outlet in self._outlets:

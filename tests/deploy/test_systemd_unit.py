@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.documents import blocks
 from support.machine import COMPOSE
 from support.missing import require_program
 from support.processes import Command
@@ -36,15 +37,32 @@ def test_the_unit_exposes_little(unit: Path) -> None:
     assert not re.search(r"✗ CapabilityBoundingSet", report)
 
 
-def test_the_unit_is_understood(unit: Path) -> None:
-    """systemd-analyze has nothing to report on the unit when its program exists."""
+DROP_INS = [
+    block.text
+    for block in blocks(COMPOSE / "README.md", "ini")
+    if block.section == "On a host, without a container"
+]
+
+
+@pytest.mark.parametrize(
+    "drop_in", ["", *DROP_INS], ids=["unit", *map(str, range(len(DROP_INS)))]
+)
+def test_the_unit_is_understood(unit: Path, drop_in: str) -> None:
+    """systemd-analyze has nothing to report on the unit and each documented drop-in."""
     program = unit.parent / "docker-prom-exporter"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     unit.write_text(re.sub(r"(?m)^ExecStart=.*$", f"ExecStart={program}", unit.read_text()))
+    (unit.parent / f"{unit.name}.d" / "override.conf").write_text(drop_in)
     analyze = Command(
         ["sh", "-c", 'systemd-analyze verify --man=no "$1" 2>&1', "sh"], {"PATH": SYSTEM_PATH}
     )
 
     assert "" == analyze.run(str(unit))
     assert "\nTasksMax=96\n" in unit.read_text()
+
+
+def test_there_is_a_drop_in_for_each_restriction() -> None:
+    """The documents say how to serve, to ask a remote engine, to push and to write a file."""
+    for variable in ("LISTEN_ADDR", "DOCKER_HOST", "PUSH_URL", "TEXTFILE"):
+        assert 1 == sum(f"{variable}=" in drop_in for drop_in in DROP_INS)
