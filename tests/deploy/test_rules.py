@@ -11,7 +11,9 @@ from support.processes import Command, CommandError
 from support.real import SYSTEM_PATH
 
 RULES = COMPOSE / "prometheus/rules.yml"
+EXPECTED_RULES = COMPOSE / "prometheus/expected_rules.yml"
 TESTS = COMPOSE / "prometheus/rules_test.yml"
+GAPS = COMPOSE / "prometheus/rules_gaps_test.yml"
 ALERTS = re.findall(r"- alert: (\w+)", RULES.read_text())
 ALERTMANAGER = COMPOSE / "alertmanager"
 
@@ -21,16 +23,12 @@ def run(program: str, *args: str) -> str:
     return Command([require_program(program, SYSTEM_PATH)], {"PATH": SYSTEM_PATH}).run(*args)
 
 
-def run_tests(folder: Path, rules: str, tests: str) -> str:
-    """Run promtool's tests of these rules and return its output; CommandError holds the failures."""
-    (folder / RULES.name).write_text(rules)
-    (folder / TESTS.name).write_text(tests)
-    return run("promtool", "test", "rules", str(folder / TESTS.name))
-
-
-def test_each_firing_and_each_silence() -> None:
+@pytest.mark.parametrize("tests", ["rules", "rules_gaps", "expected_rules"])
+def test_each_firing_and_each_silence(tests: str) -> None:
     """The published rules pass their promtool tests."""
-    assert "SUCCESS" in run("promtool", "test", "rules", str(TESTS))
+    file = COMPOSE / "prometheus" / f"{tests}_test.yml"
+
+    assert "SUCCESS" in run("promtool", "test", "rules", str(file))
 
 
 def test_the_job_may_have_any_name() -> None:
@@ -61,6 +59,7 @@ def test_alertmanager_takes_its_configuration(configuration: str) -> None:
         (["team=search", "severity=critical"], "search"),
         (["team=unheard-of", "severity=critical"], "operations-on-call"),
         (["severity=warning"], "operations"),
+        (["alertname=Watchdog", "severity=none"], "nobody"),
     ],
 )
 def test_an_alert_goes_to_its_team(labels: list[str], receiver: str) -> None:
@@ -80,10 +79,19 @@ def test_both_alertmanagers_inhibit_alike() -> None:
     assert one == other
 
 
-@pytest.mark.parametrize("alert", ALERTS)
+def block_of(name: str) -> str:
+    """Return the text of one rule, an alert or a recording rule."""
+    rules = re.split(
+        r"^(?=      - (?:alert|record): |  - name: )", RULES.read_text(), flags=re.MULTILINE
+    )
+    (block,) = [each for each in rules if re.match(rf"      - \w+: {name}\n", each)]
+    return block
+
+
+@pytest.mark.parametrize("alert", [each for each in ALERTS if each != "Watchdog"])
 def test_an_alert_says_what_it_is(alert: str) -> None:
     """Each alert has a duration, a severity, the instance's or service's name and a description."""
-    text = RULES.read_text().partition(f"- alert: {alert}\n")[2].partition("- alert:")[0]
+    text = block_of(alert)
 
     assert re.search(r"^ {8}for: \d+m$", text, re.MULTILINE)
     assert re.search(r"^ {10}severity: (critical|warning|info)$", text, re.MULTILINE)
@@ -92,83 +100,286 @@ def test_an_alert_says_what_it_is(alert: str) -> None:
     assert "description:" in text
 
 
-def only(scenario: str, tests: str) -> str:
-    """Return the tests with only the scenario whose name begins with `scenario`; some take seconds."""
-    head, *scenarios = re.split(r"^(?=  - name: )", tests, flags=re.MULTILINE)
-    (wanted,) = [each for each in scenarios if each.startswith(f"  - name: {scenario}")]
-    return head + wanted
+def test_open_alerts_of_containers_outlive_a_gap() -> None:
+    """While Docker or the exporter is silent, an open alert about a container stays open."""
+    for alert in ALERTS:
+        kept = "        keep_firing_for: 5m\n" in block_of(alert)
+
+        assert alert.startswith("Container") == kept, alert
 
 
+# What is changed in which rule, and the scenario whose tests then fail.
 CHANGES = [
-    ("for: 2m", "for: 0m", "an exporter that can't be scraped"),
-    ("for: 15m", "for: 5m", "a container that does not get healthy"),
-    ("for: 30m", "for: 5m", "a container that should always run"),
+    ("Watchdog", "vector(1)", "vector(1) > 1", "Watchdog always fires"),
+    ("DockerExporterDown", "for: 2m", "for: 0m", "an exporter that can't be scraped"),
     (
+        "DockerExporterDown",
         'and on (instance, job) last_over_time(docker_up{exported_job=""}[7d])',
         "",
         "a restart of the exporter, and another job's outage",
     ),
-    ("[7d]", "[1d]", "an exporter that has been down for days"),
-    ('docker_up{exported_job=""}', "docker_up", "a target that was removed"),
+    ("DockerExporterDown", "[7d]", "[1d]", "an exporter that has been down for days"),
     (
+        "DockerExporterDown",
+        'docker_up{exported_job=""}',
+        "docker_up",
+        "a target that was removed",
+    ),
+    ("DockerDown", "for: 1m", "for: 0m", "a restart of the daemon"),
+    ("DockerDown", "== 0", "== 2", "a Docker that is down fires"),
+    ("DockerExporterStale", "for: 2m", "for: 7m", "a list that fails while Docker answers"),
+    (
+        "DockerExporterStale",
+        "and on (instance, job) docker_up == 1",
+        "",
+        "a Docker that is down fires",
+    ),
+    (
+        "docker:container_info:team",
+        "or on (instance, job, id) docker_container_info",
+        "",
+        "an alert carries the team",
+    ),
+    (
+        "docker:container_info:team",
+        "on (instance, job, id) group_left (team)",
+        "on (instance, job, id) group_left ()",
+        "an alert carries the team",
+    ),
+    ("docker:container_info:bridged", "[3m]", "[1m]", "the clock of ContainerStopped"),
+    (
+        "docker:container_info:bridged",
+        "topk by (instance, job, id) (1,",
+        "(",
+        "a container whose image loses its tag",
+    ),
+    (
+        "docker:container_info:bridged",
+        "and on (instance, job, id) container_health",
+        "",
+        "one-shots, pauses, a short stop",
+    ),
+    (
+        "docker:container_info:bridged",
+        "unless on (instance, job) docker_up",
+        "> 1",
+        "the clock of ContainerStopped",
+    ),
+    (
+        "ContainerUnhealthy",
         "container_health == 3",
         "container_health <= 3",
         "stopped, plain, unknown and healthy containers",
     ),
-    ("[15m]) > 4", "[15m]) > 1", "a container that restarts once a minute"),
+    ("ContainerUnhealthy", "for: 2m", "for: 0m", "stopped, plain, unknown and healthy"),
     (
+        "ContainerUnhealthy",
+        "keep_firing_for: 5m",
+        "keep_firing_for: 0s",
+        "two open alerts stay open while",
+    ),
+    (
+        "ContainerUnhealthy",
+        "keep_firing_for: 5m",
+        "keep_firing_for: 9m",
+        "two open alerts stay open until",
+    ),
+    (
+        "ContainerUnhealthy",
+        "unless on (instance, job, id) changes(docker_container_started_timestamp_seconds[1m]) > 0",
+        "",
+        "a container that restarts again and again and is unhealthy",
+    ),
+    (
+        "ContainerUnhealthy",
+        "if query (printf",
+        "if not (printf",
+        "probes that can't be run fire",
+    ),
+    ("ContainerStuckStarting", "for: 15m", "for: 5m", "a container that does not get healthy"),
+    (
+        "ContainerStuckStarting",
+        "docker_container_health_interval_seconds",
+        "docker_container_health_timeout_seconds",
+        "a healthcheck that first runs after 20 minutes",
+    ),
+    ("ContainerStuckStarting", "[3m]) == 1", "[1m]) == 1", "so do those of ContainerStuck"),
+    ("ContainerRestartLoop", "[15m]) > 4", "[15m]) > 1", "a container that restarts once"),
+    (
+        "ContainerRestartLoop",
         "and increase(docker_container_restarts_total[3m]) > 0",
         "",
         "some failures until the database is there",
     ),
-    ("and docker_container_exit_code != 143", "", "a one-shot that succeeded"),
     (
+        "ContainerRestartLoop",
+        "changes(docker_container_started_timestamp_seconds[15m]) > 4",
+        "changes(docker_container_started_timestamp_seconds[15m]) > 99",
+        "a container that is restarted through the API",
+    ),
+    (
+        "ContainerRestartLoop",
+        "and changes(docker_container_started_timestamp_seconds[3m]) > 0",
+        "",
+        "a container that is restarted through the API",
+    ),
+    (
+        "ContainerRestartLoop",
+        "[15m]) > 0.1",
+        "[15m]) > 1",
+        "a job that is started every three",
+    ),
+    ("ContainerRestartLoop", "[15m]) == 0", "[15m]) >= 0", "a job that fails and is started"),
+    ("ContainerStopped", "for: 30m", "for: 5m", "a container that should always run"),
+    (
+        "ContainerStopped",
+        '{policy=~"always|unless-stopped"}',
+        "",
+        "one-shots, pauses, a short stop",
+    ),
+    (
+        "ContainerStopped",
+        'docker_container_state{state=~"exited|dead"}',
+        "docker_container_state",
+        "one-shots, pauses, a short stop",
+    ),
+    (
+        "ContainerStopped",
+        "docker_container_start_failed[3m]) == 1",
+        "docker_container_start_failed[3m]) == 2",
+        "a container that Docker could not start",
+    ),
+    (
+        "ContainerStopped",
+        "and on (instance, job, id) last_over_time(docker_container_start_failed[3m]) == 1",
+        "",
+        "a container that Docker could not start",
+    ),
+    ("ContainerStopped", "[3m]) == 1", "[1m]) == 1", "the clock of ContainerStopped"),
+    (
+        "ContainerExitedNonZero",
+        "and docker_container_exit_code != 143",
+        "",
+        "a one-shot that succeeded",
+    ),
+    (
+        "ContainerExitedNonZero",
+        'and on (instance, job, id) docker_container_state{state=~"exited|dead"} == 1',
+        "",
+        "a one-shot that succeeded",
+    ),
+    (
+        "ContainerExitedNonZero",
         "and docker_container_finished_timestamp_seconds > time() - 86400",
         "",
         "a one-shot that succeeded",
     ),
     (
+        "ContainerOomKilled",
         "docker_container_finished_timestamp_seconds <= time() - 86400",
-        "docker_container_exit_code < 0",
+        "docker_container_finished_timestamp_seconds < 0",
         "a container that ended for want of memory",
     ),
     (
-        "              and docker_container_exit_code\n            )",
-        "            )",
+        "ContainerOomKilled",
+        'and on (instance, job, id) docker_container_state{state=~"exited|dead"} == 1',
+        "",
         "a container that ended for want of memory",
     ),
-    ('{policy=~"always|unless-stopped"}', "", "one-shots, pauses, a short stop"),
-    ('{state=~"exited|dead"} == 1', " == 1", "one-shots, pauses, a short stop"),
+    ("ContainerOomKilled", "[15m]", "[1m]", "a container out of memory fires"),
+    ("ContainerGone", "for: 10m", "for: 1m", "deploys, scale-downs, one-offs"),
     (
-        '{state=~"exited|dead"} == 1',
-        '{state=~"exited|dead"}',
-        "a container that should always run",
+        "ContainerGone",
+        "last_over_time(container_health[1h]) and on (instance, job, name) container_health",
+        "container_health < 0",
+        "deploys, scale-downs, one-offs",
     ),
-    ("or on (instance, job, id) docker_container_info", "", "an alert carries the team"),
     (
-        "on (instance, job, id) group_left (team)",
-        "on (instance, job, id) group_left ()",
-        "an alert carries the team",
+        "ContainerGone",
+        "last_over_time(container_health[1h]) and on (instance, job, name) container_health",
+        "container_health",
+        "a renamed container, a deploy that renames",
     ),
-    ("unless on (instance, job, name) container_health", "", "deploys, scale-downs, one-offs"),
     (
+        "ContainerGone",
+        "unless on (instance, job, id) last_over_time(container_health[1h]) <= 1",
+        "",
+        "a renamed container, a deploy that renames",
+    ),
+    (
+        "ContainerGone",
         "and docker_exporter_last_success_timestamp_seconds > 0",
         "",
         "what the exporter can't see is not gone",
     ),
-    ("time() - 7200", "time()", "deploys, scale-downs, one-offs"),
+    ("ContainerGone", "time() - 7200", "time()", "deploys, scale-downs, one-offs"),
+    ("ContainerGone", "{policy='no', id=%q}", "{policy='x', id=%q}", "a job that removes"),
+    ("ContainerHealthcheckStalled", "for: 5m", "for: 1m", "a verdict without a probe"),
+    (
+        "ContainerHealthcheckStalled",
+        "docker_container_health_failing_streak < docker_container_health_retries",
+        "docker_container_health_failing_streak < 0",
+        "a verdict without a probe",
+    ),
+    (
+        "ContainerHealthcheckStalled",
+        'and on (instance, job, id) docker_container_health_status{status=~"healthy|unhealthy"} == 1',
+        "",
+        "a verdict without a probe",
+    ),
+    ("ContainerHealthcheckBroken", "== 126", "== 1", "probes that can't be run fire"),
+    ("ContainerHealthcheckBroken", "== 127", "== 0", "probes that can't be run fire"),
+    ("ContainerHealthcheckBroken", "/ 2", "* 2", "probes that can't be run fire"),
+    ("ContainerHealthcheckBroken", "for: 10m", "for: 1m", "probes that can't be run fire"),
+    ("ContainerHealthcheckBroken", "[3m]", "[1m]", "so do those of ContainerStuckStarting"),
+    ("ContainerHealthcheckSlow", "0.8 *", "0.5 *", "probes that take nearly their timeout"),
+    (
+        "ContainerHealthcheckSlow",
+        "for: 15m",
+        "for: 1m",
+        "probes that take nearly their timeout",
+    ),
+    ("ContainerHealthcheckSlow", "[3m]", "[1m]", "so do those of ContainerStuckStarting"),
+    ("ContainerHealthFlapping", ">= 6", ">= 5", "six changes of the verdict"),
+    ("ContainerHealthFlapping", "[1h:15s]", "[10m:15s]", "six changes of the verdict"),
+    (
+        "ContainerHealthFlapping",
+        "(container_health >= 3)",
+        "(container_health >= 0)",
+        "six changes of the verdict",
+    ),
 ]
 
 
+def scenario_alone(name: str) -> str:
+    """Return promtool's tests with one scenario, since all of them take half a minute."""
+    found = []
+    for file in (TESTS, GAPS):
+        head, *scenarios = re.split(r"^(?=  - name: )", file.read_text(), flags=re.MULTILINE)
+        found += [head + each for each in scenarios if each.startswith(f"  - name: {name}")]
+    (alone,) = found
+    return alone
+
+
 @pytest.mark.parametrize(
-    ("was", "becomes", "scenario"), CHANGES, ids=[was for was, *_ in CHANGES]
+    ("rule", "was", "becomes", "scenario"),
+    CHANGES,
+    ids=[f"{rule}: {was}" for rule, was, *_ in CHANGES],
 )
 def test_a_changed_rule_is_found_out(
-    tmp_path: Path, was: str, becomes: str, scenario: str
+    tmp_path: Path, rule: str, was: str, becomes: str, scenario: str
 ) -> None:
     """The promtool tests of the scenario fail when a rule's condition is removed or changed."""
-    changed = RULES.read_text().replace(was, becomes)
+    block = block_of(rule)
+    changed = RULES.read_text().replace(block, block.replace(was, becomes))
+    (tmp_path / RULES.name).write_text(changed)
+    (tmp_path / TESTS.name).write_text(scenario_alone(scenario))
 
-    assert changed != RULES.read_text()
+    assert was in block
     with pytest.raises(CommandError, match="exit 1"):
-        run_tests(tmp_path, changed, only(scenario, TESTS.read_text()))
+        run("promtool", "test", "rules", str(tmp_path / TESTS.name))
+
+
+def test_each_alert_is_changed() -> None:
+    """Each alert has a change in the list above."""
+    assert {*ALERTS} <= {rule for rule, *_ in CHANGES}
