@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import socket
 import sys
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 VERSION: Final = f"29.0.0{SIMULATED}"
+_NANOSECONDS: Final = 10**9
+_LOGGED_PROBES: Final = 5
+_PROBE_DURATION: Final = 0.05
 _ENDPOINT: Final = re.compile(
     r"(?:/v[\d.]+)?/(?:(?P<version>version)|(?P<ping>_ping)|(?P<list>containers/json)"
     r"|containers/(?P<inspect>[^/]+)/json)"
@@ -43,24 +47,42 @@ def _age(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedContainer:
-    """A container of the simulated engine; times are Unix seconds.
+    """A container of the simulated engine; times are Unix seconds, durations seconds.
 
-    `health` is the health status while it runs, `None` without a healthcheck.
+    With a healthcheck a probe ends once an `interval`, counted from its start or from the end
+    of its last pause.
     """
 
     name: str
     state: str = "running"
+    # The health status while it runs, `None` without a healthcheck.
     health: str | None = None
+    # The last probes that failed; the ones before passed.
     failing_streak: int = 0
+    # The settings of the healthcheck; an interval of 0 is one of Podman that is disabled.
+    interval: float = 5
+    timeout: float = 5
+    retries: int = 3
+    # When the engine stopped probing: as Docker before 23 after a restart with `live-restore`.
+    probes_end: float = math.inf
     image: str = "demo:1"
     restart_policy: str = "no"
     labels: Mapping[str, str] = field(default_factory=dict)
     created: float = 0
     started: float = 0
     finished: float = 0
+    # The beginning and the end of its last pause.
+    paused: float = 0
+    unpaused: float = 0
     restarts: int = 0
     exit_code: int = 0
+    # Why its last start failed, empty if it did not.
+    error: str = ""
     oom_killed: bool = False
+    # Limits in bytes, cores and processes; 0 without a limit.
+    memory: int = 0
+    cpus: float = 0
+    pids: int = 0
     generation: int = 0
 
     @property
@@ -73,13 +95,38 @@ class SimulatedContainer:
         """Return the id of its image."""
         return f"sha256:{hashlib.sha256(self.image.encode()).hexdigest()}"
 
-    @property
-    def _listed_health(self) -> str | None:
-        """Return moby's health status: a container with a healthcheck is `unhealthy` unless it runs."""
-        return self.health if self.health is None or self.state == "running" else "unhealthy"
+    def _health(self, now: float) -> str | None:
+        """Return moby's health status: `unhealthy` from a pause on until the next probe.
+
+        moby also sets a container that ends to `unhealthy`, and keeps the failing streak.
+        """
+        if self.health is None or (self.state == "running" and not self._awaits_probe(now)):
+            return self.health
+        return "unhealthy"
+
+    def _awaits_probe(self, now: float) -> bool:
+        """Return whether no probe has ended since its last pause."""
+        return self.unpaused > max(self.started, min(now, self.probes_end) - self.interval)
+
+    def _log(self, now: float) -> list[dict[str, Any]]:
+        """Return the probes since its start, at most five, the newest last."""
+        if not self.started or not self.interval:
+            return []
+        # Probes are counted from `since`; a pause and an end stop them.
+        since, until = max(self.started, self.unpaused), min(now, self.probes_end)
+        if self._awaits_probe(now) or self.state == "paused":
+            since, until = self.started, min(self.paused or until, until)
+        elif self.state != "running":
+            until = min(self.finished, until)
+        count = max(0, int((until - since) / self.interval))
+        log = []
+        for number in range(max(0, count - _LOGGED_PROBES) + 1, count + 1):
+            failed = self.health == "starting" or number > count - self.failing_streak
+            log.append(_log_entry(since + number * self.interval, failed=failed))
+        return log
 
     def row(self, now: float) -> dict[str, Any]:
-        """Return its row of `/containers/json` at the Unix time `now`, as moby writes it from API 1.52 on."""
+        """Return its row of `/containers/json` at the Unix time `now`, as of API 1.52."""
         return {
             "Id": self.id,
             "Names": [f"/{self.name}"],
@@ -90,26 +137,31 @@ class SimulatedContainer:
             "State": self.state,
             "Status": self.status(now),
             "Health": {
-                "Status": self._listed_health or "none",
+                "Status": self._health(now) or "none",
                 "FailingStreak": self.failing_streak,
             },
         }
 
-    def inspect(self) -> dict[str, Any]:
-        """Return the answer of `/containers/{id}/json`."""
+    def inspect(self, now: float | None = None) -> dict[str, Any]:
+        """Return the answer of `/containers/{id}/json` at the Unix time `now`."""
+        now = time.time() if now is None else now
+        health, healthcheck = self._health(now), {}
         state: dict[str, Any] = {
             "Status": self.state,
             "Running": self.state in ("running", "paused", "restarting"),
             "OOMKilled": self.oom_killed,
             "ExitCode": self.exit_code,
+            "Error": self.error,
             "StartedAt": _rfc3339(self.started),
             "FinishedAt": _rfc3339(self.finished),
         }
-        if self._listed_health is not None:
+        if health is not None:
             state["Health"] = {
-                "Status": self._listed_health,
+                "Status": health,
                 "FailingStreak": self.failing_streak,
+                "Log": self._log(now),
             }
+            healthcheck = {"Healthcheck": self._healthcheck()}
         return {
             "Id": self.id,
             "Name": f"/{self.name}",
@@ -118,16 +170,30 @@ class SimulatedContainer:
             "Created": _rfc3339(self.created),
             "RestartCount": self.restarts,
             "State": state,
-            "Config": {"Image": self.image, "Labels": dict(self.labels)},
-            "HostConfig": {"RestartPolicy": {"Name": self.restart_policy}},
+            "Config": {"Image": self.image, "Labels": dict(self.labels), **healthcheck},
+            "HostConfig": {
+                "RestartPolicy": {"Name": self.restart_policy},
+                "Memory": self.memory,
+                "NanoCpus": int(self.cpus * _NANOSECONDS),
+                "PidsLimit": self.pids or None,
+            },
         }
+
+    def _healthcheck(self) -> dict[str, Any]:
+        """Return `Config.Healthcheck`; Go leaves out what is 0."""
+        settings = {
+            "Test": ["CMD", "probe"],
+            "Interval": int(self.interval * _NANOSECONDS),
+            "Timeout": int(self.timeout * _NANOSECONDS),
+            "Retries": self.retries,
+        }
+        return {name: value for name, value in settings.items() if value}
 
     def status(self, now: float, age: Callable[[float], str] = _age) -> str:
         """Return `Status` as moby's `State.String` does (container/state.go); `age` formats seconds."""
         up, ago = age(now - self.started), age(now - self.finished)
-        health = {"starting": " (health: starting)", None: ""}.get(
-            self.health, f" ({self.health})"
-        )
+        status = self._health(now)
+        health = {"starting": " (health: starting)", None: ""}.get(status, f" ({status})")
         return {
             "running": f"Up {up}{health}",
             "paused": f"Up {up} (Paused)",
@@ -244,13 +310,18 @@ class SimulatedEngine(ThreadingUnixStreamServer):
             return self.listed(query)
         if endpoint == "inspect":
             found = next((each for each in self.containers() if each.id == container_id), None)
-            return (200, found.inspect()) if found else (404, no_such(container_id))
+            answer = found and found.inspect(self.now())
+            return (200, answer) if answer else (404, no_such(container_id))
         return 403, {"message": "the simulated engine has four endpoints"}
+
+    def now(self) -> float:
+        """Return the engine's time in Unix seconds."""
+        return time.time()
 
     def listed(self, query: Mapping[str, str]) -> tuple[int, Any]:
         """Return the status and the rows that match the filters."""
         filters = json.loads(query.get("filters") or "{}")
-        now = time.time()
+        now = self.now()
         return 200, [each.row(now) for each in self.containers() if passes(each, filters)]
 
     def handle_error(self, *_: object) -> None:
@@ -268,6 +339,16 @@ def passes(container: SimulatedContainer, filters: Mapping[str, Any]) -> bool:
     return (ids is None or container.id in ids) and all(
         label in container.labels for label in labels
     )
+
+
+def _log_entry(ended: float, *, failed: bool) -> dict[str, Any]:
+    """Return an entry of `State.Health.Log`."""
+    return {
+        "Start": _rfc3339(ended - _PROBE_DURATION),
+        "End": _rfc3339(ended),
+        "ExitCode": int(failed),
+        "Output": "connection refused" if failed else "",
+    }
 
 
 def _rfc3339(seconds: float) -> str:

@@ -136,8 +136,12 @@ def _changed(
 ) -> SimulatedContainer:
     """Apply a change, and update times and counts as an engine does."""
     after = replace(container, **change)
-    if after.state == container.state or "paused" in (container.state, after.state):
+    if after.state == container.state:
         return after
+    if after.state == "paused":
+        return replace(after, paused=at)
+    if container.state == "paused":
+        return replace(after, unpaused=at)
     if after.state == "running":
         is_new = not container.state
         created, generation = (

@@ -142,8 +142,8 @@ class Simulation(SimulatedEngine):
         if endpoint == "inspect" and status == 200:
             answer["Config"]["Env"] = [SECRET_ENVIRONMENT]
             answer["Driver"] = "overlayfs" if self.containerd else "overlay2"
-            if "Health" in answer["State"]:
-                answer["State"]["Health"]["Log"] = [{"Output": SECRET_OUTPUT}]
+            for entry in answer["State"].get("Health", {}).get("Log", []):
+                entry["Output"] = SECRET_OUTPUT
         return status, answer
 
     def listed(self, query: Mapping[str, str]) -> tuple[int, Any]:

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from docker_prom_exporter.containers import LABEL, Details, read_inspect, read_row
+from docker_prom_exporter.containers import (
+    LABEL,
+    Container,
+    Details,
+    Healthcheck,
+    read_inspect,
+    read_row,
+)
 from docker_prom_exporter.demo import SimulatedContainer, SimulatedEngine
 from support.builders import container
 from support.simulated import Simulation
@@ -30,6 +37,10 @@ def test_an_inspect() -> None:
         restarts=4,
         exit_code=3,
         oom_killed=True,
+        error="no such file",
+        memory=2**26,
+        cpus=0.5,
+        pids=7,
     )
     expected = container(
         id=simulated.id,
@@ -46,10 +57,80 @@ def test_an_inspect() -> None:
             oom_killed=True,
             failing_streak=1,
             restart_policy="on-failure",
+            start_failed=True,
+            memory_limit=2**26,
+            cpu_limit=0.5,
+            pids_limit=7,
+            healthcheck=Healthcheck(interval=5, timeout=5, retries=3),
         ),
     )
 
     assert expected == read_inspect(simulated.inspect())
+
+
+def checked(now: float, **what: Any) -> Container:
+    """Return a container that started at BEGIN, inspected so many seconds after that."""
+    simulated = SimulatedContainer("web", **{"started": BEGIN, "health": "healthy", **what})
+    found = read_inspect(simulated.inspect(BEGIN + now), now=BEGIN + now)
+    assert found is not None
+    return found
+
+
+def last_probe(found: Container) -> tuple[float, int] | None:
+    """Return when the last probe ended, in whole seconds after BEGIN, and its exit code."""
+    probe = found.details and found.details.probe
+    return (int(probe.ended - BEGIN), probe.exit_code) if probe else None
+
+
+@pytest.mark.parametrize(
+    ("now", "what", "expected"),
+    [
+        (4.9, {}, None),
+        (5, {}, (5, 0)),
+        (999_999_999, {}, (999_999_995, 0)),
+        (62, {"failing_streak": 2}, (60, 1)),
+        (7, {"health": "starting"}, (5, 1)),
+        (7, {"interval": 2}, (6, 0)),
+        (7, {"interval": 0}, None),
+        (30, {"probes_end": BEGIN + 12}, (10, 0)),
+        (30, {"health": None}, None),
+    ],
+)
+def test_probes(now: float, what: dict[str, Any], expected: tuple[float, int] | None) -> None:
+    """A probe ends once an interval; those of the failing streak failed."""
+    assert expected == last_probe(checked(now, **what))
+
+
+def test_the_log_has_five_probes() -> None:
+    """The log has the last five probes, the newest last, as in moby."""
+    simulated = SimulatedContainer("web", health="unhealthy", failing_streak=3, started=BEGIN)
+    log = simulated.inspect(BEGIN + 100)["State"]["Health"]["Log"]
+
+    assert [0, 0, 1, 1, 1] == [entry["ExitCode"] for entry in log]
+
+
+@pytest.mark.parametrize("streak", [0, 2, 3])
+def test_a_pause(streak: int) -> None:
+    """From a pause on a container is `unhealthy`, with its streak, until the next probe."""
+    what = {"paused": BEGIN + 21, "failing_streak": streak}
+    paused = checked(40, state="paused", **what)
+    seen = [checked(now, unpaused=BEGIN + 40, **what) for now in (41, 44.9, 45, 50)]
+
+    assert (1, None) == (paused.health, last_probe(paused))
+    assert ["unhealthy", "unhealthy", "healthy", "healthy"] == [
+        each.health_status for each in seen
+    ]
+    assert [(20, int(streak > 0))] * 2 == [last_probe(each) for each in seen[:2]]
+    assert [45, 50] == [(last_probe(each) or (0, 0))[0] for each in seen[2:]]
+    assert ("pending" if streak < 3 else None) == seen[0].doubt
+
+
+def test_probes_that_ended() -> None:
+    """A verdict stalls a minute after the last probe; the engine's status stays."""
+    seen = [checked(now, probes_end=BEGIN + 12) for now in (69, 71)]
+
+    assert [(4, None), (0, "stalled")] == [(each.health, each.doubt) for each in seen]
+    assert {"healthy"} == {each.health_status for each in seen}
 
 
 STAGE = [
