@@ -1,0 +1,468 @@
+"""The exporter asks the engine that the real Docker CLI asks, in the same way, or refuses with one line.
+
+HAProxy offers one real engine on several roads, and logs which of them a request took, whether it came over
+TLS and whether with a client certificate. CLI and exporter get the same environment and the same files.
+"""
+
+import http.client
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from conftest import Pool
+from docker_prom_exporter.deadline import Deadline
+from docker_prom_exporter.engine import BadTargetError, EngineError, find_target
+from docker_prom_exporter.engine import Engine as EngineClient
+from support.certificates import Certificate, authority, issue
+from support.missing import require_program
+from support.ports import free_port
+from support.processes import Command, CommandError, Daemon
+from support.real import DOCKER_28, SYSTEM_PATH
+from support.waiting import wait_for
+
+_DEFAULT_PORTS = "127.0.0.77"
+"""An address whose ports 80, 443 and 2375 are free on any machine."""
+
+_CONFIG = """
+global
+    log stdout format raw local0
+    nbthread 1
+defaults
+    mode http
+    log global
+    log-format "took:%f,%[ssl_fc],%[ssl_c_used] %ST %HP"
+    timeout connect 10s
+    timeout client 10s
+    timeout server 10s
+    default_backend engine
+frontend socket
+    bind unix@{socket}
+frontend plain
+    bind {plain}
+frontend tls
+    bind {tls} ssl crt {pki}/server.both ca-file {pki}/ca.pem verify optional
+frontend client_certificate
+    bind {client_certificate} ssl crt {pki}/server.both ca-file {pki}/ca.pem verify required
+frontend untrusted
+    bind {untrusted} ssl crt {pki}/untrusted.both ca-file {pki}/ca.pem verify optional
+frontend header
+    bind {header}
+    http-request deny unless {{ req.hdr(X-Token) secret }}
+frontend default_port
+    bind {default}:2375
+frontend default_web_port
+    bind {default}:80
+frontend default_tls_port
+    bind {default}:443 ssl crt {pki}/server.both
+backend engine
+    server engine unix@{engine}
+"""
+
+SOCKET, PLAIN, HEADER = "socket,0,-", "plain,0,-", "header,0,-"
+TLS, TLS_WITH_CERTIFICATE = "tls,1,0", "tls,1,1"
+CLIENT_CERTIFICATE, UNTRUSTED = "client_certificate,1,1", "untrusted,1,0"
+NONE, REFUSED = "", "refused"
+
+
+class Row(NamedTuple):
+    """One set-up: what `docker context create lab` is told, other files, variables, and who is reached.
+
+    `files` are below the temporary folder, `docker` in it is `DOCKER_CONFIG`. `exporter` is what the exporter
+    reaches where the CLI reaches something else. A `%(name)s` stands for a road's address or a folder.
+    """
+
+    name: str
+    cli: str
+    variables: Mapping[str, str] = {}
+    context: str = ""
+    files: Mapping[str, str] = {}
+    exporter: str | None = None
+    cwd: str = "."
+
+
+def meta(name: str, text: str, folder: str = "docker") -> dict[str, str]:
+    """Return the file of a context that is written by hand."""
+    digest = sha256(name.encode()).hexdigest()
+    return {f"{folder}/contexts/meta/{digest}/meta.json": text}
+
+
+def host(address: str, **variables: str) -> dict[str, str]:
+    return {"DOCKER_HOST": address, **variables}
+
+
+def current(context: str) -> dict[str, str]:
+    return {"docker/config.json": '{"currentContext": "%s"}' % context}  # noqa: UP031  others have roads
+
+
+VERIFY = {"DOCKER_TLS_VERIFY": "1"}
+CA = {"DOCKER_CERT_PATH": "%(only_ca)s"}
+FILES = {"DOCKER_CERT_PATH": "%(pki)s"}
+LAB = {"DOCKER_CONTEXT": "lab"}
+BARE = '{"Endpoints": {"docker": {"Host": "tcp://%(plain)s"}}}'
+OLD = '{"Metadata": {"StackOrchestrator": "all"}, "Endpoints": {"kubernetes": {"Host": "x"}, %s}}'
+
+ROWS = [
+    # Addresses
+    Row("socket", SOCKET, host("unix://%(socket)s")),
+    Row("spaces around", SOCKET, host(" unix://%(socket)s ")),
+    Row("tcp", PLAIN, host("tcp://%(plain)s")),
+    Row("tcp and a slash", PLAIN, host("tcp://%(plain)s/")),
+    Row("no scheme", PLAIN, host("%(plain)s")),
+    Row("no port", "default_port,0,-", host(f"tcp://{_DEFAULT_PORTS}")),
+    Row("no port and no scheme", "default_port,0,-", host(_DEFAULT_PORTS)),
+    Row("http", NONE, host("http://%(plain)s"), exporter=PLAIN),
+    Row(
+        "https and the system's CAs",
+        NONE,
+        host("https://%(tls)s", SSL_CERT_FILE="%(ca)s"),
+        exporter=TLS,
+    ),
+    Row("https and an unknown CA", NONE, host("https://%(tls)s")),
+    Row(
+        "docker-py's spelling of a socket",
+        NONE,
+        host("unix://var/run/docker.sock"),
+        exporter=REFUSED,
+    ),
+    Row(
+        "relative to a folder", SOCKET, host("unix://%(relative)s"), cwd="/", exporter=REFUSED
+    ),
+    Row("an empty label", NONE, host("tcp://a..b:2375"), exporter=REFUSED),
+    Row("not an IPv4 address", NONE, host("tcp://127.1:2375"), exporter=REFUSED),
+    Row("ssh", SOCKET, host("ssh://nas"), exporter=REFUSED),
+    Row("unknown scheme", NONE, host("foo://nas"), exporter=REFUSED),
+    Row("a password", PLAIN, host("tcp://u:p@%(plain)s"), exporter=REFUSED),
+    Row("a query", PLAIN, host("tcp://%(plain)s?x=1"), exporter=REFUSED),
+    # TLS by variables
+    Row("only a CA", TLS, host("tcp://%(tls)s", **VERIFY, **CA)),
+    Row("all three files", TLS_WITH_CERTIFICATE, host("tcp://%(tls)s", **VERIFY, **FILES)),
+    Row(
+        "a required certificate",
+        CLIENT_CERTIFICATE,
+        host("tcp://%(client_certificate)s", **VERIFY, **FILES),
+    ),
+    Row("a missing certificate", NONE, host("tcp://%(client_certificate)s", **VERIFY, **CA)),
+    Row("the value 0", TLS, host("tcp://%(tls)s", **CA, DOCKER_TLS_VERIFY="0")),
+    Row("DOCKER_TLS", UNTRUSTED, host("tcp://%(untrusted)s", **CA, DOCKER_TLS="1")),
+    Row("an untrusted engine", NONE, host("tcp://%(untrusted)s", **VERIFY, **CA)),
+    Row("no CA", NONE, host("tcp://%(tls)s", **VERIFY), exporter=REFUSED),
+    Row("no CA, unverified", NONE, host("tcp://%(tls)s", DOCKER_TLS="1"), exporter=REFUSED),
+    Row("only DOCKER_CERT_PATH", PLAIN, host("tcp://%(plain)s", **FILES)),
+    Row("only DOCKER_CERT_PATH, TLS", NONE, host("tcp://%(tls)s", **FILES)),
+    Row("no HTTP over TLS", NONE, host("tcp://%(plain)s", **VERIFY, **CA)),
+    Row(
+        "DOCKER_CERT_PATH beside a socket",
+        SOCKET,
+        host("unix://%(socket)s", DOCKER_CERT_PATH="/gone"),
+    ),
+    Row(
+        "DOCKER_TLS_VERIFY beside a socket", SOCKET, host("unix://%(socket)s", **VERIFY, **CA)
+    ),
+    # Contexts
+    Row("context", PLAIN, LAB, "host=tcp://%(plain)s"),
+    Row("context of a socket", SOCKET, LAB, "host=unix://%(socket)s"),
+    Row("context with a CA", TLS, LAB, "host=tcp://%(tls)s,ca=%(ca)s"),
+    Row(
+        "context with all three files",
+        CLIENT_CERTIFICATE,
+        LAB,
+        "host=tcp://%(client_certificate)s,ca=%(ca)s,cert=%(pki)s/cert.pem,key=%(pki)s/key.pem",
+    ),
+    Row(
+        "context without a CA",
+        TLS_WITH_CERTIFICATE,
+        LAB,
+        "host=tcp://%(tls)s,cert=%(pki)s/cert.pem,key=%(pki)s/key.pem,skip-tls-verify=true",
+    ),
+    Row(
+        "context that verifies nothing",
+        UNTRUSTED,
+        LAB,
+        "host=tcp://%(untrusted)s,skip-tls-verify=true",
+    ),
+    Row("context with another CA", NONE, LAB, "host=tcp://%(untrusted)s,ca=%(ca)s"),
+    Row("context with a CA, HTTP", NONE, LAB, "host=tcp://%(plain)s,ca=%(ca)s"),
+    Row(
+        "context that verifies nothing, HTTP",
+        NONE,
+        LAB,
+        "host=tcp://%(plain)s,skip-tls-verify=true",
+    ),
+    Row("context without a port", "default_web_port,0,-", LAB, f"host=tcp://{_DEFAULT_PORTS}"),
+    Row(
+        "the same with TLS",
+        "default_tls_port,1,0",
+        LAB,
+        f"host=tcp://{_DEFAULT_PORTS},skip-tls-verify=true",
+    ),
+    Row(
+        "variables left over",
+        PLAIN,
+        LAB | VERIFY | {"DOCKER_CERT_PATH": "/gone"},
+        "host=tcp://%(plain)s",
+    ),
+    Row("context over ssh", SOCKET, LAB, "host=ssh://nas", exporter=REFUSED),
+    Row("current context", PLAIN, {}, "host=tcp://%(plain)s", current("lab")),
+    Row(
+        "default goes before it",
+        NONE,
+        {"DOCKER_CONTEXT": "default"},
+        "host=tcp://%(plain)s",
+        current("lab"),
+    ),
+    Row(
+        "a host goes before both",
+        SOCKET,
+        LAB | host("unix://%(socket)s"),
+        "host=tcp://%(plain)s",
+        current("lab"),
+    ),
+    Row(
+        "context goes before the current", PLAIN, LAB, "host=tcp://%(plain)s", current("gone")
+    ),
+    Row("current context that is gone", NONE, {}, "", current("gone"), exporter=REFUSED),
+    Row(
+        "an empty TLS folder",
+        TLS,
+        LAB | {"SSL_CERT_FILE": "%(ca)s"},
+        "",
+        meta("lab", BARE.replace("plain", "tls"))
+        | {f"docker/contexts/tls/{sha256(b'lab').hexdigest()}/docker/": ""},
+    ),
+    Row(
+        "old context",
+        PLAIN,
+        LAB,
+        "",
+        meta("lab", OLD % '"docker": {"Host": "tcp://%(plain)s"}'),
+    ),
+    Row("context without a name", PLAIN, LAB, "", meta("lab", BARE.lower())),
+    Row(
+        "context without an engine",
+        NONE,
+        LAB,
+        "",
+        meta("lab", '{"Endpoints": {}}'),
+        exporter=REFUSED,
+    ),
+    Row("broken context", NONE, LAB, "", meta("lab", BARE[:-2]), exporter=REFUSED),
+    # Folders
+    Row(
+        "context of the same name at home",
+        PLAIN,
+        LAB,
+        "host=tcp://%(plain)s",
+        meta(
+            "lab", '{"Endpoints": {"docker": {"Host": "unix://%(socket)s"}}}', "home/.docker"
+        ),
+    ),
+    Row(
+        "context in the working directory",
+        NONE,
+        LAB,
+        "",
+        meta("lab", BARE, "work"),
+        exporter=REFUSED,
+        cwd="work",
+    ),
+    Row(
+        "current context at home",
+        NONE,
+        {},
+        "",
+        meta("lab", BARE, "home/.docker")
+        | {"home/.docker/config.json": '{"currentContext": "lab"}'},
+    ),
+    Row(
+        "home",
+        PLAIN,
+        {"DOCKER_CONFIG": ""},
+        "",
+        meta("lab", BARE, "home/.docker")
+        | {"home/.docker/config.json": '{"currentContext": "lab"}'},
+    ),
+    # config.json
+    *(
+        Row(
+            f"config.json: {text}",
+            reached,
+            {},
+            "host=tcp://%(plain)s",
+            {"docker/config.json": text},
+        )
+        for text, reached in (
+            ('{"currentContext": ""}', NONE),
+            ('{"currentContext": null}', NONE),
+            ('{"currentContext": 5}', NONE),
+            ('{"CurrentContext": "lab", "auths": {"r": {"auth": "."}}}', PLAIN),
+            ('{"currentContext": "lab", "auths": "x", "proxies": 5, "HttpHeaders": 5}', PLAIN),
+            ('{"currentContext": "lab"} more', PLAIN),
+            ('{"currentContext": "lab"', NONE),
+            ("[]", NONE),
+        )
+    ),
+    Row("config.json: a folder", NONE, {}, "", {"docker/config.json/": ""}),
+    Row(
+        "headers",
+        HEADER,
+        host("tcp://%(header)s"),
+        "",
+        {"docker/config.json": '{"HttpHeaders": {"X-Token": "secret", "Host": "other"}}'},
+    ),
+    Row("no headers", NONE, host("tcp://%(header)s")),
+]
+
+
+class Roads:
+    """HAProxy in front of an engine; `names` are the addresses and folders that rows refer to."""
+
+    def __init__(self, folder: Path, engine: Path) -> None:
+        pki = folder / "pki"
+        _certificates(pki, folder)
+        roads = ("plain", "tls", "client_certificate", "untrusted", "header")
+        self.names = {road: f"127.0.0.1:{free_port()}" for road in roads}
+        socket = folder / "road.sock"
+        config = folder / "haproxy.cfg"
+        config.write_text(
+            _CONFIG.format(
+                **self.names, socket=socket, pki=pki, default=_DEFAULT_PORTS, engine=engine
+            )
+        )
+        self.names |= {"socket": str(socket), "relative": str(socket).removeprefix("/")}
+        self.names |= {"pki": str(pki), "ca": f"{pki}/ca.pem", "only_ca": f"{folder}/only_ca"}
+        self._daemon = Daemon(folder / "log")
+        self._daemon.start(Command([require_program("haproxy"), "-db", "-f", str(config)], {}))
+        self._barriers = 0
+        self.taken()  # wait until HAProxy listens
+
+    def taken(self) -> str:
+        """Return the roads by which `/version` was answered since the last call."""
+        wait_for(self._log_a_barrier, what="HAProxy to log")
+        lines = self._daemon.log.read_text().rpartition(f"/barrier/{self._barriers}\n")[0]
+        self._barriers += 1
+        since = lines.rpartition(f"/barrier/{self._barriers - 2}\n")[2]
+        return " ".join(sorted({*re.findall(r"took:(\S+) 200 \S*/version", since)}))
+
+    def stop(self) -> None:
+        """Kill HAProxy."""
+        self._daemon.kill()
+
+    def _log_a_barrier(self) -> bool:
+        """HAProxy has one thread, so its log has the requests that ended before this one."""
+        mark = f"/barrier/{self._barriers}"
+        with suppress(OSError):
+            connection = http.client.HTTPConnection(self.names["plain"], timeout=5)
+            connection.request("GET", mark)
+            connection.getresponse().read()
+            connection.close()
+        return f"{mark}\n" in self._daemon.log.read_text()
+
+
+def _certificates(pki: Path, folder: Path) -> None:
+    """Make the certificates of the roads and of the client, and a folder that has only `ca.pem`."""
+    for each in (pki, folder / "other", folder / "only_ca"):
+        each.mkdir()
+    ca = authority(pki)
+    client = issue(pki, "client", ca, "clientAuth")
+    Certificate(pki / "cert.pem", pki / "key.pem").replace_by(client)
+    server, untrusted = (
+        issue(pki, "server", ca),
+        issue(pki, "untrusted", authority(folder / "other")),
+    )
+    for name, made in (("server", server), ("untrusted", untrusted)):
+        (pki / f"{name}.both").write_text(made.cert.read_text() + made.key.read_text())
+    (folder / "only_ca/ca.pem").write_bytes(ca.cert.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def roads(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roads]:
+    """Yield the roads to a real engine."""
+    with contextmanager(pool.lend)(DOCKER_28) as engine:
+        roads = Roads(tmp_path_factory.mktemp("roads"), engine.listen)
+        yield roads
+        roads.stop()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Return a folder with those of a row, and a program `ssh` that connects to the road of a socket."""
+    for name in ("docker", "home", "work", "bin"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_as_the_cli(
+    row: Row, roads: Roads, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter reaches the engine that the CLI reaches, over the same road, or refuses in one line."""
+    environ = _prepare(row, roads, place)
+    cwd = place / row.cwd
+    said = _cli(environ, cwd)
+    by_cli = roads.taken()
+    monkeypatch.chdir(cwd)
+    if "SSL_CERT_FILE" in environ:
+        monkeypatch.setenv("SSL_CERT_FILE", environ["SSL_CERT_FILE"])
+    url, by_exporter = _exporter(environ), roads.taken()
+
+    assert row.cli == by_cli, said
+    assert (row.cli if row.exporter is None else row.exporter) == (
+        by_exporter if url else REFUSED
+    )
+    # Where nobody is reached, both must have tried the same socket.
+    tried = re.search(r"daemon at (unix://\S+)\. Is", said)
+    assert not url or tried is None or url == tried[1]
+
+
+def _prepare(row: Row, roads: Roads, place: Path) -> dict[str, str]:
+    """Write the files of a row, and return the environment."""
+    environ = {"PATH": f"{place}/bin:{SYSTEM_PATH}", "HOME": f"{place}/home"}
+    environ["DOCKER_CONFIG"] = f"{place}/docker"
+    client = DOCKER_28.folder / "usr/bin/docker"
+    ssh = place / "bin/ssh"
+    ssh.write_text(
+        f"#!/bin/sh\nexec {client} --host unix://{roads.names['socket']} system dial-stdio\n"
+    )
+    ssh.chmod(0o755)
+    if row.context:
+        described = row.context % roads.names
+        Command([str(client)], environ).run("context", "create", "lab", "--docker", described)
+    for name, text in row.files.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            path.mkdir(parents=True)
+        else:
+            path.write_text(text % roads.names)
+    return environ | {name: value % roads.names for name, value in row.variables.items()}
+
+
+def _cli(environ: Mapping[str, str], cwd: Path) -> str:
+    """Run `docker version` and return its error, or an empty string."""
+    client = str(DOCKER_28.folder / "usr/bin/docker")
+    try:
+        Command([client, "version", "--format={{.Server.Version}}"], environ, cwd).run(
+            seconds=30
+        )
+    except CommandError as error:
+        return str(error)
+    return ""
+
+
+def _exporter(environ: Mapping[str, str]) -> str:
+    """Connect to the engine and return its address; an empty string if the address is refused."""
+    try:
+        target = find_target(environ.get("DOCKER_HOST") or None, environ)
+    except BadTargetError as error:
+        assert error.detail.isprintable()  # noqa: PT017  a row may be refused or not
+        return ""
+    engine = EngineClient(target, 5)
+    with suppress(EngineError):
+        engine.connect(Deadline.after(5))
+    engine.disconnect()
+    return target.url
