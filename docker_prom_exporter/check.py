@@ -6,10 +6,17 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from docker_prom_exporter.collect import list_everything
-from docker_prom_exporter.containers import LABEL, stores_images_in_containerd
+from docker_prom_exporter.containers import (
+    DOUBTS,
+    LABEL,
+    ContainerHealth,
+    read_inspect,
+    stores_images_in_containerd,
+)
 from docker_prom_exporter.deadline import NEVER
 from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, EngineError, advise
 from docker_prom_exporter.output import printable
+from docker_prom_exporter.texts import span
 from docker_prom_exporter.watching import why_none_watched
 
 if TYPE_CHECKING:
@@ -71,7 +78,7 @@ class _Check:
                     self._skip(endpoint, "the engine did not answer")
                 return self._fail("Docker did not answer")
             self._engine.connect_without_version(NEVER)
-        self._ask("ping", self._engine.ping, lambda _: "")
+        pong = self._ask("ping", self._engine.ping, lambda _: "")
 
         def list_all(_: Deadline) -> Any:
             return list_everything(self._engine, self._settings)
@@ -79,6 +86,14 @@ class _Check:
         listed = self._ask("list", list_all, lambda answer: f"{len(answer[0])} containers")
         containers, expensive = listed or ([], False)
         inspected = self._inspect(info, containers)
+        self._report_health(
+            read_inspect(
+                inspected,
+                now=pong and pong.date,
+                is_podman=info is not None and info.is_podman,
+            ),
+            pong and pong.date,
+        )
         if listed:
             self._report_watched(containers)
         else:
@@ -139,12 +154,13 @@ class _Check:
         self._report.say(endpoint, "not asked", why, colour=_YELLOW)
 
     def _inspect(self, info: EngineInfo | None, containers: list[Container]) -> Any:
-        """Inspect one container, a watched one if there is any."""
+        """Inspect one container, the worst of the watched ones if there are any."""
         if not containers:
             return self._skip("inspect", "the list named no container")
         if not self._settings.container_details and info and not info.is_podman:
             return self._skip("inspect", "CONTAINER_DETAILS=false needs none")
-        one = next(filter(self._is_watched, containers), containers[0])
+        watched = [container for container in containers if self._is_watched(container)]
+        one = min(watched or containers, key=_badness)
 
         def question(deadline: Deadline) -> Any:
             answer = self._engine.inspect([one.id], deadline).answers[one.id]
@@ -159,6 +175,22 @@ class _Check:
             question,
             lambda answer: one.name if answer else f"{one.name} was removed meanwhile",
         )
+
+    def _report_health(self, container: Container | None, now: float | None) -> None:
+        """Report why the inspected container is not healthy; `now` is the engine's clock."""
+        if container is None or not container.running or container.details is None:
+            return
+        if container.health in (ContainerHealth.HEALTHY, ContainerHealth.ALIVE):
+            return
+        status = container.health_status or "what the exporter does not know"
+        reasons = [f"{container.name}: the engine says {status}"]
+        if container.doubt:
+            reasons[0] += f", but {DOUBTS[container.doubt]}"
+        if probe := container.details.probe:
+            age = "" if now is None else f" {span(now - probe.ended)} ago"
+            reasons.append(f"last probe{age}: {probe.outcome}")
+        word = container.doubt or container.health_status or "unknown"
+        self._report.say("health", word, "; ".join(reasons), colour=_YELLOW)
 
     def _is_watched(self, container: Container) -> bool:
         return container.is_watched(only_labelled=self._settings.container_health_filter_label)
@@ -204,6 +236,13 @@ def _describe(info: EngineInfo) -> str:
         "/".join(filter(None, (info.os, info.arch))),
     )
     return ", ".join(filter(None, (name, f"API {info.api_version}", platform)))
+
+
+def _badness(container: Container) -> int:
+    """Return 0 for an unhealthy container, 1 for another without a verdict, 2 for the rest."""
+    if container.health == ContainerHealth.UNHEALTHY:
+        return 0
+    return 1 if container.health == ContainerHealth.UNKNOWN else 2
 
 
 def _why_left_out(container: Container) -> str:

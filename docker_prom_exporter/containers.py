@@ -33,6 +33,12 @@ until the next probe. `stalled`: the engine has stopped probing, as moby before 
 restart of dockerd with `live-restore`, and Podman where systemd's timers don't run.
 """
 
+DOUBTS: Final[dict[Doubt, str]] = {
+    "pending": "fewer probes have failed in a row than its retries",
+    "stalled": "its healthcheck is not run any more",
+}
+"""Each doubt in words, to follow `the engine says unhealthy, but`."""
+
 # Podman also sends states that Docker does not have (libpod/define/containerstate.go).
 _STATES: Final = {
     **{state: state for state in STATES},
@@ -133,6 +139,12 @@ class Probe(NamedTuple):
     ended: float
     duration: float
     exit_code: int
+
+    @property
+    def outcome(self) -> str:
+        """Its exit code in words."""
+        words = {0: "passed", -1: "was not run to its end"}
+        return words.get(self.exit_code, f"failed with code {self.exit_code}")
 
 
 class Details(NamedTuple):

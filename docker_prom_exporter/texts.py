@@ -23,6 +23,17 @@ _SECONDS: Final = {
 _DURATION: Final = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in _SECONDS))
 
 
+def span(seconds: float) -> str:
+    """Format seconds with their two largest units: `2 h 5 min`."""
+    minutes, s = divmod(max(int(seconds), 0), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    units = ((days, "d"), (h, "h"), (m, "min"), (s, "s"))
+    first = next((place for place, (count, _) in enumerate(units) if count), 3)
+    largest = [f"{count} {unit}" for count, unit in units[first : first + 2] if count]
+    return " ".join(largest) or "0 s"
+
+
 def parse_boolean(text: str) -> bool | None:
     """Parse `true/1/yes/on` or `false/0/no/off` in any case; return `None` for anything else."""
     return _BOOLEANS.get(text.strip().lower())

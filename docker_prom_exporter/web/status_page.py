@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from docker_prom_exporter import __version__
-from docker_prom_exporter.containers import LABEL, ContainerHealth
+from docker_prom_exporter.containers import DOUBTS, LABEL, ContainerHealth
+from docker_prom_exporter.texts import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -63,6 +64,9 @@ _FAILED: Final = _Verdict("stopped", "■", "bad", 1)
 _UNKNOWN: Final = _Verdict("unknown", "?", "warn", 2)
 _STARTING: Final = _Verdict("starting", "◐", "warn", 3)
 _STOPPED: Final = _Verdict("stopped", "■", "off", 4)
+_DOUBTED: Final[dict[str | None, _Verdict]] = {
+    doubt: _Verdict(doubt, "?", "warn", 2) for doubt in DOUBTS
+}
 _VERDICTS: Final = {
     ContainerHealth.UNHEALTHY: _UNHEALTHY,
     ContainerHealth.ALIVE: _Verdict("no healthcheck", "○", "off", 5),
@@ -132,7 +136,7 @@ class StatusPage:
             version=__version__,
             heading=_fill("verdict", **heading._asdict()),
             engine=_engine(snapshot, now, old=old),
-            notice=_fill("stuck", age=_span(age)) if old else _failure(snapshot, heading.tone),
+            notice=_fill("stuck", age=span(age)) if old else _failure(snapshot, heading.tone),
             containers=self._containers(snapshot, rows, now),
             not_watched=self._not_watched(snapshot),
             exporter=self._exporter(snapshot, now - age, now),
@@ -250,6 +254,8 @@ def _verdict(container: Container, *, listed: bool) -> _Verdict:
         return _FAILED if killed or container.state in ("restarting", "dead") else _STOPPED
     if container.running and container.health_status == "starting":
         return _STARTING
+    if container.doubt:
+        return _DOUBTED[container.doubt]
     return _VERDICTS.get(container.health, _UNKNOWN)
 
 
@@ -263,6 +269,7 @@ def _row(verdict: _Verdict, container: Container, now: float, *, listed: bool) -
             filter(None, (container.compose_project, container.compose_service))
         ),
         verdict=_fill("verdict", **verdict._asdict()),
+        reason=listed and _reason(container, now),
         state=listed and (container.state or "unknown"),
         since=listed and _ago(_since(container), now),
         policy=details and details.restart_policy,
@@ -270,6 +277,22 @@ def _row(verdict: _Verdict, container: Container, now: float, *, listed: bool) -
         exit=details and not running and _exit(details),
         streak=details and running and (details.failing_streak or None),
     )
+
+
+def _reason(container: Container, now: float) -> _Html | None:
+    """Return why a running container is not healthy: a doubt, and its last probe."""
+    if not container.running or container.health == ContainerHealth.HEALTHY:
+        return None
+    reasons = []
+    if container.doubt:
+        status, doubt = container.health_status, DOUBTS[container.doubt]
+        reasons.append(f"the engine says {status}, but {doubt}")
+    probe = container.details and container.details.probe
+    if probe:
+        reasons.append(
+            _joined(("last probe ", _ago(probe.ended, now), ": ", probe.outcome), "")
+        )
+    return _fill("reason", text=_joined(reasons, "; ")) if reasons else None
 
 
 def _since(container: Container) -> float | None:
@@ -292,25 +315,12 @@ def _ago(when: float | None, now: float) -> _Html | None:
     """Return how long ago a Unix time is; None if `datetime` can't represent the time, which Docker can."""
     try:
         return (
-            _fill("ago", when=datetime.fromtimestamp(when, UTC), span=_span(now - when))
+            _fill("ago", when=datetime.fromtimestamp(when, UTC), span=span(now - when))
             if when
             else None
         )
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def _span(seconds: float) -> str:
-    """Format seconds with their two largest units: `2 h 5 min`."""
-    minutes, s = divmod(max(int(seconds), 0), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    units = ((days, "d"), (h, "h"), (m, "min"), (s, "s"))
-    first = next((place for place, (count, _) in enumerate(units) if count), 3)
-    return (
-        " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count)
-        or "0 s"
-    )
 
 
 def _fill(part: str, **values: object) -> _Html:

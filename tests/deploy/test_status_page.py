@@ -10,6 +10,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from docker_prom_exporter.containers import Probe
 from docker_prom_exporter.demo import Play, SimulatedEngine
 from docker_prom_exporter.snapshot import Failure, Snapshot
 from docker_prom_exporter.web import BearerToken
@@ -32,6 +33,8 @@ EVERYTHING = (
     container("shop-loop-1", "restarting", exit_code=1, restarts=12),
     container("strange", health=None),
     container("slow", health="starting"),
+    container("unpaused", health="unhealthy", failing_streak=1)._replace(doubt="pending"),
+    container("frozen", health="healthy", probe=Probe(1.0, 0.5, -1))._replace(doubt="stalled"),
     container("paused", "paused"),
     container("new", "created"),
     container("plain"),
@@ -129,7 +132,7 @@ def test_a_screen_reader_finds_a_table(browser: Browser, size: tuple[int, int]) 
         browser.open(url)
         roles = browser.roles()
 
-    assert [("table", "Watched: 11 of 14. The worst come first.")] == [
+    assert [("table", "Watched: 13 of 16. The worst come first.")] == [
         r for r in roles if r[0] == "table"
     ]
     assert 9 == sum(role == "columnheader" for role, _ in roles)
@@ -200,8 +203,9 @@ def test_words_say_what_colours_do(browser: Browser) -> None:
             "return [...document.querySelectorAll('.verdict')].map(e => e.innerText.replace(/\\s+/, ' '))"
         )
 
-    assert ["▲unhealthy", "■stopped", "■stopped", "?unknown", "◐starting"] == verdicts[:5]
-    assert ["○no healthcheck", "●healthy"] == sorted(set(verdicts[7:]))
+    assert ["▲unhealthy", "■stopped", "■stopped"] == verdicts[:3]
+    assert ["?stalled", "?unknown", "?pending", "◐starting"] == verdicts[3:7]
+    assert ["○no healthcheck", "●healthy"] == sorted(set(verdicts[9:]))
 
 
 def test_it_reloads_where_the_reader_is(browser: Browser) -> None:

@@ -1,7 +1,9 @@
 """The command `check`: its report on each endpoint, its advice and its exit code."""
 
 import io
+import re
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,53 @@ def test_the_list_fails(
         "bad       container health can't be reported: version, ping and list must answer"
         == lines["result"]
     )
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        (
+            {"health": "unhealthy", "failing_streak": 3},
+            "unhealthy web: the engine says unhealthy; last probe N ago: failed with code 1",
+        ),
+        (
+            {"health": "starting"},
+            "starting  web: the engine says starting; last probe N ago: failed with code 1",
+        ),
+        (
+            {"health": "unhealthy", "failing_streak": 2},
+            (
+                "pending   web: the engine says unhealthy, but fewer probes have failed "
+                "in a row than its retries; last probe N ago: failed with code 1"
+            ),
+        ),
+        (
+            {"health": "healthy", "probes_end": time.time() - 7200, "started": 1},
+            (
+                "stalled   web: the engine says healthy, but its healthcheck is not run "
+                "any more; last probe N ago: passed"
+            ),
+        ),
+        ({"health": "healthy"}, None),
+        ({"health": None}, None),
+        ({"health": "unhealthy", "failing_streak": 3, "state": "exited"}, None),
+    ],
+)
+def test_a_container_that_is_not_healthy(
+    simulated: Simulation, what: dict[str, Any], line: str | None
+) -> None:
+    """The worst container is inspected: its last probe, and why its verdict does not count.
+
+    Only an inspect shows that a verdict is stalled, so that container has to be the only one.
+    """
+    if what.get("failing_streak"):
+        simulated.stage.add("alpha", health="healthy")
+    simulated.stage.add("web", **what)
+    code, lines = checked(simulated.url)
+    found = lines.get("health")
+
+    assert 0 == code
+    assert line == (found and re.sub(r"last probe [^:]* ago", "last probe N ago", found))
 
 
 def test_podman_must_be_inspected() -> None:

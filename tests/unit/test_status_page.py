@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from email.message import Message
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
-from docker_prom_exporter.containers import LABEL, Container
+from docker_prom_exporter.containers import LABEL, Container, Probe
 from docker_prom_exporter.demo.engine import VERSION
 from docker_prom_exporter.snapshot import Counts, Failure, Mode, Snapshot
 from docker_prom_exporter.web import StatusPage
@@ -231,6 +232,64 @@ def test_columns() -> None:
             "",
         ],
     ] == rows
+
+
+FAILED_PROBE = Probe(ended=time.time() - 12, duration=1, exit_code=7)
+
+
+@pytest.mark.parametrize(
+    ("health", "what", "cell"),
+    [
+        ("healthy", {"probe": FAILED_PROBE}, "●healthy"),
+        ("none", {}, "○no healthcheck"),
+        ("starting", {}, "◐starting"),
+        (
+            "starting",
+            {"probe": FAILED_PROBE},
+            "◐starting last probe {} ago: failed with code 7",
+        ),
+        (
+            "unhealthy",
+            {"probe": FAILED_PROBE},
+            "▲unhealthy last probe {} ago: failed with code 7",
+        ),
+        (
+            "unhealthy",
+            {"probe": FAILED_PROBE._replace(exit_code=-1)},
+            "▲unhealthy last probe {} ago: was not run to its end",
+        ),
+        (
+            "unhealthy",
+            {"doubt": "pending"},
+            (
+                "?pending the engine says unhealthy, but fewer probes have failed in a row "
+                "than its retries"
+            ),
+        ),
+        (
+            "healthy",
+            {"doubt": "stalled", "probe": FAILED_PROBE._replace(exit_code=0)},
+            (
+                "?stalled the engine says healthy, but its healthcheck is not run any more; "
+                "last probe {} ago: passed"
+            ),
+        ),
+    ],
+)
+def test_why_a_container_is_not_healthy(health: str, what: dict[str, Any], cell: str) -> None:
+    """A container that is not healthy has its last probe, and the doubt about its verdict."""
+    doubt = what.pop("doubt", None)
+    one = container("web", health=health, **what)._replace(doubt=doubt)
+    shown = " ".join(read(snapshot(one)).rows[1][2].split())
+
+    assert cell == re.sub(r"last probe [^:]* ago", "last probe {} ago", shown)
+
+
+def test_no_reason_while_the_list_fails() -> None:
+    """While the engine does not list its containers, nothing is said about probes."""
+    one = container("web", health="unhealthy", probe=FAILED_PROBE)
+
+    assert "?unknown" == "".join(read(snapshot(one, listed=False)).rows[1][2].split())
 
 
 def test_caption_and_headers() -> None:
