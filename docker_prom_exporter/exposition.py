@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 import time
 import zlib
@@ -12,16 +11,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prometheus_client import PLATFORM_COLLECTOR, PROCESS_COLLECTOR
 from prometheus_client.exposition import generate_latest as encode_text
-from prometheus_client.exposition import gzip_accepted
 from prometheus_client.openmetrics.exposition import generate_latest as encode_openmetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
+    from prometheus_client.samples import Sample
 
-_SAMPLE_NAME: Final = re.compile(rb"(?:#[^\n]*\n)*([^{ \n]+)")
 _GZIP_WBITS: Final = 31
 _GZIP_MEMORY: Final = 6  # of 9: the kept compressor takes 160 KiB, not the default's 256 KiB
 
@@ -41,11 +39,10 @@ class Publication(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An encoded exposition; `content_encoding` is `gzip` or empty."""
+    """An encoded exposition in parts; gzipped, or plain."""
 
-    content_type: str
-    content_encoding: str
     body: tuple[bytes, ...]
+    gzipped: bool
 
 
 class Families:
@@ -59,64 +56,78 @@ class Families:
         return self._families
 
 
-class _Format(NamedTuple):
+class Format(NamedTuple):
     """One of prometheus-client's two formats."""
 
     content_type: str
     encode: Callable[[Collector], bytes]
 
 
-_TEXT: Final = _Format("text/plain; version=0.0.4; charset=utf-8", encode_text)
-_OPENMETRICS: Final = _Format(
+TEXT: Final = Format("text/plain; version=0.0.4; charset=utf-8", encode_text)
+OPENMETRICS: Final = Format(
     "application/openmetrics-text; version=1.0.0; charset=utf-8", encode_openmetrics
 )
 
 
-class _Page(NamedTuple):
-    """A publication in one format; `zipping` is the compressor state between `zipped` families and `own`."""
+class _EncodedFamily(NamedTuple):
+    """A family, the name of its samples (empty without samples), and its bytes."""
 
-    families: Sequence[Metric]
-    encoded: Sequence[bytes]
+    family: Metric
+    sample_name: str
+    text: bytes
+
+
+class Encoded(NamedTuple):
+    """A publication in one format."""
+
+    families: tuple[_EncodedFamily, ...]
     zipped: bytes
-    zipping: zlib._Compress
+    zipping: zlib._Compress  # the compressor's state between `zipped` and `own`
     own: bytes
 
 
-def _page(form: _Format, publication: Publication, before: _Page | None = None) -> _Page:
-    """Encode a publication; families that are in the page before are not encoded again."""
-
-    def encoded(families: Sequence[Metric]) -> bytes:
-        return form.encode(Families(families)).removesuffix(b"# EOF\n")
-
-    own, families = encoded(publication.own), publication.families
-    known = dict(zip(map(id, before.families), before.encoded, strict=True)) if before else {}
-    if before and [*known] == [*map(id, families)]:
-        return before._replace(own=own)
-    parts = [known.get(id(family)) or encoded([family]) for family in families]
+def _encode(form: Format, publication: Publication, before: Encoded | None = None) -> Encoded:
+    """Encode a publication; a family that is the same object as in `before` is not encoded again."""
+    own = _text(form, publication.own)
+    known = {}
+    if before is not None:
+        known = {id(each.family): each for each in before.families}
+        if [*known] == [*map(id, publication.families)]:
+            return before._replace(own=own)
+    families = []
+    for family in publication.families:
+        families.append(known.get(id(family)) or _encode_family(form, family))
     zipping = zlib.compressobj(level=1, wbits=_GZIP_WBITS, memLevel=_GZIP_MEMORY)
-    return _Page(families, parts, b"".join(map(zipping.compress, parts)), zipping, own)
+    zipped = [zipping.compress(each.text) for each in families]
+    return Encoded(tuple(families), b"".join(zipped), zipping, own)
 
 
-def _sample_name(encoded: bytes) -> str | None:
-    """Return the name of an encoded family's samples; None if it has no samples."""
-    match = _SAMPLE_NAME.match(encoded)
-    return match and match[1].decode()
+def _encode_family(form: Format, family: Metric) -> _EncodedFamily:
+    first: Sample | None = next(iter(family.samples), None)
+    return _EncodedFamily(family, first.name if first else "", _text(form, [family]))
 
 
-class _Published(NamedTuple):
-    """The served publication, and its page in each format requested so far."""
+def _text(form: Format, families: Iterable[Metric]) -> bytes:
+    return form.encode(Families(families)).removesuffix(b"# EOF\n")
+
+
+class _Served(NamedTuple):
+    """The served publication, encoded in each format requested so far."""
 
     publication: Publication
-    pages: dict[_Format, _Page]
+    encoded: dict[Format, Encoded]
 
 
 class Exposition:
     """Serves the last publication. Any thread may call any method.
 
-    The publishing thread encodes a publication in each format requested before. A scrape encodes only the
-    families that are collected for it: `others`, `process_*` and `python_info`. The first scrape after
-    `trusted_until` encodes `fallback`.
+    The publishing thread encodes a publication in each format requested before. A scrape encodes
+    only the families that are collected for it: `others`, `process_*` and `python_info`. The first
+    scrape after `trusted_until` encodes `fallback`.
     """
+
+    _served: _Served
+    """Replaced as a whole, by the thread that holds `_encoding`."""
 
     def __init__(
         self,
@@ -125,19 +136,20 @@ class Exposition:
     ) -> None:
         self._others = others
         self._clock = clock
-        self._published = _Published(Publication(), {})
+        self._served = _Served(Publication(), {})
         self._encoding = threading.RLock()
 
     def publish(self, publication: Publication) -> None:
         """Replace the served publication; a scrape gets either all of the old one or all of the new one."""
         with self._encoding:
-            before = self._published.pages.items()
-            pages = {form: _page(form, publication, page) for form, page in before}
-            self._published = _Published(publication, pages)
+            encoded = {}
+            for form, before in self._served.encoded.items():
+                encoded[form] = _encode(form, publication, before)
+            self._served = _Served(publication, encoded)
 
     def is_trusted(self) -> bool:
         """Return whether the last publication is recent enough."""
-        return self._clock() <= self._published.publication.trusted_until
+        return self._clock() <= self._served.publication.trusted_until
 
     def current_families(self) -> tuple[Metric, ...]:
         """Return the published `families`, or `fallback` after `trusted_until`."""
@@ -149,67 +161,48 @@ class Exposition:
         return [*publication.families, *publication.own]
 
     def render(
-        self, accept: str = "", accept_encoding: str = "", names: Collection[str] = ()
+        self, form: Format = TEXT, *, gzipped: bool = False, names: Collection[str] = ()
     ) -> Answer:
-        """Answer a scrape with these headers: all families, or only the samples in `names` (`name[]`).
+        """Answer a scrape: all families, or only the samples in `names` (`name[]`).
 
-        With `names` the answer is not gzipped, so that no client makes the exporter compress for it alone.
+        With `names` the answer is not gzipped, so that no client makes the exporter compress for
+        it alone.
         """
-        form = _OPENMETRICS if accepts_openmetrics(accept) else _TEXT
         current = self._current()
-        page = current.pages.get(form) or self._first_page(current, form)
+        encoded = current.encoded.get(form) or self._first(current, form)
         collected = chain(
             self._others(), PLATFORM_COLLECTOR.collect(), PROCESS_COLLECTOR.collect()
         )
         if names:
-            named = [text for text in page.encoded if _sample_name(text) in names]
-            others = chain(current.publication.own, collected)
-            picked = Families(
-                each for each in others if each.samples and each.samples[0].name in names
-            )
-            return Answer(form.content_type, "", (*named, form.encode(picked)))
-        rest = page.own + form.encode(Families(collected))
-        if not gzip_accepted(accept_encoding):
-            return Answer(form.content_type, "", (*page.encoded, rest))
-        zipping = page.zipping.copy()
-        return Answer(
-            form.content_type, "gzip", (page.zipped, zipping.compress(rest) + zipping.flush())
-        )
+            picked = [each.text for each in encoded.families if each.sample_name in names]
+            others = []
+            for family in chain(current.publication.own, collected):
+                if family.samples and family.samples[0].name in names:
+                    others.append(family)
+            return Answer((*picked, form.encode(Families(others))), gzipped=False)
+        rest = encoded.own + form.encode(Families(collected))
+        if not gzipped:
+            return Answer((*(each.text for each in encoded.families), rest), gzipped=False)
+        zipping = encoded.zipping.copy()
+        return Answer((encoded.zipped, zipping.compress(rest) + zipping.flush()), gzipped=True)
 
-    def _current(self) -> _Published:
+    def _current(self) -> _Served:
         """Return the publication to serve; after `trusted_until`, `fallback` replaces its `families`."""
-        published = self._published
-        publication = published.publication
+        served = self._served
+        publication = served.publication
         if (
             self._clock() <= publication.trusted_until
             or publication.families is publication.fallback
         ):
-            return published
+            return served
         with self._encoding:
-            if self._published is published:
+            if self._served is served:
                 self.publish(publication._replace(families=publication.fallback))
-            return self._published
+            return self._served
 
-    def _first_page(self, current: _Published, form: _Format) -> _Page:
+    def _first(self, current: _Served, form: Format) -> Encoded:
+        """Encode in a format that was not requested before."""
         with self._encoding:
-            if form not in current.pages:
-                current.pages[form] = _page(form, current.publication)
-            return current.pages[form]
-
-
-def media_ranges(accept: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield each media range of an `Accept` header, and its parameters, all in lower case."""
-    for choice in accept.lower().split(","):
-        media_type, *parameters = (part.strip() for part in choice.split(";"))
-        pairs = (parameter.partition("=") for parameter in parameters)
-        yield media_type, {name: value.strip('"') for name, _, value in pairs}
-
-
-def accepts_openmetrics(accept: str) -> bool:
-    """Return whether an `Accept` header has OpenMetrics with version 1.0.0, or without a version."""
-    openmetrics = (
-        values
-        for name, values in media_ranges(accept)
-        if name == "application/openmetrics-text"
-    )
-    return "1.0.0" in (values.get("version", "1.0.0") for values in openmetrics)
+            if form not in current.encoded:
+                current.encoded[form] = _encode(form, current.publication)
+            return current.encoded[form]

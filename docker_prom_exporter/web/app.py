@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import parse_qs
 
 import structlog
-from prometheus_client.exposition import gzip_accepted
 
-from docker_prom_exporter.exposition import media_ranges
 from docker_prom_exporter.web.client_ip import client_address
+from docker_prom_exporter.web.negotiation import accepts_gzip, choose_exposition, prefers_html
 from docker_prom_exporter.web.server import Request, Response, refusal
 
 if TYPE_CHECKING:
@@ -103,9 +101,9 @@ class App:
         page = self._site.page
         if page is None or not prefers_html(_joined(request, "Accept")):
             return self._metrics(request)
-        gzipped = gzip_accepted(_joined(request, "Accept-Encoding"))
+        gzipped = accepts_gzip(_joined(request, "Accept-Encoding"))
         html = page.render(refreshing="refresh=off" not in request.query, gzipped=gzipped)
-        headers = (_VARY, *page.headers, *_encoded("gzip" if gzipped else ""))
+        headers = (_VARY, *page.headers, *_encoding(gzipped=gzipped))
         return Response(HTTPStatus.OK, (html,), "text/html; charset=utf-8", headers)
 
     def _metrics(self, request: Request) -> Response:
@@ -115,16 +113,18 @@ class App:
             return refusal(
                 HTTPStatus.BAD_REQUEST, f"a query may have {_MAX_QUERY_FIELDS} fields"
             )
-        content_type, encoding, body = self._site.exposition.render(
-            _joined(request, "Accept"),
-            _joined(request, "Accept-Encoding"),
-            {*query.get("name[]", [])},
+        form, content_type = choose_exposition(_joined(request, "Accept"))
+        answer = self._site.exposition.render(
+            form,
+            gzipped=accepts_gzip(_joined(request, "Accept-Encoding")),
+            names={*query.get("name[]", [])},
         )
-        return Response(HTTPStatus.OK, body, content_type, (_VARY, *_encoded(encoding)))
+        headers = (_VARY, *_encoding(gzipped=answer.gzipped))
+        return Response(HTTPStatus.OK, answer.body, content_type, headers)
 
 
-def _encoded(encoding: str) -> tuple[tuple[str, str], ...]:
-    return (("Content-Encoding", encoding),) if encoding else ()
+def _encoding(*, gzipped: bool) -> tuple[tuple[str, str], ...]:
+    return (("Content-Encoding", "gzip"),) if gzipped else ()
 
 
 def _joined(request: Request, name: str) -> str:
@@ -135,14 +135,3 @@ def _state(good_text: str, bad_text: str, *, good: bool) -> Response:
     if good:
         return Response(HTTPStatus.OK, (f"{good_text}\n".encode(),))
     return refusal(HTTPStatus.SERVICE_UNAVAILABLE, bad_text)
-
-
-def prefers_html(accept: str) -> bool:
-    """Return whether `Accept` has HTML, at least as high as text and OpenMetrics, as browsers send it."""
-    qualities = {"text/html": 0.0, "text/plain": 0.0, "application/openmetrics-text": 0.0}
-    for media_type, parameters in media_ranges(accept):
-        quality = parameters.get("q", "1")
-        if media_type in qualities and re.fullmatch(r"[01](\.[0-9]{0,3})?", quality):
-            qualities[media_type] = max(qualities[media_type], float(quality))
-    html = qualities.pop("text/html")
-    return html > 0 and html >= max(qualities.values())

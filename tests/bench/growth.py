@@ -47,7 +47,7 @@ def _main(url: str, rounds: str) -> None:
     logs.configure("warning", "logfmt")
     poller = poller_for(url, docker_timeout=60, poll_interval=60)
     exposition, publications = Exposition(), Publications()
-    scrape = partial(exposition.render, "", "gzip")
+    scrape = partial(exposition.render, gzipped=True)
 
     def publish() -> None:
         exposition.publish(publications.of(poller.snapshot))

@@ -186,7 +186,7 @@ def _poll(
         engine.url, container_health_filter_label=only_labelled, docker_timeout=60
     )
     exposition, publications = Exposition(), Publications()
-    exposition.render("", "gzip")
+    exposition.render(gzipped=True)
 
     def poll() -> None:
         clock.later += interval

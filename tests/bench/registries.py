@@ -15,7 +15,7 @@ from prometheus_client.exposition import generate_latest
 
 from bench.measuring import Row, at_most, cost, medians, resident
 from docker_prom_exporter import logs
-from docker_prom_exporter.exposition import Exposition, Families
+from docker_prom_exporter.exposition import OPENMETRICS, TEXT, Exposition, Families
 from docker_prom_exporter.registry import Scanner
 from docker_prom_exporter.registry.storage import Storage
 from support.storages import HandMade, crowd
@@ -80,7 +80,7 @@ def _serving(storage: HandMade, size: int, rounds: int) -> Iterator[Row]:
     measured = medians(
         rounds,
         {
-            "ours": lambda: cost(partial(exposition.render, "", "gzip"), times=20),
+            "ours": lambda: cost(partial(exposition.render, gzipped=True), times=20),
             "theirs": lambda: cost(partial(generate_latest, Families(exposition.families()))),
         },
     )
@@ -106,9 +106,9 @@ def _print_memory(path: str) -> None:
     """Scan and render twice, scan again, and print the resident memory in MiB."""
     logs.configure("warning", "logfmt")
     exposition, scan = _scanner(Path(path))
-    for accept in ("", "application/openmetrics-text"):
+    for form in (TEXT, OPENMETRICS):
         scan()
-        exposition.render(accept, "gzip")
+        exposition.render(form, gzipped=True)
     scan()
     sys.stdout.write(f"{resident(os.getpid())}\n")
 

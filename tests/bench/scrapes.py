@@ -98,12 +98,12 @@ def _one_change(size: int, rounds: int) -> Row:
     verdicts = cycle(("unhealthy", "healthy"))
     exposition, publications = Exposition(clock=lambda: 101.0), Publications()
     exposition.publish(publications.of(snapshot(*containers)))
-    exposition.render("", "gzip")
+    exposition.render(gzipped=True)
 
     def change() -> None:
         changed = containers[0]._replace(health_status=next(verdicts))
         exposition.publish(publications.of(snapshot(changed, *containers[1:])))
-        exposition.render("", "gzip")
+        exposition.render(gzipped=True)
 
     def all_by_prometheus_client() -> None:
         publication = Publications().of(snapshot(*containers))

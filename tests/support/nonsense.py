@@ -9,12 +9,10 @@ from prometheus_client.openmetrics.parser import (
 )
 from structlog.testing import capture_logs
 
-from docker_prom_exporter.exposition import Exposition
+from docker_prom_exporter.exposition import OPENMETRICS, TEXT, Exposition, Format
 from docker_prom_exporter.metrics import Publications
 from support.expositions import Scrape, parse
 from support.simulated import Simulation, answers_json, poller_for, simulation
-
-_OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 class Judge:
@@ -42,7 +40,7 @@ class Judge:
             raise AssertionError(f"the poll raised: {failures}") from failures[0]["exc_info"]
         exposition = Exposition()
         exposition.publish(Publications().of(snapshot))
-        list(parse_openmetrics(_render(exposition, _OPENMETRICS)))  # type: ignore[no-untyped-call]
+        list(parse_openmetrics(_render(exposition, OPENMETRICS)))  # type: ignore[no-untyped-call]
         scrape = parse(_render(exposition))
         for container, value in scrape.by("id", "container_health").items():
             if value >= 3 and not _is_reported(value, container, listed, inspected):
@@ -59,8 +57,8 @@ def judge(*, podman: bool = False) -> Iterator[Judge]:
         yield Judge(engine)
 
 
-def _render(exposition: Exposition, accept: str = "") -> str:
-    return b"".join(exposition.render(accept).body).decode()
+def _render(exposition: Exposition, form: Format = TEXT) -> str:
+    return b"".join(exposition.render(form).body).decode()
 
 
 def _is_reported(value: float, container: str, listed: Any, inspected: Any) -> bool:

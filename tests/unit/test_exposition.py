@@ -19,7 +19,6 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
 
-from docker_prom_exporter import exposition as module
 from docker_prom_exporter.containers import (
     HEALTH_STATUSES,
     RESTART_POLICIES,
@@ -27,18 +26,23 @@ from docker_prom_exporter.containers import (
     Container,
     Details,
 )
-from docker_prom_exporter.exposition import Answer, Exposition, Families, Publication
+from docker_prom_exporter.exposition import (
+    OPENMETRICS,
+    TEXT,
+    Answer,
+    Exposition,
+    Families,
+    Format,
+    Publication,
+)
 from docker_prom_exporter.metrics import Publications
 from docker_prom_exporter.snapshot import EngineInfo, Snapshot
 from support.builders import snapshot
 from support.expositions import without_process
 
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-PROMETHEUS = (
-    "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
-)
-FORMATS: dict[str, tuple[Callable[[Collector], bytes], Callable[[str], Iterable[Metric]]]] = {
+FORMATS: dict[
+    Format, tuple[Callable[[Collector], bytes], Callable[[str], Iterable[Metric]]]
+] = {
     TEXT: (encode_text, parse_text),
     OPENMETRICS: (encode_openmetrics, parse_openmetrics),
 }
@@ -69,12 +73,12 @@ def published(now: Publication) -> Exposition:
 
 def body(answer: Answer) -> bytes:
     whole = b"".join(answer.body)
-    return gzip.decompress(whole) if answer.content_encoding else whole
+    return gzip.decompress(whole) if answer.gzipped else whole
 
 
-def text(exposition: Exposition, accept: str = "", *names: str) -> str:
+def text(exposition: Exposition, form: Format = TEXT, *names: str) -> str:
     """Return what is served, without prometheus-client's metrics of the process."""
-    return without_process(body(exposition.render(accept, "", names)).decode())
+    return without_process(body(exposition.render(form, names=names)).decode())
 
 
 def samples(served: str) -> list[str]:
@@ -142,11 +146,11 @@ def test_equals_what_prometheus_client_renders(history: list[Snapshot]) -> None:
     exposition, publications = Exposition(clock=lambda: 101), Publications(("team",))
     for now in history:
         exposition.publish(publications.of(now))
-        for accept, (encode, _) in FORMATS.items():
+        for form, (encode, _) in FORMATS.items():
             expected = encode(Families(exposition.families())).decode()
-            zipped = without_process(body(exposition.render(accept, "gzip")).decode())
+            zipped = without_process(body(exposition.render(form, gzipped=True)).decode())
 
-            assert first_difference(expected, text(exposition, accept)) is None
+            assert first_difference(expected, text(exposition, form)) is None
             assert first_difference(expected, zipped) is None
 
 
@@ -157,9 +161,9 @@ def test_parses(history: list[Snapshot]) -> None:
     exposition = published(Publications().of(now))
     believed = now.listed and exposition.is_trusted()
     expected = {(c.id, c.name): float(c.health if believed else 0) for c in now.containers}
-    for accept, (_, parse) in FORMATS.items():
+    for form, (_, parse) in FORMATS.items():
         families = {
-            family.name: family for family in parse(body(exposition.render(accept)).decode())
+            family.name: family for family in parse(body(exposition.render(form)).decode())
         }
         found = families["container_health"].samples if expected else []
 
@@ -168,79 +172,32 @@ def test_parses(history: list[Snapshot]) -> None:
         }
 
 
-@pytest.mark.parametrize(
-    ("accept", "expected"),
-    [
-        ("", TEXT),
-        ("*/*", TEXT),
-        ("text/html,application/xhtml+xml", TEXT),
-        ("text/plain;version=1.0.0;escaping=allow-utf-8", TEXT),
-        ("application/openmetrics-text", OPENMETRICS),
-        ("application/openmetrics-text; version=1.0.0; charset=utf-8", OPENMETRICS),
-        ('Application/OpenMetrics-Text;VERSION="1.0.0"', OPENMETRICS),
-        (PROMETHEUS, OPENMETRICS),
-        ("text/plain, application/openmetrics-text;q=0.9", OPENMETRICS),
-        ("application/openmetrics-text; version=0.0.1", TEXT),
-        ("application/openmetrics-text; version=2.0.0", TEXT),
-        ("application/openmetrics-text; version=1.0.1", TEXT),
-        ("application/openmetrics-text; version=1.0.0.0", TEXT),
-        ("application/openmetrics-text; version=", TEXT),
-        (
-            "application/openmetrics-text; version=2.0.0, application/openmetrics-text; version=1.0.0",
-            OPENMETRICS,
-        ),
-        ("application/openmetrics-textual", TEXT),
-        (";;,=,", TEXT),
-    ],
-)
-def test_format(accept: str, expected: str) -> None:
-    """OpenMetrics 1.0.0 is served if it is accepted, else the text format; the content type matches."""
-    answer = published(publication(1)).render(accept)
-
-    assert expected == answer.content_type
-    assert (expected == OPENMETRICS) == body(answer).endswith(b"# EOF\n")
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [("gzip", "gzip"), ("br, GZIP;q=0.5", "gzip"), ("", ""), ("deflate", ""), ("gzipped", "")],
-)
-def test_encoding(header: str, expected: str) -> None:
-    """The body is gzipped only if gzip is accepted, and the content encoding matches."""
-    answer = published(publication(1)).render("", header)
-
-    assert expected == answer.content_encoding
-    assert b"\nweb 1.0\n" in body(answer)
-
-
-@pytest.mark.parametrize("accept", FORMATS)
-def test_one_gzip_member(accept: str) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_one_gzip_member(form: Format) -> None:
     """A gzipped body is one member, because some clients stop after the first."""
     exposition = published(publication(1))
     unzip = zlib.decompressobj(wbits=31)
-    unzipped = unzip.decompress(b"".join(exposition.render(accept, "gzip").body))
+    unzipped = unzip.decompress(b"".join(exposition.render(form, gzipped=True).body))
 
     assert unzip.eof
     assert b"" == unzip.unused_data
-    assert text(exposition, accept) == without_process(unzipped.decode())
+    assert text(exposition, form) == without_process(unzipped.decode())
 
 
 class Encoder:
     """Records the calls of prometheus-client's encoders: `encoded` has the family names of each call."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.encoded: list[list[str]] = []
-        for name in ("_TEXT", "_OPENMETRICS"):
-            form = getattr(module, name)
-            monkeypatch.setattr(module, name, form._replace(encode=self._watched(form.encode)))
+        self.formats = {form: self._watched(form) for form in FORMATS}
 
-    def _watched(self, encode: Callable[[Collector], bytes]) -> Callable[[Collector], bytes]:
+    def _watched(self, form: Format) -> Format:
         def watched(collector: Collector) -> bytes:
             families = list(collector.collect())
             self.encoded.append([family.name for family in families])
-            return encode(Families(families))
+            return form.encode(Families(families))
 
-        return watched
+        return form._replace(encode=watched)
 
     def kept(self) -> list[str]:
         """Return which of the families `web`, `db` and `lost` were encoded, and clear the record."""
@@ -252,8 +209,8 @@ class Encoder:
 
 
 @pytest.fixture
-def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
-    return Encoder(monkeypatch)
+def encoder() -> Encoder:
+    return Encoder()
 
 
 def test_nothing_is_encoded_before_a_scrape(encoder: Encoder) -> None:
@@ -261,13 +218,13 @@ def test_nothing_is_encoded_before_a_scrape(encoder: Encoder) -> None:
     exposition = published(publication(1))
     assert [] == encoder.encoded
 
-    exposition.render(TEXT)
+    exposition.render(encoder.formats[TEXT])
     assert ["web", "db"] == encoder.kept()
 
     exposition.publish(publication(2))
     assert ["web", "db"] == encoder.kept()
 
-    exposition.render(OPENMETRICS)
+    exposition.render(encoder.formats[OPENMETRICS])
     assert ["web", "db"] == encoder.kept()
 
 
@@ -276,15 +233,15 @@ def test_the_fallback_is_encoded_once_it_is_needed(encoder: Encoder) -> None:
     now = 101.0
     exposition = Exposition(clock=lambda: now)
     exposition.publish(publication(1))
-    for accept in FORMATS:
-        exposition.render(accept)
+    for form in encoder.formats.values():
+        exposition.render(form)
     encoder.kept()
 
     now = 121
-    for accept in FORMATS:
-        assert ["lost 1.0", "own 1.0"] == samples(text(exposition, accept))
-        exposition.render(accept, "gzip")
-        exposition.render(accept, "", ("lost",))
+    for form in encoder.formats.values():
+        assert ["lost 1.0", "own 1.0"] == samples(text(exposition, form))
+        exposition.render(form, gzipped=True)
+        exposition.render(form, names=("lost",))
     assert ["lost", "lost"] == encoder.kept()
 
     exposition.publish(publication(2, until=140))
@@ -293,15 +250,17 @@ def test_the_fallback_is_encoded_once_it_is_needed(encoder: Encoder) -> None:
     assert exposition.is_trusted()
 
 
-@pytest.mark.parametrize("accept", FORMATS)
-def test_a_scrape_encodes_only_what_is_collected_for_it(encoder: Encoder, accept: str) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_scrape_encodes_only_what_is_collected_for_it(
+    encoder: Encoder, form: Format
+) -> None:
     """A scrape, plain, gzipped or by name, encodes only the families that are collected for it."""
-    exposition = published(publication(1))
-    exposition.render(accept)
+    exposition, form = published(publication(1)), encoder.formats[form]
+    exposition.render(form)
     encoder.encoded.clear()
-    exposition.render(accept)
-    exposition.render(accept, "gzip")
-    exposition.render(accept, "gzip", ("web", "own", "python_info"))
+    exposition.render(form)
+    exposition.render(form, gzipped=True)
+    exposition.render(form, gzipped=True, names=("web", "own", "python_info"))
 
     assert 3 == len(encoder.encoded)
     assert ["own", "python_info"] == encoder.encoded[2]
@@ -312,7 +271,7 @@ def test_only_what_changed_is_encoded(encoder: Encoder) -> None:
     """A publication encodes only new families; the same object keeps its bytes, at any position."""
     first = publication(1)
     exposition = published(first)
-    exposition.render()
+    exposition.render(encoder.formats[TEXT])
     encoder.kept()
 
     exposition.publish(
@@ -322,21 +281,10 @@ def test_only_what_changed_is_encoded(encoder: Encoder) -> None:
     assert ["db 1.0", "web 2.0", "own 2.0"] == samples(text(exposition))
 
 
-def test_unknown_formats_cost_nothing(encoder: Encoder) -> None:
-    """Whatever clients accept, each family is encoded once in each of the two formats."""
-    exposition = published(publication(1))
-    for number in range(50):
-        exposition.render(f"application/openmetrics-text; version=1.0.{number}")
-        exposition.render(f"text/plain; version={number}")
-        exposition.render(f"application/openmetrics-text; version={number}; charset=x, */*")
-
-    assert ["web", "db"] * 2 == encoder.kept()
-
-
 def test_kept_bytes_are_zipped_once() -> None:
     """Two scrapes between two publications share the gzipped bytes of the published families."""
     exposition = published(publication(1))
-    before, after = (exposition.render("", "gzip").body for _ in range(2))
+    before, after = (exposition.render(gzipped=True).body for _ in range(2))
 
     assert before[0] is after[0]
 
@@ -346,19 +294,19 @@ def lines_of(whole: str, name: str) -> list[str]:
     return [line for line in whole.splitlines() if pattern.match(line)]
 
 
-@pytest.mark.parametrize("accept", FORMATS)
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
     "name", ["web", "db", "own", "other", "python_info", "lost", "no_such_thing"]
 )
-def test_names_are_picked(accept: str, name: str) -> None:
+def test_names_are_picked(form: Format, name: str) -> None:
     """`name[]` returns the lines of a whole scrape on that name, never gzipped."""
     exposition = Exposition(others=lambda: [family("other")], clock=lambda: 101)
     exposition.publish(publication(1))
-    answer = exposition.render(accept, "gzip", (name,))
+    answer = exposition.render(form, gzipped=True, names=(name,))
 
-    assert "" == answer.content_encoding
+    assert not answer.gzipped
     assert (
-        lines_of(body(exposition.render(accept)).decode(), name)
+        lines_of(body(exposition.render(form)).decode(), name)
         == body(answer).decode().splitlines()
     )
 
@@ -367,7 +315,7 @@ def test_names_are_picked_together() -> None:
     """Several `name[]` add up, and a counter is found by its sample's name."""
     exposition = published(Publications().of(snapshot()))
     names = ("docker_exporter_polls_total", "docker_up", "docker_up")
-    picked = text(exposition, "", *names)
+    picked = text(exposition, TEXT, *names)
 
     assert {line for name in names for line in lines_of(text(exposition), name)} == {
         *picked.splitlines()
@@ -376,8 +324,8 @@ def test_names_are_picked_together() -> None:
 
 
 @pytest.mark.parametrize("names", [(), ("web", "db", "own", "other")])
-@pytest.mark.parametrize("accept", FORMATS)
-def test_publications_during_a_scrape(accept: str, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_publications_during_a_scrape(form: Format, names: tuple[str, ...]) -> None:
     """A scrape never mixes publications: one that is published during a scrape is for the next scrape."""
     generations = iter(range(1, 99))
 
@@ -394,7 +342,7 @@ def test_publications_during_a_scrape(accept: str, names: tuple[str, ...]) -> No
         return [family("other", publish())]
 
     exposition = published(publication(next(generations)))
-    exposition.render(accept)  # from now on, each publication is encoded at once
+    exposition.render(form)  # from now on, each publication is encoded at once
     exposition._others, exposition._clock = others, clock
     for _ in range(3):
         before = publish()
@@ -403,7 +351,7 @@ def test_publications_during_a_scrape(accept: str, names: tuple[str, ...]) -> No
             f"other {before + 2}.0",
         ]
 
-        assert expected == samples(text(exposition, accept, *names))
+        assert expected == samples(text(exposition, form, *names))
 
 
 @pytest.mark.parametrize(
@@ -418,7 +366,7 @@ def test_trust_ends(time: float, expected: bool) -> None:  # noqa: FBT001  a col
     assert expected == exposition.is_trusted()
     assert [*(f"{name} 1.0" for name in kept), "own 1.0"] == samples(text(exposition))
     assert [*kept, "own"] == [family.name for family in exposition.families()]
-    assert [f"{kept[0]} 1.0"] == samples(text(exposition, "", "web", "lost"))
+    assert [f"{kept[0]} 1.0"] == samples(text(exposition, TEXT, "web", "lost"))
 
 
 def test_before_anything_is_published() -> None:

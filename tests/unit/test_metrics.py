@@ -6,36 +6,35 @@ import pytest
 from prometheus_client import Metric
 
 from docker_prom_exporter.containers import Container
-from docker_prom_exporter.exposition import Exposition, Publication
+from docker_prom_exporter.exposition import OPENMETRICS, TEXT, Exposition, Format, Publication
 from docker_prom_exporter.metrics import Publications
 from docker_prom_exporter.snapshot import ENDPOINTS, FAILURES, REASONS, Snapshot
 from support.builders import CREATED, IMAGE_ID, container, details, gallery, snapshot
 from support.expositions import without_process
 from support.golden import differences
 
-OPENMETRICS = "application/openmetrics-text"
 LABEL_KEYS = ("com.example.team",)
 
 
 @pytest.mark.parametrize(
-    ("golden", "accept", "changes"),
+    ("golden", "form", "changes"),
     [
-        ("up.prom", "", {}),
+        ("up.prom", TEXT, {}),
         ("up.openmetrics.prom", OPENMETRICS, {}),
-        ("list_denied.prom", "", {"listed": False}),
-        ("lost.prom", "", {"up": False, "listed": False}),
+        ("list_denied.prom", TEXT, {"listed": False}),
+        ("lost.prom", TEXT, {"up": False, "listed": False}),
         ("lost.openmetrics.prom", OPENMETRICS, {"up": False, "listed": False}),
     ],
 )
 def test_golden(
-    golden: str, accept: str, changes: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+    golden: str, form: Format, changes: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exposition of one container for each case equals the golden file."""
     monkeypatch.setattr("docker_prom_exporter.metrics.__version__", "1.2.3")
     monkeypatch.setattr("platform.python_version", lambda: "3.11.2")
     exposition = Exposition(clock=lambda: 101)
     exposition.publish(Publications(LABEL_KEYS).of(snapshot(*gallery(), **changes)))
-    served = b"".join(exposition.render(accept).body).decode()
+    served = b"".join(exposition.render(form).body).decode()
 
     assert [] == differences(golden, without_process(served))
 

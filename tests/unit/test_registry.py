@@ -34,9 +34,9 @@ class Scanned:
         self.scanner = Scanner(str(path), interval, self._publish, self.stop)
         self.thread = threading.Thread(target=self.scanner.run, name="scanner", daemon=True)
 
-    def scrape(self, accept: str = "") -> Scrape:
+    def scrape(self) -> Scrape:
         """Return what is served."""
-        return parse(b"".join(self.exposition.render(accept).body).decode())
+        return parse(b"".join(self.exposition.render().body).decode())
 
     def unlabelled(self) -> dict[str, float]:
         """Return the values of the samples without labels."""

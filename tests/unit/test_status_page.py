@@ -16,7 +16,6 @@ from docker_prom_exporter.containers import LABEL, Container, Probe
 from docker_prom_exporter.demo.engine import VERSION
 from docker_prom_exporter.snapshot import Counts, Failure, Mode, Snapshot
 from docker_prom_exporter.web import StatusPage
-from docker_prom_exporter.web.app import prefers_html
 from support.builders import DOCKER
 from support.snapshots import BROWSER, PAGE, container, details, serving, snapshot
 
@@ -437,26 +436,6 @@ def test_refresh(interval: float, seconds: str) -> None:
 def test_wording_of_ages(seconds: float, words: str) -> None:
     """An age is shown in its two largest units; a negative age, from a clock that is behind, is 0 s."""
     assert f"since {words} ago" in read(snapshot(since=time.time() - seconds)).text
-
-
-@pytest.mark.parametrize(
-    ("accept", "html"),
-    [
-        (BROWSER, True),
-        ("text/html, text/plain, */*;q=0.01", True),
-        ("Text/HTML; q=0.5", True),
-        (PROMETHEUS, False),
-        ("*/*", False),
-        ("", False),
-        ("text/html;q=0.4, text/plain", False),
-        ("text/html;q=0", False),
-        ("text/html;q=nonsense", False),
-        (",;q=;,", False),
-    ],
-)
-def test_who_gets_the_page(accept: str, *, html: bool) -> None:
-    """A client gets HTML if it names HTML and prefers no other available format."""
-    assert html == prefers_html(accept)
 
 
 def fetched(url: str, **headers: str) -> tuple[Message, bytes]:

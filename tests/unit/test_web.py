@@ -86,6 +86,22 @@ def test_negotiates_format_and_encoding(served: Served) -> None:
     assert gzip.decompress(body).endswith(b"# EOF\n")
 
 
+def test_a_client_that_refuses_openmetrics_and_gzip(served: Served) -> None:
+    """A quality of 0 refuses a format and a coding; an escaping is repeated."""
+    _, headers, body = served.ask(
+        "/metrics",
+        Accept="application/openmetrics-text;q=0, text/plain;escaping=allow-utf-8",
+        Accept_Encoding="gzip;q=0",
+    )
+
+    assert (
+        "text/plain; version=0.0.4; charset=utf-8; escaping=allow-utf-8"
+        == headers["Content-Type"]
+    )
+    assert "Content-Encoding" not in headers
+    assert b"\ncontainer_health 4.0\n" in body
+
+
 def test_names(served: Served) -> None:
     """`name[]` selects samples, as in prometheus-client's own server."""
     _, _, body = served.ask("/metrics?name[]=container_health&name[]=python_info")
