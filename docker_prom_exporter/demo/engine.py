@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 VERSION: Final = f"29.0.0{SIMULATED}"
 _NANOSECONDS: Final = 10**9
 _LOGGED_PROBES: Final = 5
-_PROBE_DURATION: Final = 0.05
 _ENDPOINT: Final = re.compile(
     r"(?:/v[\d.]+)?/(?:(?P<version>version)|(?P<ping>_ping)|(?P<list>containers/json)"
     r"|containers/(?P<inspect>[^/]+)/json)"
@@ -63,6 +62,9 @@ class SimulatedContainer:
     interval: float = 5
     timeout: float = 5
     retries: int = 3
+    # The exit code of the probes that failed, and how long each probe takes.
+    probe_exit_code: int = 1
+    probe_duration: float = 0.05
     # When the engine stopped probing: as Docker before 23 after a restart with `live-restore`.
     probes_end: float = math.inf
     image: str = "demo:1"
@@ -122,7 +124,9 @@ class SimulatedContainer:
         log = []
         for number in range(max(0, count - _LOGGED_PROBES) + 1, count + 1):
             failed = self.health == "starting" or number > count - self.failing_streak
-            log.append(_log_entry(since + number * self.interval, failed=failed))
+            exit_code = self.probe_exit_code if failed else 0
+            ended = since + number * self.interval
+            log.append(_log_entry(ended, self.probe_duration, exit_code))
         return log
 
     def row(self, now: float) -> dict[str, Any]:
@@ -341,13 +345,13 @@ def passes(container: SimulatedContainer, filters: Mapping[str, Any]) -> bool:
     )
 
 
-def _log_entry(ended: float, *, failed: bool) -> dict[str, Any]:
+def _log_entry(ended: float, duration: float, exit_code: int) -> dict[str, Any]:
     """Return an entry of `State.Health.Log`."""
     return {
-        "Start": _rfc3339(ended - _PROBE_DURATION),
+        "Start": _rfc3339(ended - duration),
         "End": _rfc3339(ended),
-        "ExitCode": int(failed),
-        "Output": "connection refused" if failed else "",
+        "ExitCode": exit_code,
+        "Output": "connection refused" if exit_code else "",
     }
 
 

@@ -13,7 +13,7 @@ from docker_prom_exporter.containers import (
     read_row,
 )
 from docker_prom_exporter.demo import Play, SimulatedContainer
-from docker_prom_exporter.demo.play import PERIOD
+from docker_prom_exporter.demo.play import LIVELY, SLOW
 
 BEGIN = 1714979289.0
 SEEDS = [0, 12345]
@@ -21,7 +21,7 @@ SEEDS = [0, 12345]
 
 @cache
 def played(
-    seed: int, seconds: Sequence[int] = range(2 * PERIOD)
+    seed: int, seconds: Sequence[int] = range(2 * LIVELY)
 ) -> list[tuple[float, list[SimulatedContainer]]]:
     """Return the time and the containers of the play at each of these seconds after its beginning."""
     now = [BEGIN]
@@ -40,10 +40,10 @@ def listed(each: SimulatedContainer, now: float) -> Container:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("start", [0, 7 * PERIOD])
+@pytest.mark.parametrize("start", [0, 7 * LIVELY])
 def test_everything_happens_within_two_minutes(seed: int, start: int) -> None:
     """Within two minutes each state and health, an out-of-memory kill and an unwatched container occur."""
-    scenes = played(seed, range(start, start + PERIOD))
+    scenes = played(seed, range(start, start + LIVELY))
     simulated = [each for _, containers in scenes for each in containers]
     seen = [listed(each, now) for now, containers in scenes for each in containers]
 
@@ -54,12 +54,23 @@ def test_everything_happens_within_two_minutes(seed: int, start: int) -> None:
     assert {0, 1, 137} == {each.exit_code for each in simulated if each.state == "exited"}
     assert any(each.oom_killed for each in simulated)
     assert max(each.restarts for each in simulated) > 3
-    assert 12 <= len({each.name for each in simulated}) <= 15
+    assert 15 <= len({each.name for each in simulated}) <= 20
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_containers_are_believable(seed: int) -> None:
+    """What happens fits the settings, as on a real engine."""
+    for _, containers in played(seed, range(0, 2 * SLOW, 7)):
+        for each in containers:
+            assert each.state != "restarting" or each.restart_policy == "always", each
+            assert not each.oom_killed or each.memory, each
+            assert each.health != "unhealthy" or each.failing_streak >= each.retries, each
+            assert not each.error or each.state == "created", each
 
 
 def test_a_seed_repeats_the_play() -> None:
     """The same seed gives the same play; another seed gives another play."""
-    seconds = range(0, 2 * PERIOD, 7)
+    seconds = range(0, 2 * LIVELY, 7)
 
     assert played(1, seconds) == played.__wrapped__(1, seconds)
     assert played(1, seconds) != played(2, seconds)
@@ -72,7 +83,7 @@ def test_ids_are_unique(seed: int) -> None:
 
     assert all(len({each.id for each in found}) == len(found) for _, found in scenes)
     assert all(len({each.name for each in found}) == len(found) for _, found in scenes)
-    assert 3 == len(
+    assert 4 == len(
         {each.id for _, found in scenes for each in found if each.name == "shop-search-1"}
     )
 
@@ -81,7 +92,7 @@ def test_ids_are_unique(seed: int) -> None:
 def test_times_and_restarts(seed: int) -> None:
     """No time is in the future, no container ends before it starts, and restarts never decrease."""
     restarts: dict[str, int] = {}
-    for now, containers in played(seed):
+    for now, containers in played(seed, range(0, 2 * SLOW, 7)):
         for each in containers:
             assert max(each.created, each.started, each.finished) <= now
             assert each.state != "exited" or each.created <= each.started <= each.finished

@@ -1,0 +1,92 @@
+"""The play of `demo` raises every alert about containers but ContainerGone within 45 minutes."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from docker_prom_exporter.containers import read_inspect
+from docker_prom_exporter.demo import Play
+from docker_prom_exporter.demo.play import SLOW
+from docker_prom_exporter.metrics import Publications
+from support.builders import snapshot
+from support.machine import COMPOSE
+from support.missing import require_program
+from support.processes import Command
+
+RULES = COMPOSE / "prometheus/rules.yml"
+STEP = 15
+BEGIN = 1714979280
+
+# The alerts of compose/README.md's table, and the minute before which each container raises it.
+ALERTS = {
+    ("ContainerOomKilled", "batch-report-1"): 3,
+    ("ContainerExitedNonZero", "batch-import-1"): 4,
+    ("ContainerUnhealthy", "shop-cache-1"): 5,
+    ("ContainerUnhealthy", "shop-api-1"): 5,
+    ("ContainerRestartLoop", "batch-mailer-1"): 8,
+    ("ContainerHealthFlapping", "lab-sensor-1"): 9,
+    ("ContainerHealthcheckStalled", "lab-camera-1"): 9,
+    ("ContainerHealthcheckBroken", "shop-cache-1"): 13,
+    ("ContainerHealthcheckSlow", "shop-catalog-1"): 18,
+    ("ContainerStuckStarting", "lab-model-1"): 18,
+    ("ContainerStopped", "lab-draft-1"): 32,
+    ("ContainerStopped", "shop-worker-1"): 32,
+}
+
+
+def samples_of_the_play() -> dict[str, dict[int, float]]:
+    """Return each series that the rules use, with its values by the number of the scrape."""
+    used = {*re.findall(r"\b(?:docker|container)_\w+", RULES.read_text())}
+    series: dict[str, dict[int, float]] = defaultdict(dict)
+    now = float(BEGIN)
+    play = Play(clock=lambda: now)
+    publications = Publications()
+    for scrape in range(SLOW // STEP + 1):
+        now = BEGIN + scrape * STEP
+        read = [read_inspect(each.inspect(now), now=now) for each in play.containers()]
+        watched = [each for each in read if each and each.is_watched(only_labelled=True)]
+        published = publications.of(snapshot(*watched, last_success=now))
+        for family in [*published.families, *published.own]:
+            if family.name not in used and f"{family.name}_total" not in used:
+                continue
+            for sample in family.samples:
+                labels = {"instance": "demo", "job": "docker", **sample.labels}
+                text = ", ".join(f'{key}="{value}"' for key, value in labels.items())
+                is_time = sample.name.endswith("_timestamp_seconds")
+                value = sample.value - BEGIN if is_time else sample.value
+                series[f"{sample.name}{{{text}}}"][scrape] = value
+    return series
+
+
+def values(samples: dict[int, float]) -> str:
+    """Return the values as promtool takes them; a missing one after a value is stale."""
+    last = max(samples)
+    texts = [f"{samples[n]:.6f}" if n in samples else "stale" for n in range(last + 1)]
+    first = min(samples)
+    return " ".join(["_"] * first + texts[first:] + ["stale"] * (last < SLOW // STEP))
+
+
+def test_the_demo_raises_the_alerts(tmp_path: Path) -> None:
+    """Each alert fires in time, for the containers that it should fire for, and for no other."""
+    (tmp_path / "rules.yml").write_text(RULES.read_text())
+    lines = ["rule_files: [rules.yml]", f"evaluation_interval: {STEP}s", "tests:"]
+    lines += [f"  - interval: {STEP}s", "    input_series:"]
+    for series, samples in samples_of_the_play().items():
+        lines.append(f"      - {{series: '{series}', values: '{values(samples)}'}}")
+    lines.append("    promql_expr_test:")
+    fired = 'max_over_time(ALERTS{alertstate="firing", severity!="none"}[45m])'
+    for minute in sorted({*ALERTS.values(), 45}):
+        due = {alert for alert, latest in ALERTS.items() if latest <= minute}
+        names = "|".join(sorted({alert for alert, _ in due}))
+        chosen = fired if minute == 45 else fired.replace("{", f'{{alertname=~"{names}", ')
+        lines.append(f"      - eval_time: {minute}m")
+        lines.append(f"        expr: count by (alertname, name) ({chosen})")
+        lines.append("        exp_samples:")
+        for alert, name in sorted(due):
+            labels = f'{{alertname="{alert}", name="{name}"}}'
+            lines.append(f"          - {{labels: '{labels}', value: 1}}")
+    test = tmp_path / "demo_test.yml"
+    test.write_text("\n".join(lines) + "\n")
+    promtool = Command([require_program("promtool"), "test", "rules", str(test)], {})
+
+    assert "SUCCESS" in promtool.run()
