@@ -13,7 +13,7 @@ from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.poller import Poller
 from support.clock import Clock
 from support.polls import STEADY, asked, healths
-from support.simulated import DENIED, Simulation, answers, poller_for, simulation
+from support.simulated import DENIED, Simulation, answers, hangs, poller_for, simulation
 
 LATE = answers("504 Gateway Timeout", "")  # has the same reason as no answer
 FAILED = answers("500 Internal Server Error", '{"message": "no container with ID"}')
@@ -537,3 +537,141 @@ def test_the_label_is_asked_for_only_with_the_filter_on(engine: Simulation) -> N
         poller.poll()
 
     assert [True, True, False, False] == ["label" in query for query in engine.lists()]
+
+
+def test_a_frozen_engine_is_not_the_containers_fault(engine: Simulation) -> None:
+    """If nothing is answered meanwhile, one error is counted, and the next poll is complete."""
+    for number in range(6):
+        add_old(engine, f"c{number}", health="healthy")
+    poller = poller_for(engine.url, docker_timeout=1, poll_interval=0.5)
+    poller.poll()
+    engine.faults = {"inspect": hangs(), "list": hangs()}
+    frozen = poller.poll()
+    engine.faults = {}
+    poller.poll()
+
+    assert (True, False) == (frozen.up, frozen.listed)
+    assert 1 == sum(frozen.counts.errors.values())
+    assert {4} == {*healths(poller.snapshot).values()}
+    assert all(container.details for container in poller.snapshot.containers)
+
+
+def test_the_list_shows_whose_fault_it_is(engine: Simulation) -> None:
+    """If the only watched container hangs, the answer of the list shows that the engine does not."""
+    only = add_old(engine, "only", health="healthy")
+    poller = poller_for(engine.url)
+    poller.poll()
+    engine.inspect_faults = {only: LATE}
+    stuck = poller.poll()
+    engine.inspect_faults = {}
+    poller.poll()
+
+    assert stuck.listed
+    assert {"only": 0 if engine.podman else 4} == healths(stuck)
+    assert 1 == stuck.counts.errors["inspect", "timeout"]
+    assert {"only": 4} == healths(poller.snapshot)
+    assert all(container.details for container in poller.snapshot.containers)
+
+
+def test_what_a_poll_has_no_time_for_comes_first(engine: Simulation) -> None:
+    """A container for which a poll had no time is not put aside, but inspected first in the next."""
+    ids = [add_old(engine, f"c{number}", health="healthy") for number in range(40)]
+    poller = poller_for(engine.url, docker_timeout=1, poll_interval=0.5)
+    poller.poll()
+    before = len(engine.lines)
+    engine.faults = {"inspect": hangs()}
+    slow = poller.poll()
+    late = {i for line in engine.lines[before : before + 5] for i in ids if f"/{i}/" in line}
+    engine.faults = {}
+    before = len(engine.lines)
+    poller.poll()
+    inspected = [i for line in engine.lines[before:] for i in ids if f"/{i}/" in line]
+
+    assert (36, 4) == (slow.postponed, slow.counts.errors["inspect", "timeout"])
+    assert late == {*inspected[-4:]}
+    assert 40 == len(inspected)
+    assert 0 == poller.snapshot.postponed
+    assert {4} == {*healths(poller.snapshot).values()}
+    assert all(container.details for container in poller.snapshot.containers)
+
+
+@pytest.mark.parametrize("fault", [FAILED, DENIED, LATE])
+def test_a_list_of_new_containers_that_fails(engine: Simulation, fault: Any) -> None:
+    """The inspects of the poll stand; it counts as a failure, with one warning until it is over."""
+    add_old(engine, "web", health="healthy")
+    poller = poller_for(engine.url)
+    first = poller.poll().last_success
+    engine.faults = {"list": fault}
+    with capture_logs() as logs:
+        failed = [poller.poll() for _ in range(2)][-1]
+    engine.faults = {}
+    found = poller.poll()
+
+    assert {"web": 4} == healths(failed)
+    assert failed.containers[0].details
+    assert (True, first) == (failed.up, failed.last_success)
+    assert failed.failure is not None
+    assert ["containers.new_unknown"] == [entry["event"] for entry in logs]
+    assert {"success": 2, "failure": 2} == found.counts.polls
+    assert found.last_success > first
+    assert found.failure is None
+
+
+def test_a_list_that_fails_without_any_known_container(engine: Simulation) -> None:
+    """Without a known container, a failed list leaves nothing that could stand."""
+    poller = poller_for(engine.url)
+    poller.poll()
+    engine.faults = {"list": FAILED}
+
+    assert not poller.poll().listed
+
+
+def test_back_from_the_containerd_store(
+    containerd: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole list shows that the engine does not look images up any more."""
+    clock = Clock(monkeypatch)
+    add_old(containerd, "web")
+    poller = poller_for(containerd.url)
+    modes = [poller.poll().mode.name]
+    containerd.containerd = False
+    modes.append(poller.poll().mode.name)
+    clock.later += HOUR + 1
+    modes += [poller.poll().mode.name for _ in range(2)]
+
+    assert ["inspect", "inspect", "inspect", "list"] == modes
+
+
+def test_a_container_that_is_gone_is_forgotten(
+    containerd: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept of containers whose inspect timed out, once they are removed."""
+    Clock(monkeypatch)
+    add_old(containerd, "web")
+    stuck = {add_old(containerd, f"c{n}"): LATE for n in range(5)}
+    poller = poller_for(containerd.url)
+    poller.poll()
+    containerd.inspect_faults = {**stuck}
+    poller.poll()
+    for number in range(5):
+        del containerd.stage.containers[f"c{number}"]
+    containerd.inspect_faults = {}
+    poller.poll()
+
+    assert {"web": 2} == healths(poller.snapshot)
+    assert {} == poller._collector._requests._pauses
+
+
+@pytest.mark.parametrize("unreadable", [1, 50])
+def test_unreadable_rows_in_pages(containerd: Simulation, unreadable: int) -> None:
+    """A page is full by its rows; if no row of a full page leads on, all are listed at once."""
+    for number in range(120):
+        containerd.stage.add(f"c{number}", created=time.time() - HOUR - number)
+    last_of_page = [f"c{n}" for n in range(50 - unreadable, 50)]
+    containerd.change_rows = lambda rows: [
+        row | {"Id": "?"} if row["Names"][0].strip("/") in last_of_page else row
+        for row in rows
+    ]
+    poller = poller_for(containerd.url)
+
+    assert 120 - unreadable == len(poller.poll().containers)
