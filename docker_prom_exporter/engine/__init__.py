@@ -41,6 +41,7 @@ __all__ = [
     "Engine",
     "EngineError",
     "Inspects",
+    "Pong",
     "Target",
     "advise",
     "find_target",

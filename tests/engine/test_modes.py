@@ -2,18 +2,25 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from threading import Timer
+from typing import Any, Literal
 
 import pytest
 
-from docker_prom_exporter.collect import Collector
+from docker_prom_exporter.deadline import Deadline
 from docker_prom_exporter.demo import WATCH
+from docker_prom_exporter.engine import Pong
+from docker_prom_exporter.poller import Poller
+from docker_prom_exporter.snapshot import Mode
 from support.expositions import Sample, Scrape, scraper
+from support.polls import healths
 from support.processes import CommandError
 from support.real import GREEDY, Engine, Health
+from support.simulated import poller_for
 from support.waiting import wait_for
 
 _FROM_THE_LIST = (
@@ -24,17 +31,24 @@ _FROM_THE_LIST = (
     "docker_container_created_timestamp_seconds",
     "docker_container_labels",
 )
-PLATFORMS = "platforms:tests"
+MODES: tuple[Literal["list", "inspect"], ...] = ("list", "inspect")
+TIMEOUT = 2
+
+
+def force(monkeypatch: pytest.MonkeyPatch, name: Literal["list", "inspect"]) -> None:
+    """Let all polls use this mode, whatever the engine is."""
+    mode = Mode(name, "engine")
+    monkeypatch.setattr("docker_prom_exporter.collect.choose_mode", lambda **_: mode)
 
 
 def of_containers(scrape: Scrape) -> dict[Sample, float]:
-    """Return the samples of containers, except for the failing streak, which grows between two scrapes."""
-    return {
-        sample: value
-        for sample, value in scrape.samples.items()
-        if sample[0].startswith(("container_", "docker_container_"))
-        and "failing_streak" not in sample[0]
-    }
+    """Return the samples of containers, but for those that each probe changes."""
+    samples = {}
+    for sample, value in scrape.samples.items():
+        of_probes = "failing_streak" in sample[0] or "last_probe" in sample[0]
+        if sample[0].startswith(("container_", "docker_container_")) and not of_probes:
+            samples[sample] = value
+    return samples
 
 
 @contextmanager
@@ -63,13 +77,11 @@ def test_both_modes_say_the_same(engine: Engine, monkeypatch: pytest.MonkeyPatch
     options: dict[str, Any] = {"container_labels": "com.example.team"}
     with containers_in_all_states(engine):
         found = {}
-        for mode in ("list", "inspect"):
-            monkeypatch.setattr(
-                Collector, "_inspects", lambda *_, mode=mode: mode == "inspect"
-            )
+        for mode in MODES:
+            force(monkeypatch, mode)
             scrape = scraper(engine.url, **options)
             found[mode] = [of_containers(scrape()) for _ in range(2)]
-        monkeypatch.setattr(Collector, "_inspects", lambda *_: False)
+        force(monkeypatch, "list")
         alone = scraper(engine.url, container_details="false", **options)()
 
     first, second = found["list"]
@@ -129,22 +141,99 @@ def test_one_inspect_that_hangs(docker_28_containerd: Engine) -> None:
     for name in ("c1", "c2", "stuck"):
         engine.run(name, health="healthy", labels=WATCH)
     engine.exec("stuck", "dd", "if=/dev/zero", "of=/large", "bs=1M", "count=64")
-    scrape = scraper(engine.url)
+    scrape = scraper(engine.url, docker_timeout=TIMEOUT)
     scrape()
     with engine.client("cp", "stuck:/large", "-"):
         wait_for(lambda: not _answers(engine, "stuck"), what="the copy to hold the lock")
-        first = scrape()
+        first = [scrape() for _ in range(2)][-1]
         before = descriptors(engine)
         later = [scrape() for _ in range(5)][-1]
         after = descriptors(engine)
+    wait_for(lambda: _answers(engine, "stuck"), what="the lock to be free")
 
     assert {"c1": 4, "c2": 4, "stuck": 4} == first.by("name", "container_health")
     assert {"c1": 4, "c2": 4, "stuck": 4} == later.by("name", "container_health")
     assert {"c1", "c2"} == later.by("name", "docker_container_restarts_total").keys()
-    assert 1 == later.value(
+    assert 2 == later.value(
         "docker_exporter_api_errors_total", endpoint="inspect", reason="timeout"
     )
-    assert after <= before
+    assert after < before + 5
+
+
+def test_the_only_watched_container_hangs(docker_28_containerd: Engine) -> None:
+    """A stalled `docker cp` of the only watched container is not taken for a stuck engine."""
+    engine = docker_28_containerd
+    engine.run("only", health="healthy", labels=WATCH)
+    engine.exec("only", "dd", "if=/dev/zero", "of=/large", "bs=1M", "count=64")
+    scrape = scraper(engine.url, docker_timeout=TIMEOUT)
+    scrape()
+    with engine.client("cp", "only:/large", "-"):
+        wait_for(lambda: not _answers(engine, "only"), what="the copy to hold the lock")
+        during = scrape()
+    wait_for(lambda: _answers(engine, "only"), what="the lock to be free")
+    after = scrape()
+
+    assert {"only": 4} == during.by("name", "container_health")
+    assert {} == during.by("name", "docker_container_restarts_total")
+    assert {"only": 0} == after.by("name", "docker_container_restarts_total")
+
+
+def poller_that_freezes(engine: Engine, seconds: float) -> Poller:
+    """Return a poller that freezes the engine for some seconds after its next ping."""
+    poller = poller_for(engine.url, docker_timeout=TIMEOUT)
+    poller.poll()
+    ping = poller._engine.ping
+
+    def freeze(deadline: Deadline) -> Pong:
+        pong = ping(deadline)
+        engine.pause()
+        Timer(seconds, engine.resume).start()
+        poller._engine.ping = ping  # type: ignore[method-assign]
+        return pong
+
+    poller._engine.ping = freeze  # type: ignore[method-assign]
+    return poller
+
+
+@pytest.mark.parametrize("kind", ["docker_28_containerd", "podman_5"])
+def test_an_engine_that_freezes_in_a_poll(kind: str, request: pytest.FixtureRequest) -> None:
+    """After a freeze of the engine, longer than the timeout of an inspect, the next poll is complete."""
+    engine: Engine = request.getfixturevalue(kind)
+    names = {f"c{number}" for number in range(6)}
+    for name in names:
+        engine.run(name, health="healthy", labels=WATCH)
+    poller = poller_that_freezes(engine, 1.5 * TIMEOUT)
+    frozen = poller.poll()
+    wait_for(engine.answers, what="the engine to answer again")
+    snapshot = poller.poll()
+
+    assert frozen.counts.errors["inspect", "timeout"] + frozen.counts.errors["list", "timeout"]
+    assert dict.fromkeys(names, 4) == healths(snapshot)
+    assert all(container.details for container in snapshot.containers)
+
+
+def test_a_commit_of_podman(podman_6: Engine) -> None:
+    """A `podman commit` holds up other containers, too; the poll after it has all of these."""
+
+    def others(healths: dict[str, int]) -> dict[str, int]:
+        return {name: health for name, health in healths.items() if name != "large"}
+
+    for name in ("c1", "c2", "c3", "c4", "large"):
+        podman_6.run(name, health="healthy", labels=WATCH)
+    podman_6.exec("large", "dd", "if=/dev/zero", "of=/large", "bs=1M", "count=300")
+    poller = poller_for(podman_6.url, docker_timeout=0.5)
+    poller.poll()
+    with ThreadPoolExecutor(1) as pool:
+        commit = pool.submit(podman_6.cli, "commit", "large", "committed")
+        while not commit.done():
+            during = poller.poll()
+        commit.result()
+    podman_6.cli("rmi", "committed")
+    after = poller.poll()
+
+    assert sum(during.counts.errors.values())
+    assert {"c1": 4, "c2": 4, "c3": 4, "c4": 4} == others(healths(after))
+    assert {"c1", "c2", "c3", "c4"} <= {c.name for c in after.containers if c.details}
 
 
 def _answers(engine: Engine, name: str) -> bool:
