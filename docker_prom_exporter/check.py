@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
-from docker_prom_exporter.collect import list_everything
+from docker_prom_exporter.collect import choose_mode, list_everything
 from docker_prom_exporter.containers import (
     DOUBTS,
     LABEL,
@@ -14,7 +14,7 @@ from docker_prom_exporter.containers import (
     stores_images_in_containerd,
 )
 from docker_prom_exporter.deadline import NEVER
-from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, EngineError, advise
+from docker_prom_exporter.engine import EngineError, advise
 from docker_prom_exporter.output import printable
 from docker_prom_exporter.texts import span
 from docker_prom_exporter.watching import why_none_watched
@@ -217,17 +217,15 @@ class _Check:
             self._report.say("labels", "exported", ", ".join(self._settings.container_labels))
 
     def _report_mode(self, info: EngineInfo, *, expensive: bool) -> None:
-        """Report how each poll finds the containers."""
-        inspects = self._settings.container_details and "inspect" not in self._errors
-        if info.is_podman or (expensive and inspects):
-            explanation = "each watched container is inspected, only new ones are listed"
-            self._report.say("mode", "inspect", explanation)
-        elif expensive:
-            self._report.say("mode", "list", LISTING_IS_EXPENSIVE, colour=_YELLOW)
-        else:
-            self._report.say(
-                "mode", "list", "one list in each poll, inspects where a row has changed"
-            )
+        """Report how each poll finds the containers, and why."""
+        mode = choose_mode(
+            podman=info.is_podman,
+            expensive=expensive,
+            details=self._settings.container_details,
+            denied="inspect" in self._errors,
+        )
+        colour = "" if mode.reason == "engine" else _YELLOW
+        self._report.say("mode", mode.name, mode.explanation, colour=colour)
 
 
 def _describe(info: EngineInfo) -> str:

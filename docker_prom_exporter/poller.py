@@ -1,15 +1,12 @@
-"""The loop: when to poll, what to publish as a `Snapshot`, and what to log."""
+"""The loop: when to poll, and what to publish as a `Snapshot`."""
 
 from __future__ import annotations
 
 import time
-import traceback
 from dataclasses import replace
-from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import structlog
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -21,12 +18,11 @@ from tenacity import (
 )
 
 from docker_prom_exporter.collect import Collector
-from docker_prom_exporter.containers import LABEL
 from docker_prom_exporter.deadline import Deadline
-from docker_prom_exporter.engine import LISTING_IS_EXPENSIVE, EngineError, advise
+from docker_prom_exporter.engine import EngineError, advise
 from docker_prom_exporter.intervals import each_interval
+from docker_prom_exporter.poll_log import PollLog
 from docker_prom_exporter.snapshot import Counts, Failure, Snapshot
-from docker_prom_exporter.watching import why_none_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +32,6 @@ if TYPE_CHECKING:
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import EngineInfo
 
-_REPORT_IT: Final = "this is a fault of the exporter: report it, with the stack in its log"
-_SLOW: Final = (
-    "polls take longer than POLL_INTERVAL, and what is left is inspected first in the next one: "
-    "raise POLL_INTERVAL, or watch fewer containers"
-)
 _RETRIED_REASONS: Final = ("unreachable", "bad_response", "error")
 
 
@@ -74,10 +65,9 @@ class Poller:
         self._info: EngineInfo | None = None
         self._counts = Counts(requests=engine.requests)
         self._collector = Collector(engine, settings, self._counts)
-
-        # The last value of each topic of the log, since a state is logged when it changes.
-        self._last_logged: dict[str, Any] = {}
-        self._log = structlog.get_logger()
+        self._log = PollLog(
+            self._failure, stop, only_labelled=settings.container_health_filter_label
+        )
 
         # The second attempt of a poll is for an engine that was restarted since the last one.
         self._retrying = Retrying(
@@ -128,7 +118,7 @@ class Poller:
         try:
             self._on_poll(self.snapshot)
         except Exception as error:  # noqa: BLE001  no error may end the polling
-            self._log_unexpected("snapshot.not_published", error)
+            self._log.log_unexpected("snapshot.not_published", error)
 
     def _collect(self, deadline: Deadline) -> PollResult:
         """Connect if necessary, ping and find the containers."""
@@ -147,7 +137,7 @@ class Poller:
 
     def _succeeded(self, result: PollResult) -> Snapshot:
         """Return the snapshot of a poll; without the list of new containers it has failed."""
-        self._log_result(result)
+        self._log.log_result(result, self._info)
         complete = result.list_error is None
         self._counts.polls["success" if complete else "failure"] += 1
         return replace(
@@ -166,134 +156,18 @@ class Poller:
     def _failed(self, error: EngineError) -> Snapshot:
         """Keep the last containers, with unknown health; Docker is up if it answered the ping."""
         self._counts.polls["failure"] += 1
-        up = error.endpoint in ("list", "inspect")
         failure = self._failure(error)
-        event = "containers.unknown" if up else "docker.lost"
-        if self._has_changed("docker", (event, error.reason == "denied")):
-            self._warn(event, **_explain(failure))
+        self._log.log_failure(error, failure)
+        up = error.endpoint in ("list", "inspect")
         return replace(self.snapshot.distrusted(), up=up, failure=failure, engine=self._info)
 
     def _broke(self, error: Exception) -> Snapshot:
         """Keep the last containers, with unknown health: an error of the exporter itself."""
         self._counts.polls["failure"] += 1
         self._engine.disconnect()
-        self._log_unexpected("poll.failed", error)
-        failure = Failure("exporter", "error", _place(error), _REPORT_IT)
+        failure = self._log.log_unexpected("poll.failed", error)
         return replace(self.snapshot.distrusted(), failure=failure)
 
     def _failure(self, error: EngineError) -> Failure:
         advice = advise(error, self._engine.url)
         return Failure(error.endpoint, error.reason, error.detail, advice)
-
-    def _log_result(self, result: PollResult) -> None:
-        info, mode = self._info, result.mode
-        if info is not None and self._has_changed("docker", (info, mode)):
-            self._log.info(
-                "docker.found",
-                engine=info.name,
-                version=info.version,
-                api_version=info.api_version,
-                mode=mode.name,
-                reason=mode.reason,
-                watched=len(result.containers),
-            )
-            expensive = mode.reason != "engine" and not info.is_podman
-            self._warn_of(
-                "containers.listing_is_expensive", expensive, advice=LISTING_IS_EXPENSIVE
-            )
-        self._log_none_watched(result)
-        self._warn_of(
-            "containers.rows_ignored",
-            result.unreadable,
-            rows=result.unreadable,
-            cause="no id, or another row's",
-        )
-        self._warn_of(
-            "polls.slow",
-            result.postponed > 0,
-            inspects_postponed=result.postponed,
-            advice=_SLOW,
-        )
-        self._log_invalid_labels(result)
-        self._log_similar_labels(result)
-        self._log_missing_details(result)
-        self._log_list_error(result.list_error)
-
-    def _log_invalid_labels(self, result: PollResult) -> None:
-        known = self._last_logged.get("labels", ())
-        for container_id, name in result.invalid_labels.items():
-            if container_id not in known:
-                takes = "true or false"
-                self._warn("container.label_ignored", name=name, label=LABEL, takes=takes)
-        self._last_logged["labels"] = {*result.invalid_labels}
-
-    def _log_none_watched(self, result: PollResult) -> None:
-        advice = ""
-        if not result.containers:
-            why = why_none_watched(
-                only_labelled=self.settings.container_health_filter_label,
-                unwatched=result.unwatched,
-            )
-            advice = f"{why}; docker-prom-exporter check shows all containers"
-        self._warn_of("containers.none_watched", advice, advice=advice)
-
-    def _log_similar_labels(self, result: PollResult) -> None:
-        """Warn of misspelled labels, which a poll sees only without the filter by label."""
-        known = self._last_logged.get("similar labels", ())
-        misspelled = {c.id: c for c in result.containers if c.similar_label}
-        for container_id, container in misspelled.items():
-            if container_id not in known:
-                self._warn(
-                    "container.label_unknown",
-                    name=container.name,
-                    label=container.similar_label,
-                    similar=LABEL,
-                )
-        self._last_logged["similar labels"] = {*misspelled}
-
-    def _log_missing_details(self, result: PollResult) -> None:
-        """Warn once for each reason, not for each container and poll."""
-        by_reason = {error.reason: error for error in result.errors.values()}
-        if self._has_changed("inspect", {*by_reason}):
-            for error in by_reason.values():
-                explained = _explain(self._failure(error))
-                missing = len(result.errors)
-                self._warn("containers.details_missing", containers=missing, **explained)
-
-    def _log_list_error(self, error: EngineError | None) -> None:
-        reason = None if error is None else error.reason
-        if self._has_changed("new containers", reason) and error is not None:
-            self._warn("containers.new_unknown", **_explain(self._failure(error)))
-
-    def _log_unexpected(self, event: str, error: Exception) -> None:
-        """Log where an error comes from once, until another one comes."""
-        if self._has_changed(event, _place(error)):
-            # Without the message, which may quote an answer of the engine.
-            stack = "".join(traceback.format_tb(error.__traceback__))
-            self._log.error(event, error=_place(error), stack=stack)
-
-    def _warn(self, event: str, **more: Any) -> None:
-        # A stop cuts requests; that is no failure.
-        if not self._stop.is_set():
-            self._log.warning(event, **more)
-
-    def _warn_of(self, event: str, value: object, **more: Any) -> None:
-        """Warn when a value changes, unless it is false."""
-        if self._has_changed(event, value) and value:
-            self._warn(event, **more)
-
-    def _has_changed(self, topic: str, value: Any) -> bool:
-        before, self._last_logged[topic] = self._last_logged.get(topic), value
-        return bool(before != value)
-
-
-def _explain(failure: Failure) -> dict[str, str]:
-    """Return the keys and values that a log line has for a failure, without empty ones."""
-    return {key: text for key, text in failure._asdict().items() if text}
-
-
-def _place(error: Exception) -> str:
-    """Return an error's type and place; its message may quote an answer of the engine."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    module = Path(place.filename).stem
-    return f"unexpected {type(error).__name__} in {module}.{place.name}, line {place.lineno}"

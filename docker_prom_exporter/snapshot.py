@@ -21,6 +21,23 @@ class Mode(NamedTuple):
     name: Literal["list", "inspect"]
     reason: Literal["engine", "details off", "inspect denied"]
 
+    @property
+    def explanation(self) -> str:
+        """What a poll requests, and what rules the cheaper mode out."""
+        if self.name == "inspect":
+            return "each watched container is inspected, only new ones are listed"
+        if self.reason == "details off":
+            return (
+                "one list in each poll, which is expensive on this engine: "
+                "with CONTAINER_DETAILS=true each watched container would be inspected instead"
+            )
+        if self.reason == "inspect denied":
+            return (
+                "one list in each poll, which is expensive on this engine: "
+                "each watched container would be inspected instead if that were allowed"
+            )
+        return "one list in each poll, inspects where a row has changed"
+
 
 LIST_MODE: Final = Mode("list", "engine")
 """The mode of engines for which a list is cheap."""

@@ -127,7 +127,7 @@ class Requests:
     def whole_list(self, poll: Poll) -> dict[str, Row]:
         """List all containers, in pages where that is expensive."""
         if self._lookup_listed is False and not self.listing_is_expensive:
-            rows = self._list(poll.deadline)
+            rows = self._list(poll.deadline.with_reserve())
         else:
             rows = self._list_in_pages()
         if rows.by_id:
@@ -136,7 +136,8 @@ class Requests:
 
     def listed_since(self, anchor: str, poll: Poll) -> dict[str, Row] | None:
         """List the containers created after the one with this id; `None` if it is gone."""
-        rows = self._list_relative(anchor, poll.deadline, since=[anchor])
+        deadline = poll.deadline.with_reserve()
+        rows = self._list_relative(anchor, deadline, since=[anchor])
         return None if rows is None else rows.by_id
 
     def inspect(

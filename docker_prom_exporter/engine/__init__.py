@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from docker_prom_exporter.deadline import Deadline, call, call_each
-from docker_prom_exporter.engine.advice import LISTING_IS_EXPENSIVE, advise
+from docker_prom_exporter.engine.advice import advise
 from docker_prom_exporter.engine.client import (
     NO_VERSION,
     InFlight,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from docker_prom_exporter.engine.client import Client
 
 __all__ = [
-    "LISTING_IS_EXPENSIVE",
     "BadAnswerError",
     "BadTargetError",
     "Engine",

@@ -21,12 +21,6 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from docker_prom_exporter.engine.errors import EngineError
 
-LISTING_IS_EXPENSIVE: Final = (
-    "this engine looks up the image of each container that it lists; with inspects allowed and "
-    "CONTAINER_DETAILS=true no list of all is needed in each poll"
-)
-"""What to do when each poll lists all containers although that is expensive for the engine."""
-
 # In this order: settings of calum4's proxy, of tecnativa's and linuxserver's, and wollomatic's expression.
 _DENIED_BY_PROXY: Final = {
     "version": r"a socket proxy must allow GET /version: VERSION=1, or -allowGET=(/v[\d.]+)?/version",

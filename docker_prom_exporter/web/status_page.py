@@ -38,10 +38,6 @@ _PARTS: Final = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n(?=<!-- |\Z)", _HTML, r
 _MIN_REFRESH: Final = 5
 _MAX_REFRESH: Final = 60
 _ICON_COLOURS: Final = {"good": "1a9c57", "warn": "e0a030", "bad": "d93a3f"}
-_MODES: Final = {
-    "list": "list: one list in each poll, inspects where a row has changed",
-    "inspect": "inspect: each container is inspected, only new ones are listed",
-}
 
 
 class _Html(str):
@@ -184,6 +180,8 @@ class StatusPage:
     def _exporter(self, snapshot: Snapshot, ended: float, now: float) -> _Html:
         counts, took = snapshot.counts, snapshot.duration
         duration = f"{took * 1000:.0f} ms" if took < 1 else f"{took:.1f} s"
+        if took > self.poll_interval:
+            duration += ", longer than the interval"
         errors = "; ".join(
             f"{' '.join(what)}: {count}" for what, count in counts.errors.items() if count
         )
@@ -192,7 +190,7 @@ class StatusPage:
             and _joined((_ago(ended, now), f", took {duration}"), ""),
             "Last success": _ago(snapshot.last_success, now),
             "Interval": f"{self.poll_interval:g} s",
-            "Mode": _MODES[snapshot.mode.name],
+            "Mode": f"{snapshot.mode.name}: {snapshot.mode.explanation}",
             "Polls": f"{counts.polls['success']} succeeded, {counts.polls['failure']} failed",
             "Errors": f"{errors or 'none'}, in {sum(counts.requests.values())} requests",
         }
