@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from docker_prom_exporter import __version__
 from docker_prom_exporter.containers import DOUBTS, LABEL, ContainerHealth
 from docker_prom_exporter.texts import span
+from docker_prom_exporter.watching import why_none_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -56,18 +57,34 @@ class _Verdict(NamedTuple):
 
 
 _UNHEALTHY: Final = _Verdict("unhealthy", "▲", "bad", 0)
-_FAILED: Final = _Verdict("stopped", "■", "bad", 1)
-_UNKNOWN: Final = _Verdict("unknown", "?", "warn", 2)
-_STARTING: Final = _Verdict("starting", "◐", "warn", 3)
-_STOPPED: Final = _Verdict("stopped", "■", "off", 4)
+_RESTARTING: Final = _Verdict("restarting", "↻", "bad", 1)
+_FAILED: Final = _Verdict("failed", "■", "bad", 2)
+_UNKNOWN: Final = _Verdict("unknown", "?", "warn", 3)
+_STARTING: Final = _Verdict("starting", "◐", "warn", 4)
+_STOPPED: Final = _Verdict("stopped", "■", "off", 5)
+_ALIVE: Final = _Verdict("no healthcheck", "○", "off", 6)
+_HEALTHY: Final = _Verdict("healthy", "●", "good", 7)
 _DOUBTED: Final[dict[str | None, _Verdict]] = {
-    doubt: _Verdict(doubt, "?", "warn", 2) for doubt in DOUBTS
+    doubt: _UNKNOWN._replace(word=doubt) for doubt in DOUBTS
 }
 _VERDICTS: Final = {
     ContainerHealth.UNHEALTHY: _UNHEALTHY,
-    ContainerHealth.ALIVE: _Verdict("no healthcheck", "○", "off", 5),
-    ContainerHealth.HEALTHY: _Verdict("healthy", "●", "good", 6),
+    ContainerHealth.ALIVE: _ALIVE,
+    ContainerHealth.HEALTHY: _HEALTHY,
 }
+
+# `docker stop` ends a program by SIGTERM (143), or by SIGKILL (137) if that takes too long.
+_EXIT_CODES_OF_A_STOP: Final = (0, 137, 143)
+
+# A running container counts as restarting if its policy has restarted it so often, the last time
+# within so many seconds.
+_LOOP_RESTARTS: Final = 3
+_LOOP_SECONDS: Final = 300
+
+_UNFOLDED_ROWS: Final = 60
+_DIGEST: Final = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
+
+_Row = tuple[_Verdict, "Container"]
 
 
 @dataclass(frozen=True)
@@ -113,18 +130,19 @@ class StatusPage:
         old, age = clock > snapshot.trusted_until, clock - snapshot.ended
         if old:
             snapshot = snapshot.distrusted()
+        rows = []
+        for container in snapshot.containers:
+            rows.append((_verdict(container, now, listed=snapshot.listed), container))
+        rows.sort(key=lambda row: (row[0].rank, row[1].name, row[1].id))
         heading = _heading(snapshot, old=old)
-        rows = sorted(
-            ((_verdict(each, listed=snapshot.listed), each) for each in snapshot.containers),
-            key=lambda row: (row[0].rank, row[1].name, row[1].id),
-        )
-        unhealthy = sum(verdict is _UNHEALTHY for verdict, _ in rows)
+        if snapshot.listed:
+            heading = _with_the_worst(heading, [verdict for verdict, _ in rows])
         seconds = min(max(math.ceil(self.poll_interval), _MIN_REFRESH), _MAX_REFRESH)
         return _fill(
             "page",
             refresh=refreshing and _fill("refresh", seconds=seconds),
-            title=f"{heading.word}, {unhealthy} unhealthy" if unhealthy else heading.word,
-            colour=_ICON_COLOURS["bad" if unhealthy else heading.tone],
+            title=heading.word,
+            colour=_ICON_COLOURS[heading.tone],
             style=_Html(_STYLE),
             simulation=snapshot.engine
             and snapshot.engine.is_simulated
@@ -133,7 +151,8 @@ class StatusPage:
             heading=_fill("verdict", **heading._asdict()),
             engine=_engine(snapshot, now, old=old),
             notice=_fill("stuck", age=span(age)) if old else _failure(snapshot, heading.tone),
-            containers=self._containers(snapshot, rows, now),
+            containers=self._containers(snapshot, rows, now, unfolded=not refreshing),
+            misspelled=_misspelled(snapshot),
             not_watched=self._not_watched(snapshot),
             exporter=self._exporter(snapshot, now - age, now),
             now=datetime.fromtimestamp(now, UTC),
@@ -141,31 +160,41 @@ class StatusPage:
         )
 
     def _containers(
-        self, snapshot: Snapshot, rows: list[tuple[_Verdict, Container]], now: float
+        self, snapshot: Snapshot, rows: list[_Row], now: float, *, unfolded: bool
     ) -> _Html:
         if not rows:
-            text = (
-                "No container is watched." if snapshot.polled else "No container is known yet."
-            )
-            return _fill("no_containers", text=text)
-        worst = {verdict.word: verdict for verdict, _ in reversed(rows)}
-        tally = Counter(verdict.word for verdict, _ in rows)
-        tallied = (
-            worst[word]._replace(word=f"{count} {word}") for word, count in tally.items()
-        )
+            return _fill("no_containers", text=self._why_none(snapshot))
         missing = snapshot.listed and sum(container.details is None for _, container in rows)
         note = _fill("details_missing", count=missing) if missing else None
+        shown, folded = rows, None
+        if len(rows) > _UNFOLDED_ROWS:
+            shown = [row for row in rows if row[0].rank < _ALIVE.rank]
+            well = rows[len(shown) :]
+            if well:
+                folded = _fill(
+                    "folded",
+                    open=unfolded and _Html(" open"),
+                    count=len(well),
+                    table=_table(well, now, "Sorted by health and name.", listed=True),
+                )
+        caption = _caption(snapshot)
         return _fill(
             "containers",
-            tally=_joined(
-                _fill("tally", verdict=_fill("verdict", **each._asdict())) for each in tallied
-            ),
-            caption=_caption(snapshot),
-            rows=_joined(
-                _row(verdict, each, now, listed=snapshot.listed) for verdict, each in rows
-            ),
+            tally=_tally(rows),
+            table=_table(shown, now, caption, listed=snapshot.listed)
+            if shown
+            else _fill("no_containers", text=caption),
+            folded=folded,
             note=note if self.details else _fill("details_off"),
         )
+
+    def _why_none(self, snapshot: Snapshot) -> str:
+        if not snapshot.polled:
+            return "No container is known yet."
+        if not snapshot.listed:
+            return "No container was watched."
+        why = why_none_watched(only_labelled=self.only_labelled, unwatched=snapshot.unwatched)
+        return f"No container is watched: {why}."
 
     def _not_watched(self, snapshot: Snapshot) -> _Html | None:
         """Return how to list the containers that are not watched, and how to change that."""
@@ -214,7 +243,8 @@ def _heading(snapshot: Snapshot, *, old: bool) -> _Verdict:
 def _engine(snapshot: Snapshot, now: float, *, old: bool) -> _Html:
     facts: list[str] = []
     if snapshot.polled and not old:
-        facts.append(_joined(("since ", _ago(snapshot.since, now)), ""))
+        state = "up since " if snapshot.up else "down since "
+        facts.append(_joined((state, _ago(snapshot.since, now)), ""))
     if engine := snapshot.engine:
         platform = "/".join(filter(None, (engine.os, engine.arch)))
         facts += [
@@ -235,6 +265,42 @@ def _failure(snapshot: Snapshot, tone: str) -> _Html | None:
     )
 
 
+def _with_the_worst(heading: _Verdict, verdicts: list[_Verdict]) -> _Verdict:
+    """Return the heading with the number of containers of each kind that needs attention."""
+    kinds = (_UNHEALTHY, _RESTARTING, _FAILED, _UNKNOWN)
+    ranks = Counter(verdict.rank for verdict in verdicts)
+    there = [kind for kind in kinds if ranks[kind.rank]]
+    if not there:
+        return heading
+    counts = [f"{ranks[kind.rank]} {kind.word}" for kind in there]
+    return there[0]._replace(word=", ".join((heading.word, *counts)))
+
+
+def _tally(rows: list[_Row]) -> _Html:
+    """Return the number of containers for each word, in the order of the rows."""
+    counts = Counter(verdict.word for verdict, _ in rows)
+    chips = []
+    for verdict in dict.fromkeys(verdict for verdict, _ in rows):
+        counted = verdict._replace(word=f"{counts[verdict.word]} {verdict.word}")
+        chips.append(_fill("tally", verdict=_fill("verdict", **counted._asdict())))
+    return _joined(chips)
+
+
+def _table(rows: list[_Row], now: float, caption: str, *, listed: bool) -> _Html:
+    cells = [_row(verdict, container, now, listed=listed) for verdict, container in rows]
+    return _fill("table", caption=caption, rows=_joined(cells))
+
+
+def _misspelled(snapshot: Snapshot) -> _Html | None:
+    """Return which containers have a label that was probably meant as the exporter's."""
+    items = []
+    for container in snapshot.containers:
+        if container.similar_label:
+            key = container.similar_label
+            items.append(_fill("similar", name=container.name, key=key, label=LABEL))
+    return _fill("misspelled", items=_joined(items)) if items else None
+
+
 def _caption(snapshot: Snapshot) -> str:
     watched = len(snapshot.containers)
     if not snapshot.listed:
@@ -243,18 +309,43 @@ def _caption(snapshot: Snapshot) -> str:
     return f"Watched: {watched}{all_of_them}. The worst come first."
 
 
-def _verdict(container: Container, *, listed: bool) -> _Verdict:
+def _verdict(container: Container, now: float, *, listed: bool) -> _Verdict:
     if not listed:
         return _UNKNOWN
+    if container.running:
+        return _running_verdict(container, now)
+    if container.state == "restarting":
+        return _RESTARTING
     if container.health == ContainerHealth.STOPPED:
-        details = container.details
-        killed = details and (details.oom_killed or details.exit_code)
-        return _FAILED if killed or container.state in ("restarting", "dead") else _STOPPED
-    if container.running and container.health_status == "starting":
+        return _FAILED if _has_failed(container) else _STOPPED
+    return _UNKNOWN
+
+
+def _running_verdict(container: Container, now: float) -> _Verdict:
+    if container.health == ContainerHealth.UNHEALTHY:
+        return _UNHEALTHY
+    if _restarts_often(container, now):
+        return _RESTARTING
+    if container.health_status == "starting":
         return _STARTING
-    if container.doubt:
-        return _DOUBTED[container.doubt]
-    return _VERDICTS.get(container.health, _UNKNOWN)
+    return _DOUBTED.get(container.doubt) or _VERDICTS.get(container.health, _UNKNOWN)
+
+
+def _has_failed(container: Container) -> bool:
+    """Return whether a container was stopped by a failure, not on purpose."""
+    details = container.details
+    if container.state == "dead" or details is None:
+        return container.state == "dead"
+    if details.oom_killed or details.start_failed:
+        return True
+    return (details.exit_code or 0) not in _EXIT_CODES_OF_A_STOP
+
+
+def _restarts_often(container: Container, now: float) -> bool:
+    details = container.details
+    if not container.running or details is None or details.started is None:
+        return False
+    return details.restarts >= _LOOP_RESTARTS and now - details.started < _LOOP_SECONDS
 
 
 def _row(verdict: _Verdict, container: Container, now: float, *, listed: bool) -> _Html:
@@ -263,6 +354,7 @@ def _row(verdict: _Verdict, container: Container, now: float, *, listed: bool) -
     return _fill(
         "row",
         name=container.name,
+        image=_DIGEST.sub(r"\1…", container.image),
         compose=" / ".join(
             filter(None, (container.compose_project, container.compose_service))
         ),
@@ -272,7 +364,7 @@ def _row(verdict: _Verdict, container: Container, now: float, *, listed: bool) -
         since=listed and _ago(_since(container), now),
         policy=details and details.restart_policy,
         restarts=details and details.restarts,
-        exit=details and not running and _exit(details),
+        exit=details and not running and _exit(container, details),
         streak=details and running and (details.failing_streak or None),
     )
 
@@ -302,11 +394,17 @@ def _since(container: Container) -> float | None:
     return container.details.started if container.running else container.details.finished
 
 
-def _exit(details: Details) -> str:
-    code = "" if details.exit_code is None else str(details.exit_code)
-    memory = "out\xa0of\xa0memory" if details.oom_killed else ""
-    text = ", ".join(filter(None, (code, memory)))
-    return _fill("failed", exit=text) if details.exit_code or memory else text
+def _exit(container: Container, details: Details) -> str:
+    words = []
+    if details.exit_code is not None:
+        words.append(str(details.exit_code))
+    if details.oom_killed:
+        words.append("out\xa0of\xa0memory")
+    if details.start_failed:
+        words.append("start\xa0failed")
+    text = ", ".join(words)
+    failed = container.state == "restarting" or _has_failed(container)
+    return _fill("failed", exit=text) if text not in ("", "0") and failed else text
 
 
 def _ago(when: float | None, now: float) -> _Html | None:

@@ -136,7 +136,7 @@ def test_a_screen_reader_finds_a_table(browser: Browser, size: tuple[int, int]) 
         r for r in roles if r[0] == "table"
     ]
     assert 9 == sum(role == "columnheader" for role, _ in roles)
-    assert "shop-web-1" == next(name for role, name in roles if role == "rowheader")
+    assert "shop-web-1 nginx:1.27" == next(name for role, name in roles if role == "rowheader")
     assert ("cell", "unhealthy") in roles
 
 
@@ -203,20 +203,20 @@ def test_words_say_what_colours_do(browser: Browser) -> None:
             "return [...document.querySelectorAll('.verdict')].map(e => e.innerText.replace(/\\s+/, ' '))"
         )
 
-    assert ["▲unhealthy", "■stopped", "■stopped"] == verdicts[:3]
+    assert ["▲unhealthy", "↻restarting", "■failed"] == verdicts[:3]
     assert ["?stalled", "?unknown", "?pending", "◐starting"] == verdicts[3:7]
     assert ["○no healthcheck", "●healthy"] == sorted(set(verdicts[9:]))
 
 
 def test_it_reloads_where_the_reader_is(browser: Browser) -> None:
     """The page reloads by itself, shows a new container and keeps the scroll position."""
-    many = [container(f"c{number}", health="healthy") for number in range(1000)]
+    many = [container(f"c{number}", health="unhealthy") for number in range(1000)]
     now = [snapshot(*many)]
     with serving(lambda: now[0]) as url:
         browser.open(url)
         browser.run("scrollTo(0, 12345)")
         loaded = browser.run("return performance.timeOrigin")
-        now[0] = snapshot(*many[:-1], container("newcomer", health="healthy"))
+        now[0] = snapshot(*many[:-1], container("newcomer", health="unhealthy"))
         wait_for(
             lambda: browser.run("return performance.timeOrigin") != loaded,
             what="the reload",
@@ -268,6 +268,21 @@ def test_a_thousand_containers(browser: Browser) -> None:
         assert 0 == overflow(browser)
 
 
+def test_healthy_containers_fold_without_a_script(browser: Browser) -> None:
+    """Many healthy containers are hidden until a click on their summary."""
+    many = [container(f"c{number}", health="healthy") for number in range(100)]
+    with serving(lambda: snapshot(container("ill", health="unhealthy"), *many)) as url:
+        browser.open(url)
+        before = text(browser)
+        browser.run("document.querySelector('summary').click()")
+
+        assert "ill" in before
+        assert "c99" not in before
+        assert "c99" in text(browser)
+        assert browser.run(WORST_CONTRAST) >= 4.5
+        assert 0 == overflow(browser)
+
+
 def test_a_token_lets_a_browser_in(browser: Browser, tmp_path: Path) -> None:
     """A browser gets the page with the token as its password, and not with a wrong password."""
     (tmp_path / "token").write_text("s3cret")
@@ -290,7 +305,7 @@ def test_the_demo_is_a_picture(browser: Browser) -> None:
         serving(poller_for(engine.url).poll) as url,
     ):
         browser.command("Emulation.setScrollbarsHidden", hidden=True)
-        browser.resize(1200, 960, scale=0.75)
+        browser.resize(1280, 1024, scale=0.75)
         browser.open(url)
         picture = browser.picture()
 

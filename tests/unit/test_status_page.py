@@ -82,7 +82,7 @@ def read(
 
 
 def named(*containers: Container) -> list[str]:
-    return [row[0] for row in read(snapshot(*containers)).rows[1:]]
+    return [row[0].splitlines()[0] for row in read(snapshot(*containers)).rows[1:]]
 
 
 DOWN = Failure("ping", "unreachable", "Connection refused", "start the engine")
@@ -91,7 +91,13 @@ DOWN = Failure("ping", "unreachable", "Connection refused", "start the engine")
 @pytest.mark.parametrize(
     ("state", "age", "mark", "sentence", "text"),
     [
-        (snapshot(), 1, "●", "Docker is up", "No container is watched."),
+        (
+            snapshot(),
+            1,
+            "●",
+            "Docker is up",
+            "No container is watched: the engine has no container.",
+        ),
         (
             snapshot(up=False, listed=False, failure=DOWN),
             1,
@@ -134,13 +140,117 @@ def test_the_state_of_the_engine(
     assert [] == page.wrong + page.open
 
 
-def test_the_title_has_the_number_of_unhealthy_containers() -> None:
-    """The title has the number of unhealthy containers, which a tab shows."""
-    page = read(
-        snapshot(container("a", health="unhealthy"), container("b", health="unhealthy"))
+@pytest.mark.parametrize(
+    ("containers", "mark", "sentence"),
+    [
+        ([container("a", health="healthy"), container("b", "paused")], "●", "Docker is up"),
+        ([container("a", "exited", exit_code=137)], "●", "Docker is up"),
+        ([container("a", health="starting")], "●", "Docker is up"),
+        (
+            [
+                container("a", health="unhealthy"),
+                container("b", health="unhealthy"),
+                container("c", "exited", exit_code=1),
+                container("d", "restarting"),
+                container("e", health="healthy"),
+            ],
+            "▲",
+            "Docker is up, 2 unhealthy, 1 restarting, 1 failed",
+        ),
+        (
+            [container("a", health=None), container("b")._replace(doubt="stalled")],
+            "?",
+            "Docker is up, 2 unknown",
+        ),
+    ],
+)
+def test_the_heading_says_the_worst(
+    containers: list[Container], mark: str, sentence: str
+) -> None:
+    """Heading, title and icon, which a tab shows, say how many containers need attention."""
+    page = read(snapshot(*containers))
+    (icon,) = [attributes["href"] for tag, attributes in page.elements if tag == "link"]
+
+    assert f"{sentence} · docker-prom-exporter" == page.title
+    assert f"{mark}{sentence}" == page.heading
+    assert icon
+    assert {"●": "1a9c57", "?": "e0a030", "▲": "d93a3f"}[mark] in icon
+
+
+@pytest.mark.parametrize(
+    ("what", "word", "red"),
+    [
+        ({"state": "exited", "exit_code": 0}, "stopped", False),
+        ({"state": "exited", "exit_code": 137}, "stopped", False),
+        ({"state": "exited", "exit_code": 143}, "stopped", False),
+        ({"state": "exited", "exit_code": 137, "oom_killed": True}, "failed", True),
+        ({"state": "exited", "exit_code": 1}, "failed", True),
+        ({"state": "created", "start_failed": True}, "failed", True),
+        ({"state": "created"}, "stopped", False),
+        ({"state": "paused"}, "stopped", False),
+        ({"state": "dead", "exit_code": 0}, "failed", False),
+        ({"state": "restarting", "exit_code": 1}, "restarting", True),
+        ({"restarts": 3, "started": time.time() - 200}, "restarting", False),
+        ({"restarts": 3, "started": time.time() - 400}, "no healthcheck", False),
+        ({"restarts": 2, "started": time.time() - 10}, "no healthcheck", False),
+        ({"restarts": 3, "health": "healthy"}, "restarting", False),
+        ({"restarts": 3, "health": "unhealthy"}, "unhealthy", False),
+    ],
+    ids=str,
+)
+def test_failures_and_stops(what: dict[str, Any], word: str, *, red: bool) -> None:
+    """What failed or restarts often differs from what was stopped on purpose; so does its code."""
+    page = read(snapshot(container("web", **what)))
+
+    assert word == page.rows[1][2].strip("▲↻■●○ ")
+    assert f"1 {word}" in page.text
+    assert red == any(
+        tag == "strong" and attributes.get("class") == "bad"
+        for tag, attributes in page.elements
     )
 
-    assert "Docker is up, 2 unhealthy · docker-prom-exporter" == page.title
+
+def test_images() -> None:
+    """The image's name is shown, with a shortened digest."""
+    digest = "sha256:" + "0123456789abcdef" * 4
+    one = container("web")._replace(image=f"registry.example/web@{digest}")
+
+    assert "web\nregistry.example/web@sha256:0123456789ab…" == read(snapshot(one)).rows[1][0]
+
+
+@pytest.mark.parametrize("refreshing", [True, False])
+def test_many_healthy_containers_fold(*, refreshing: bool) -> None:
+    """Above 60 containers, those without trouble fold; a page that does not reload unfolds them."""
+    well = [container(f"c{number:02}", health="healthy") for number in range(59)]
+    trouble = [container("ill", health="unhealthy"), container("plain")]
+    few = read(snapshot(*well, trouble[0]))
+    many = read(snapshot(*well, *trouble), refreshing=refreshing)
+    folds = [attributes for tag, attributes in many.elements if tag == "details"]
+
+    assert "details" not in [tag for tag, _ in few.elements]
+    assert [{} if refreshing else {"open": None}] == folds
+    assert 61 == sum(row[0] != "Container" for row in many.rows)
+    assert ["ill", "Container"] == [row[0].splitlines()[0] for row in many.rows[1:3]]
+    assert "60 need no attention Sorted by health and name." in many.text
+    assert [] == many.wrong + many.open
+
+
+def test_nothing_but_healthy_containers_folds() -> None:
+    """A page of many healthy containers has its caption, and no empty table."""
+    page = read(snapshot(*(container(f"c{number}", health="healthy") for number in range(61))))
+
+    assert "Watched: 61 of 61." in page.text
+    assert 1 == sum(tag == "table" for tag, _ in page.elements)
+
+
+def test_a_misspelled_label() -> None:
+    """The page names a label that was probably meant as the exporter's."""
+    one = container("web")._replace(similar_label="docker-prometheus-exporter.<b>")
+
+    assert f"web has the label docker-prometheus-exporter.<b> , which is not {LABEL} ." in (
+        read(snapshot(one)).text
+    )
+    assert "Misspelled" not in read(snapshot(container("web"))).text
 
 
 def test_an_engine_that_is_up_is_described() -> None:
@@ -157,7 +267,7 @@ def test_an_engine_that_is_down() -> None:
     )
 
     assert "ping unreachable: Connection refused What to do: start the engine" in page.text
-    assert ["web", "", "?unknown", *[""] * 6] == page.rows[1]
+    assert ["web\nnginx:1.27", "", "?unknown", *[""] * 6] == page.rows[1]
     assert "Last seen: 1. Their current state is unknown." in page.text
 
 
@@ -182,7 +292,7 @@ def test_the_worst_come_first() -> None:
         container("b unhealthy", health="unhealthy"),
         container("a unhealthy", health="unhealthy"),
     )
-    order = "a unhealthy,b unhealthy,failed,looping,unknown,starting,done,new,alive,healthy"
+    order = "a unhealthy,b unhealthy,looping,failed,unknown,starting,done,new,alive,healthy"
 
     assert order.split(",") == named(*everything)
     assert order.split(",") == named(*reversed(everything))
@@ -218,11 +328,11 @@ def test_columns() -> None:
             "Exit code",
             "Failing streak",
         ],
-        ["db", "", "▲unhealthy", "running", "1 min ago", "no", "0", "", "3"],
+        ["db nginx:1.27", "", "▲unhealthy", "running", "1 min ago", "no", "0", "", "3"],
         [
-            "shop-web-1",
+            "shop-web-1 nginx:1.27",
             "shop / web",
-            "■stopped",
+            "■failed",
             "exited",
             "1 min 30 s ago",
             "always",
@@ -382,14 +492,11 @@ def test_names_are_text() -> None:
     """HTML in names is shown as text and adds no element."""
     evil = "<script>alert(1)</script>'\"&"
     plain = read(snapshot(container("web", project="p", service="s")))
-    page = read(
-        snapshot(
-            container(evil, project=evil, service=evil), engine=DOCKER._replace(version=evil)
-        )
-    )
+    one = container(evil, project=evil, service=evil)._replace(image=evil)
+    page = read(snapshot(one, engine=DOCKER._replace(version=evil)))
 
     assert [tag for tag, _ in plain.elements] == [tag for tag, _ in page.elements]
-    assert evil == page.rows[1][0]
+    assert f"{evil}\n{evil}" == page.rows[1][0]
     assert f"{evil} / {evil}" == page.rows[1][1]
 
 
@@ -555,7 +662,8 @@ def test_a_time_beyond_the_calendar_is_an_empty_cell(when: float) -> None:
     """A time that Python's calendar lacks gives an empty cell; Docker allows years after 9999."""
     odd = container("odd", "created")._replace(created_ns=int(when) * 10**9)
     running = container("running", details=details(started=when))
-    rows = {row[0]: row for row in read(snapshot(odd, running, container("web"))).rows[1:]}
+    page = read(snapshot(odd, running, container("web")))
+    rows = {row[0].splitlines()[0]: row for row in page.rows[1:]}
 
     assert ("", "") == (rows["odd"][4], rows["running"][4])
     assert "1 min ago" == rows["web"][4]
