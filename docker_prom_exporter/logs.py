@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO, cast
 
 import structlog
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MAX_QUEUED: Final = 1000
+_MAX_WARNINGS: Final = 100
+_MAX_TEXT: Final = 10_000
+_SECONDS_AT_END: Final = 0.25
 _RETRY_INTERVAL: Final = 0.05
 
 
@@ -85,8 +90,9 @@ class Writer:
 def configure(level: str, form: str) -> Writer:
     """Log events of `level` and above as `console`, `logfmt` or `json`; `auto` is `console` on a terminal.
 
-    Log records of libraries (docker-py, urllib3) are dropped: the exporter logs their failures as its events.
-    Close the returned writer before the process ends.
+    From then on whatever else Python or a library writes to standard error becomes an event, too:
+    a write of its own would hang the thread of a poll or a request while nobody reads. Close the
+    returned writer before the process ends.
     """
     descriptor = _standard_error()
     coloured = descriptor is not None and os.isatty(descriptor)
@@ -112,7 +118,6 @@ def configure(level: str, form: str) -> Writer:
         structlog.ReturnLogger(), processors, structlog.BoundLogger
     )
     writer = Writer(descriptor, lambda lost: rendering.warning("log.lines_lost", lines=lost))
-    logging.getLogger().addHandler(logging.NullHandler())
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -121,7 +126,87 @@ def configure(level: str, form: str) -> Writer:
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
+    _silence_libraries()
+    _set_hooks(writer)
+    sys.stderr = cast("TextIO", _StandardError(descriptor))
     return writer
+
+
+def _silence_libraries() -> None:
+    """Drop log records of libraries: they may quote an engine's answer, as urllib3's do.
+
+    The exporter logs their failures as its own events.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())
+    logging.lastResort = logging.NullHandler()  # for a logger that does not propagate
+    logging.raiseExceptions = False
+
+
+def _set_hooks(writer: Writer) -> None:
+    """Log Python's warnings, and the exceptions that nothing catches."""
+    log = structlog.get_logger()
+    warned: set[tuple[object, ...]] = set()
+
+    def warn(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
+    ) -> None:
+        # Some warnings come with each connection. One that was logged adds nothing later.
+        key = category, str(message), filename, lineno
+        if key not in warned and len(warned) < _MAX_WARNINGS:
+            warned.add(key)
+            where = f"{filename}:{lineno}"
+            log.warning(
+                "python.warning", category=category.__name__, text=str(message), where=where
+            )
+
+    def thread_failed(failed: threading.ExceptHookArgs) -> None:
+        name = failed.thread.name if failed.thread else None
+        log.error("thread.failed", thread=name, exc_info=failed.exc_value)
+
+    def ignored(unraisable: sys.UnraisableHookArgs) -> None:
+        log.error("exception.ignored", exc_info=unraisable.exc_value)
+
+    def failed(_: type[BaseException], error: BaseException, __: object) -> None:
+        log.error("exporter.failed", exc_info=error)
+        writer.close(_SECONDS_AT_END)
+
+    warnings.showwarning = warn  # type: ignore[assignment]
+    threading.excepthook = thread_failed
+    sys.unraisablehook = ignored
+    sys.excepthook = failed
+
+
+class _StandardError(io.TextIOBase):
+    """A text stream for `sys.stderr`: each line that is written to it becomes an event."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+        self._log = structlog.get_logger()
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        """Log each complete line; keep the rest until the next write or `flush`."""
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._say(line)
+        if len(self._begun) > _MAX_TEXT:
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Log what was written without a line break."""
+        begun, self._begun = self._begun, ""
+        self._say(begun)
+
+    def fileno(self) -> int:
+        """Return the descriptor; raises `OSError` if standard error was closed at the start."""
+        if self._descriptor is None:
+            raise OSError("standard error is closed")
+        return self._descriptor
+
+    def _say(self, line: str) -> None:
+        if line.strip():
+            self._log.warning("stderr.written", text=line[:_MAX_TEXT])
 
 
 def _standard_error() -> int | None:

@@ -1,5 +1,9 @@
 """Fixtures of the unit tests: simulated servers, no signal handlers, no pauses and a log that is reset."""
 
+import logging
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from unittest.mock import Mock
 
@@ -49,6 +53,13 @@ def _no_pause_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _reset_log() -> Iterator[None]:
+def _reset_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for owner, name in (
+        *((sys, name) for name in ("stderr", "excepthook", "unraisablehook")),
+        (threading, "excepthook"),
+        (warnings, "showwarning"),
+        *((logging, name) for name in ("lastResort", "raiseExceptions")),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
     yield
     structlog.reset_defaults()
