@@ -11,7 +11,8 @@ import pytest
 from docker_prom_exporter.check import Report, check
 from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.engine import Engine as EngineClient
-from docker_prom_exporter.engine import find_target
+from docker_prom_exporter.engine import advise, find_target
+from docker_prom_exporter.engine.errors import engine_error
 from support.missing import require_program
 from support.processes import Command
 from support.proxies import ALL, socket_proxy
@@ -139,6 +140,18 @@ def test_a_user_with_the_group(docker_26: Engine) -> None:
     assert (0, "answered") == (code, outcomes(lines)["version"])
 
 
+def test_a_user_with_the_group_is_denied(docker_26: Engine) -> None:
+    """A group that the user is in is not advised: if the mode allows the use, something else denies it."""
+    os.chown(docker_26.listen, 0, NOBODY)
+    error = engine_error("version", PermissionError(13, "Permission denied"))
+    error.__cause__ = PermissionError()
+    with user(NOBODY):
+        advised = advise(error, docker_26.url)
+
+    assert "SELinux or AppArmor denies it" in advised
+    assert "usermod" not in advised
+
+
 def test_a_folder_that_is_closed(docker_26: Engine, tmp_path: Path) -> None:
     """When the user may not enter the socket's folder, `check` names the folder as the cause."""
     closed = tmp_path / "closed"
@@ -209,7 +222,7 @@ def test_tls_that_fits(docker_26: Engine, certificates: Path) -> None:
     [
         ("https", "ssl crt {}/server.pem", False, "the ca.pem that signed it"),
         ("tcp", "ssl crt {}/server.pem", False, "With TLS, set DOCKER_TLS_VERIFY=1"),
-        ("https", "", False, "it speaks HTTP, not HTTPS"),
+        ("https", "", False, "speaks HTTP, not HTTPS"),
         (
             "tcp",
             "ssl crt {0}/server.pem verify required ca-file {0}/ca.pem",

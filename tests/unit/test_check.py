@@ -3,6 +3,7 @@
 import io
 import re
 import socket
+import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ from docker_prom_exporter import cli
 from docker_prom_exporter.check import Report, check
 from docker_prom_exporter.containers import LABEL
 from docker_prom_exporter.demo.engine import Request
-from docker_prom_exporter.engine import Engine, advice, find_target
+from docker_prom_exporter.engine import Engine, EngineError, advice, advise, find_target
+from docker_prom_exporter.engine.errors import engine_error
 from support.simulated import (
     DENIED,
     Fault,
@@ -314,6 +316,13 @@ def test_exit_codes(simulated: Simulation, capsys: pytest.CaptureFixture[str]) -
     assert "\033" not in out
 
 
+def failure(error: Exception) -> EngineError:
+    """Return the error of a request that failed because of another one."""
+    failed = engine_error("version", error)
+    failed.__cause__ = error
+    return failed
+
+
 def version_line(url: str) -> str:
     """Return the report's line on `version` for an engine that can't be reached."""
     code, lines = checked(url)
@@ -340,6 +349,66 @@ def test_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_in_place_of_the_socket(tmp_path: Path) -> None:
     """The report says if the socket's path is a folder, which Docker creates for a missing mount source."""
     assert f"{tmp_path} is a folder" in version_line(f"unix://{tmp_path}")
+
+
+def test_a_file_in_place_of_the_socket(tmp_path: Path) -> None:
+    """The report says if the socket's path is a file that is no socket."""
+    (tmp_path / "docker.sock").write_text("")
+
+    assert f"{tmp_path}/docker.sock is not a socket" in version_line(
+        f"unix://{tmp_path}/docker.sock"
+    )
+
+
+@pytest.mark.parametrize("other", advice._OTHER_SOCKETS[4:])
+def test_sockets_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    """The sockets of Docker Desktop, Colima and Rancher Desktop are found."""
+    monkeypatch.setattr(advice, "_OTHER_SOCKETS", (other,))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = Path(other).expanduser()
+    path.parent.mkdir(parents=True)
+    with monkeypatch.context() as short, socket.socket(socket.AF_UNIX) as listener:
+        short.chdir(path.parent)  # a socket's path has at most 107 bytes
+        listener.bind(path.name)
+
+    assert f"but a socket {path}: set DOCKER_HOST=unix://{path}" in version_line(
+        f"unix://{tmp_path}/docker.sock"
+    )
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_a_denial_that_the_mode_does_not_explain(tmp_path: Path, mode: int) -> None:
+    """If the socket's mode allows the use, SELinux or AppArmor denies it, and no group helps."""
+    path = tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(mode)
+        advised = advise(failure(PermissionError(13, "denied")), f"unix://{path}")
+
+    assert "SELinux or AppArmor denies it" in advised
+    assert "--security-opt label=type:container_runtime_t" in advised
+    assert "usermod" not in advised
+
+
+@pytest.mark.parametrize(
+    ("reason", "wanted"),
+    [
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", True),
+        ("SSLV3_ALERT_BAD_CERTIFICATE", True),
+        ("TLSV1_ALERT_UNKNOWN_CA", True),
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", False),
+        ("UNSUPPORTED_PROTOCOL", False),
+        ("UNEXPECTED_EOF_WHILE_READING", False),
+    ],
+)
+def test_a_client_certificate_is_wanted(reason: str, wanted: bool) -> None:  # noqa: FBT001
+    """The advice to present a certificate is given only if TLS says that it is the cause."""
+    error = ssl.SSLError(1, f"[SSL: {reason}]")
+    error.reason = reason
+
+    advised = advise(failure(error), "https://127.0.0.1:2376")
+
+    assert wanted == ("wants a client certificate" in advised)
 
 
 def test_a_socket_without_engine(tmp_path: Path) -> None:
