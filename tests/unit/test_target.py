@@ -437,6 +437,7 @@ def test_the_tls_files_of_a_context(
     assert skip == target.unverified
     assert (ssl.CERT_NONE if skip else ssl.CERT_REQUIRED) == context.verify_mode
     assert context.check_hostname != skip
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT  # Go's TLS has no such checks
     assert ("ca.pem" in names) == (1 == len(context.get_ca_certs()))
 
 
