@@ -14,6 +14,7 @@ from docker_prom_exporter.containers import LABEL
 from support.dashboard import QUERIED, filled_in, panel_queries
 from support.images import EXPORTER, SAMPLE, provide
 from support.machine import COMPOSE, Machine
+from support.processes import CommandError
 from support.waiting import wait_for
 
 PROMETHEUS = "http://127.0.0.1:9090/api/v1"
@@ -26,11 +27,12 @@ IMAGES = (
     "prom/alertmanager:v0.28.1",
     "grafana/grafana:12.1.1",
 )
-# No host pushes to this stack: test_compose_files.py tests the query of the panel for pushed hosts.
+# What a stack without faults does not show. No host pushes to it: test_compose_files.py tests that query.
+FAULTS = ("Pushed hosts", "Errors of the Docker API", "Hygiene D")
 QUERIES = [
     pytest.param(expr, id=name)
     for name, expr in panel_queries()
-    if not name.startswith("Pushed")
+    if not name.startswith(FAULTS)
 ]
 
 # Shorten the times of rules and scrapes from minutes to seconds; the conditions stay the same.
@@ -64,6 +66,11 @@ class Stack:
     def query(self, expr: str) -> list[Any]:
         """Return the series of an instant query; an empty list while Prometheus does not answer."""
         return self._prometheus(f"query?query={quote(expr)}", "result")
+
+    def await_query(self, name: str) -> None:
+        """Wait until a query of the dashboard returns data."""
+        (expr,) = [expr for known, expr in panel_queries() if known == name]
+        wait_for(lambda: self.query(expr), what=f"data of {expr}", seconds=40)
 
     def label_values(self, metric: str, label: str) -> list[Any]:
         """Return a label's values in the series of a metric."""
@@ -194,6 +201,26 @@ def test_a_stopped_service_raises_an_alert(stack: Stack) -> None:
     assert "warning" == received["labels"]["severity"]
 
 
+def test_a_container_that_can_not_be_started_raises_an_alert(stack: Stack) -> None:
+    """ContainerStopped reaches Alertmanager, its text says why, and the dashboard shows it."""
+    with pytest.raises(CommandError, match="exit 127"):
+        stack.machine.run(
+            "broken",
+            image=SAMPLE,
+            command=["no-such-program"],
+            labels={LABEL: "true"},
+            options=["--network=none"],
+        )
+    received = stack.await_alert("ContainerStopped", "broken")
+    stack.await_query("Hygiene D")
+    stack.machine.cli("rm", "broken")
+
+    assert "created" == received["labels"]["state"]
+    assert (
+        "docker inspect -f '{{.State.Error}}' broken" in received["annotations"]["description"]
+    )
+
+
 def test_a_removed_container_raises_an_alert(stack: Stack) -> None:
     """ContainerGone reaches Alertmanager when a container is removed and not replaced."""
     stack.machine.run("lost", image=SAMPLE, labels={LABEL: "true"}, options=["--network=none"])
@@ -214,6 +241,7 @@ def test_a_denied_list_makes_the_exporter_stale(stack: Stack, tmp_path: Path) ->
     override.write_text(json.dumps({"services": proxy}))
     stack.compose("up", "--detach", "--no-build", "docker-socket-proxy", override=override)
     received = stack.await_alert("DockerExporterStale")
+    stack.await_query("Errors of the Docker API A")
     stack.compose("up", "--detach", "--no-build", "docker-socket-proxy")
 
     assert "critical" == received["labels"]["severity"]
