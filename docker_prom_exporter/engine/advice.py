@@ -31,6 +31,12 @@ _DENIED_BY_PROXY: Final = {
     r"or -allowGET=(/v[\d.]+)?/containers/[a-zA-Z0-9_.-]+/json; without it, set CONTAINER_DETAILS=false",
 }
 
+_TOO_SLOW: Final = {
+    "ping": "the engine is stuck or slow: look at its log, or give it longer with DOCKER_TIMEOUT",
+    "inspect": "something holds the container, such as docker cp of a large file or a volume that "
+    "hangs; or the engine is slow: give it longer with DOCKER_TIMEOUT",
+}
+
 _BY_STATUS: Final = {
     400: "the engine refused the API version, which a proxy in between may hide or an upgrade "
     "have changed; or it speaks HTTPS: then use tcp://HOST:2376 with DOCKER_TLS_VERIFY=1 and "
@@ -94,7 +100,7 @@ def advise(error: EngineError, url: str) -> str:
     if error.status is not None:
         return _BY_STATUS.get(error.status, "")
     if error.reason == "timeout":
-        return "the engine is stuck or slow: look at its log, or give it longer with DOCKER_TIMEOUT"
+        return _TOO_SLOW.get(error.endpoint, _TOO_SLOW["ping"])
     if url.startswith("unix://"):
         return _socket_advice(error, Path(url.removeprefix("unix://")))
     return _network_advice(error, url)
