@@ -56,8 +56,7 @@ def _part(
     container = SimulatedContainer(
         name,
         labels=labels | (WATCH if watched else {}),
-        **{"image": f"registry.example/{project}:1.4", "restart_policy": "unless-stopped"}
-        | first,
+        **{"image": f"{project}:1.4", "restart_policy": "unless-stopped"} | first,
     )
     return _Part(container, changes, period, kept)
 

@@ -305,7 +305,7 @@ def test_the_demo_is_a_picture(browser: Browser) -> None:
         serving(poller_for(engine.url).poll) as url,
     ):
         browser.command("Emulation.setScrollbarsHidden", hidden=True)
-        browser.resize(1280, 1024, scale=0.75)
+        browser.resize(1280, 1000, scale=0.7)
         browser.open(url)
         picture = browser.picture()
 
