@@ -6,8 +6,9 @@ An engine is started when a test first uses it, emptied after each test, and sto
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -76,21 +77,31 @@ def pytest_terminal_summary(
         terminalreporter.line("\n".join(map(str, left)))
 
 
-DOCKERS = [
-    pytest.param("docker_20", id="docker-20.10"),
-    pytest.param("docker_26", id="docker-26.1"),
-    pytest.param("docker_28", id="docker-28"),
-    pytest.param("docker_28_containerd", id="docker-28-containerd"),
-]
-PODMANS = [
-    pytest.param("podman_4", id="podman-4.3"),
-    pytest.param("podman_5", id="podman-5"),
-    pytest.param("podman_6", id="podman-6"),
-]
-ENGINES = [*DOCKERS, *PODMANS]
+# A fixture for each engine.
+KINDS: dict[str, Kind] = {
+    "docker_20": DOCKER_20,  # the oldest Docker in use
+    "docker_26": DOCKER_26,  # has another API version than 20.10, and Compose
+    "docker_28": DOCKER_28,  # has a graph driver, as on an upgraded host
+    "docker_28_containerd": DOCKER_28_CONTAINERD,  # the default of new installations from 29 on
+    "podman_4": PODMAN_4,  # the oldest Podman in use
+    "podman_5": PODMAN_5,
+    "podman_6": PODMAN_6,  # its list has the health
+}
+
+# A fixture that is each of these engines in turn.
+TURNS = {
+    "engine": [*KINDS],
+    "docker": [name for name in KINDS if name.startswith("docker")],
+    "podman": [name for name in KINDS if name.startswith("podman")],
+    # it can't remove a container that has an immutable file
+    "docker_with_graph_driver": ["docker_20", "docker_26", "docker_28"],
+    "oldest_or_newest": ["docker_20", "docker_28", "podman_4", "podman_6"],
+    # Podman 6 can't on machines with control groups of version 1
+    "engine_limiting_memory": [name for name in KINDS if name != "podman_6"],
+}
 
 # Fixtures that take seconds to start and serve the whole session.
-_SLOW_FIXTURES = {"machine", *(name for engine in ENGINES for name in engine.values)}
+_SLOW_FIXTURES = {"machine", *KINDS}
 
 # These begin before the others. The web's faults take long and mostly wait: at the end, one process would be
 # left alone with them.
@@ -157,85 +168,24 @@ def pool() -> Iterator[Pool]:
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture
-def docker_20(pool: Pool) -> Iterator[Engine]:
-    """Docker 20.10, the oldest Docker in use."""
-    yield from pool.lend(DOCKER_20)
+def _lent(name: str, kind: Kind) -> Any:
+    @pytest.fixture(name=name)
+    def lent(pool: Pool) -> Iterator[Engine]:
+        yield from pool.lend(kind)
+
+    return lent
 
 
-@pytest.fixture
-def docker_26(pool: Pool) -> Iterator[Engine]:
-    """Docker 26.1, with another API version than Docker 20.10."""
-    yield from pool.lend(DOCKER_26)
+def _in_turn(name: str, engines: Sequence[str]) -> Any:
+    params = [pytest.param(each, id=KINDS[each].name) for each in engines]
+
+    @pytest.fixture(name=name, params=params)
+    def in_turn(request: pytest.FixtureRequest) -> Engine:
+        engine: Engine = request.getfixturevalue(request.param)
+        return engine
+
+    return in_turn
 
 
-@pytest.fixture
-def docker_28(pool: Pool) -> Iterator[Engine]:
-    """Docker 28 with a graph driver, as on an upgraded host."""
-    yield from pool.lend(DOCKER_28)
-
-
-@pytest.fixture
-def docker_28_containerd(pool: Pool) -> Iterator[Engine]:
-    """Docker 28 with the containerd image store, the default of new installations from 29 on."""
-    yield from pool.lend(DOCKER_28_CONTAINERD)
-
-
-@pytest.fixture
-def podman_4(pool: Pool) -> Iterator[Engine]:
-    """Podman 4.3, the oldest Podman in use."""
-    yield from pool.lend(PODMAN_4)
-
-
-@pytest.fixture
-def podman_5(pool: Pool) -> Iterator[Engine]:
-    """Podman 5, from Debian testing."""
-    yield from pool.lend(PODMAN_5)
-
-
-@pytest.fixture
-def podman_6(pool: Pool) -> Iterator[Engine]:
-    """Podman 6, whose list has the health."""
-    yield from pool.lend(PODMAN_6)
-
-
-@pytest.fixture(params=DOCKERS)
-def docker(request: pytest.FixtureRequest) -> Engine:
-    """Each Docker in turn."""
-    engine: Engine = request.getfixturevalue(request.param)
-    return engine
-
-
-@pytest.fixture(params=DOCKERS[:3])
-def docker_with_graph_driver(request: pytest.FixtureRequest) -> Engine:
-    """Each Docker with a graph driver in turn; it can't remove a container that has an immutable file."""
-    engine: Engine = request.getfixturevalue(request.param)
-    return engine
-
-
-@pytest.fixture(params=PODMANS)
-def podman(request: pytest.FixtureRequest) -> Engine:
-    """Each Podman in turn."""
-    engine: Engine = request.getfixturevalue(request.param)
-    return engine
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each engine in turn."""
-    engine: Engine = request.getfixturevalue(request.param)
-    return engine
-
-
-@pytest.fixture(params=[DOCKERS[0], DOCKERS[2], PODMANS[0], PODMANS[2]])
-def oldest_or_newest(request: pytest.FixtureRequest) -> Engine:
-    """Each oldest and newest engine in turn."""
-    engine: Engine = request.getfixturevalue(request.param)
-    return engine
-
-
-@pytest.fixture(params=[*DOCKERS, *PODMANS[:2]])
-def engine_limiting_memory(request: pytest.FixtureRequest) -> Engine:
-    """Each engine that can limit memory; Podman 6 can't on machines with control groups of version 1."""
-    engine: Engine = request.getfixturevalue(request.param)
-    return engine
+globals().update({name: _lent(name, kind) for name, kind in KINDS.items()})
+globals().update({name: _in_turn(name, engines) for name, engines in TURNS.items()})
