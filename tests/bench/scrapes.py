@@ -2,17 +2,14 @@
 
 import gzip
 import http.client
-import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle
 from statistics import median
-from threading import Thread
 from urllib.parse import urlsplit
 
 from prometheus_client import (
@@ -43,7 +40,6 @@ def rows(*, size: int, few: int, rounds: int, scrapes: int) -> Iterator[Row]:
     yield from _unchanged(size, rounds)
     for changing in (size, few):
         yield _one_change(changing, rounds)
-    yield _kept_alive(few, rounds, scrapes)
     yield _among_hostile_clients(few, scrapes)
 
 
@@ -52,7 +48,7 @@ def _unchanged(size: int, rounds: int) -> Iterator[Row]:
     with (
         crowd(size) as engine,
         exporter(f"--docker-host={engine}", *idle) as ours,
-        _child("serve", engine) as reference,
+        _child(engine) as reference,
     ):
         await_containers(ours.url)
         theirs = _line(reference)
@@ -117,21 +113,6 @@ def _one_change(size: int, rounds: int) -> Row:
     return at_most(1 / 3, what, measured["ours"], measured["theirs"], unit="ms")
 
 
-def _kept_alive(size: int, rounds: int, scrapes: int) -> Row:
-    """Compare the duration of scrapes with a bare server that sends the same bytes, in turns."""
-    with (
-        crowd(size) as engine,
-        exporter(f"--docker-host={engine}", "--poll-interval=3600") as ours,
-    ):
-        await_containers(ours.url)
-        with _child("bare", ours.url) as bare:
-            urls = (ours.url, _line(bare))
-            loads = [_load_in_turns(urls, scrapes) for _ in range(rounds)]
-    of_ours, of_bare = (median(median(load[n]) for load in loads) for n in (0, 1))
-    what = f"kept-alive gzipped scrape of {size}: duration, compared with a bare http.server"
-    return at_most(3, what, of_ours, of_bare, unit="ms")
-
-
 def _among_hostile_clients(size: int, scrapes: int) -> Row:
     """Scrape while eight hostile clients try to block the exporter."""
     with crowd(size) as engine, exporter(f"--docker-host={engine}") as ours:
@@ -176,13 +157,6 @@ def await_containers(url: str) -> None:
     )
 
 
-def _load_in_turns(urls: Sequence[str], scrapes: int) -> list[list[float]]:
-    """Return the milliseconds of each scrape for each address, over connections that are kept alive."""
-    with _child("ask", str(scrapes), *urls) as process:
-        answer: list[list[float]] = json.loads(_line(process))
-        return answer
-
-
 @contextmanager
 def _child(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "bench.scrapes", *arguments]
@@ -219,42 +193,5 @@ def _serve(engine: str) -> None:
     sys.stdin.read()
 
 
-def _bare(url: str) -> None:
-    """Serve the bytes of one scrape of `url` to every request, until standard input ends."""
-    body = scrape(url)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-        wbufsize = -1
-
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Log nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    _say(f"http://127.0.0.1:{server.server_port}")
-    Thread(target=server.serve_forever, daemon=True).start()
-    sys.stdin.read()
-
-
-def _ask(scrapes: str, *urls: str) -> None:
-    """Scrape the addresses in turns and print the milliseconds of each scrape."""
-    connections = [
-        http.client.HTTPConnection(urlsplit(url).netloc, timeout=60) for url in urls
-    ]
-    took: list[list[float]] = [[] for _ in urls]
-    for _ in range(int(scrapes)):
-        for connection, milliseconds in zip(connections, took, strict=True):
-            milliseconds.append(1e3 * _seconds(partial(_get, connection)))
-    _say(json.dumps(took))
-
-
 if __name__ == "__main__":
-    {"serve": _serve, "bare": _bare, "ask": _ask}[sys.argv[1]](*sys.argv[2:])
+    _serve(*sys.argv[1:])

@@ -1,16 +1,14 @@
 """The exporter as a process with real engines that start, end, change and get stuck, and its own end."""
 
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from docker_prom_exporter.demo import WATCH
-from support.exporters import AS_PID_1, Exporter, exporter, run
-from support.expositions import Scrape, parse, scraper
-from support.forwarder import forwarder
+from support.exporters import Exporter, exporter
+from support.expositions import Scrape, scraper
 from support.real import DOCKER_20, DOCKER_26, Engine, Kind
 from support.waiting import wait_for
 
@@ -69,81 +67,6 @@ def test_serves(engine: Engine) -> None:
     assert version.startswith(engine.name.split("-")[1])
 
 
-@pytest.mark.usefixtures("docker_26")
-def test_absent_at_start(tmp_path: Path) -> None:
-    """The exporter serves without an engine, logs that once, and finds the engine when it starts."""
-    with (
-        engine_at(tmp_path / "engine.sock", DOCKER_26) as engine,
-        exporter(f"--docker-host={engine.url}") as running,
-    ):
-        absent = running.metrics()
-        status = running.get("/-/healthy")[0]
-        wait_for(
-            lambda: failures(running.metrics()) >= 3, what="three polls without an engine"
-        )
-        log = running.stderr
-        engine.start()
-        await_up(running, up=True)
-
-    assert 0 == absent.value("docker_up")
-    assert {"docker_up"} == docker_metrics(absent)
-    assert 200 == status
-    assert (1, 0) == (log.count("event=docker.lost"), log.count("event=docker.found"))
-
-
-def test_killed_and_started_again(oldest_or_newest: Engine) -> None:
-    """While the engine is gone, `container_health` is 0; afterwards it follows the engine's report again."""
-    engine = oldest_or_newest
-    engine.run("web", health="healthy", labels=WATCH)
-    with exporter(f"--docker-host={engine.url}") as running:
-        await_up(running, up=True)
-        engine.kill()
-        lost = await_up(running, up=False)
-        wait_for(
-            lambda: failures(running.metrics()) >= 3, what="three polls without an engine"
-        )
-        log = running.stderr
-        engine.start()
-        await_up(running, up=True)
-        state = engine.state("web")
-        wait_for(
-            lambda: running.metrics().container("web")["state"] == state,
-            what=f"the state {state}",
-        )
-        found = running.metrics()
-
-    assert {"docker_up", "container_health"} == docker_metrics(lost)
-    assert {"web": 0} == lost.by("name", "container_health")
-    assert {"web": 4 if state == "running" else 1} == found.by("name", "container_health")
-    assert 1 == log.count("event=docker.lost")
-
-
-def test_stuck(oldest_or_newest: Engine) -> None:
-    """With a stuck engine `docker_up` is 0 before the last poll is too old; it is 1 a poll after recovery."""
-    engine = oldest_or_newest
-    engine.run("web", health="healthy", labels=WATCH)
-    with exporter(f"--docker-host={engine.url}", "--docker-timeout=1") as running:
-        await_up(running, up=True)
-        engine.pause()
-        stuck = await_up(running, up=False, seconds=TRUSTED_FOR)
-        wait_for(
-            lambda: failures(running.metrics()) >= 3, what="three polls of a stuck engine"
-        )
-        healthy = running.get("/-/healthy")[0]
-        log = running.stderr
-        engine.resume()
-        wait_for(engine.answers, what=f"{engine.name} to answer again")
-        resumed = running.metrics()
-        found = await_up(running, up=True)
-
-    assert {"docker_up", "container_health"} == docker_metrics(stuck)
-    assert {"web": 0} == stuck.by("name", "container_health")
-    assert 200 == healthy
-    assert {"web": 4} == found.by("name", "container_health")
-    assert failures(found) <= failures(resumed) + 1
-    assert 1 == log.count("event=docker.lost")
-
-
 @pytest.mark.usefixtures("docker_20", "docker_26")
 def test_upgraded(tmp_path: Path) -> None:
     """After an upgrade on the same socket, the exporter uses the new API version and drops old containers."""
@@ -190,55 +113,3 @@ def test_upgraded_between_two_polls(tmp_path: Path) -> None:
     assert [{"docker-20.10": 4}, {"docker-26.1": 4}] == [
         each.by("name", "container_health") for each in found
     ]
-
-
-@pytest.mark.parametrize("wrapper", [(), AS_PID_1], ids=["child", "PID 1"])
-@pytest.mark.parametrize("stuck", [False, True], ids=["idle", "stuck"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it(
-    docker_26: Engine, number: signal.Signals, wrapper: Sequence[str], *, stuck: bool
-) -> None:
-    """A signal ends the exporter within 2 s with exit code 0, also as PID 1 and during a stuck request."""
-    with (
-        forwarder(docker_26.listen) as server,
-        exporter(
-            f"--docker-host={server.url}", "--docker-timeout=60", wrapper=wrapper
-        ) as running,
-    ):
-        await_up(running, up=True)
-        if stuck:
-            docker_26.pause()
-            wait_for(lambda: server.unanswered_for > 0.2, what="a request that gets no answer")
-        code, seconds = running.stop(number)
-        log = running.stderr
-
-    assert 0 == code
-    assert seconds < 2
-    assert 1 == log.count("event=exporter.stopped")
-
-
-def test_once(docker_26: Engine) -> None:
-    """`once` prints the exposition of one poll and exits with 0."""
-    docker_26.run("web", health="unhealthy", labels=WATCH)
-    done = run("once", f"--docker-host={docker_26.url}")
-    scrape = parse(done.stdout)
-
-    assert 0 == done.returncode
-    assert 1 == scrape.value("docker_up")
-    assert {"web": 3} == scrape.by("name", "container_health")
-    assert "running" == scrape.container("web")["state"]
-
-
-@pytest.mark.parametrize("stuck", [False, True], ids=["gone", "stuck"])
-def test_once_without_an_answer(docker_26: Engine, *, stuck: bool) -> None:
-    """`once` prints `docker_up 0` and exits with 1 when the engine is gone or does not answer."""
-    if stuck:
-        docker_26.pause()
-    else:
-        docker_26.kill()
-    done = run("once", f"--docker-host={docker_26.url}", "--docker-timeout=0.5")
-    scrape = parse(done.stdout)
-
-    assert 1 == done.returncode
-    assert 0 == scrape.value("docker_up")
-    assert {"docker_up"} == docker_metrics(scrape)

@@ -23,23 +23,37 @@ STALE_AFTER = 3 * 0.5 + 2 * 1
 """Seconds after which a poll is too old to trust, with the interval and timeout of the tests."""
 
 
-def test_killed_and_started_again(docker: Engine, watched: Watched) -> None:
-    """While dockerd is gone, container health is 0; after its start, containers that died with it are 1."""
-    docker.run("web", health="healthy", labels=WATCH)
-    with watched("dockerd: kill -9, started again", docker.url) as watch:
+def test_killed_and_started_again(oldest_or_newest: Engine, watched: Watched) -> None:
+    """While the engine is gone, container health is 0; after its start, it is as the engine says again.
+
+    Containers of Docker die with it, those of Podman run on.
+    """
+    engine = oldest_or_newest
+    engine.run("web", health="healthy", labels=WATCH)
+    with watched(f"{engine.name}: kill -9, started again", engine.url) as watch:
         watch.shows(docker_up=1, web=4)
-        docker.kill()
+        engine.kill()
         watch.shows(docker_up=0, web=0)
-        docker.start()
-        watch.recovers(docker_up=1, web=1)
+        watch.polls_pass(2)
+        log = watch.client.exporter.stderr
+        engine.start()
+        watch.recovers(docker_up=1, web=4 if engine.state("web") == "running" else 1)
+
+    assert 1 == log.count("event=docker.lost")
 
 
-def test_stuck_for_longer_than_a_poll_is_trusted(docker: Engine, watched: Watched) -> None:
-    """docker_up is 0 while dockerd is stuck, and all values are right again once it answers."""
-    docker.run("web", health="healthy", labels=WATCH)
-    with watched("dockerd: SIGSTOP, SIGCONT", docker.url, STUCK) as watch:
+def test_stuck_for_longer_than_a_poll_is_trusted(
+    oldest_or_newest: Engine, watched: Watched
+) -> None:
+    """docker_up is 0 while the engine is stuck, and all values are right again once it answers.
+
+    The exporter is healthy all the time, and logs it once.
+    """
+    engine = oldest_or_newest
+    engine.run("web", health="healthy", labels=WATCH)
+    with watched(f"{engine.name}: SIGSTOP, SIGCONT", engine.url, STUCK) as watch:
         watch.shows(docker_up=1, web=4)
-        docker.pause()
+        engine.pause()
         watch.shows(docker_up=0, web=0)
 
         def is_stale() -> bool:
@@ -48,19 +62,29 @@ def test_stuck_for_longer_than_a_poll_is_trusted(docker: Engine, watched: Watche
 
         wait_for(is_stale, what="the last success to be stale")
         watch.shows(docker_up=0, web=0)
-        docker.resume()
+        healthy, _ = watch.client.get("/-/healthy")
+        log = watch.client.exporter.stderr
+        engine.resume()
+        wait_for(engine.answers, what=f"{engine.name} to answer again")
         watch.recovers(docker_up=1, web=4)
+
+    assert 200 == healthy
+    assert 1 == log.count("event=docker.lost")
 
 
 def test_absent_at_start(docker: Engine, watched: Watched) -> None:
-    """The exporter serves docker_up 0 before an engine is started, and then finds the engine."""
+    """The exporter serves docker_up 0 before an engine is started, logs it once, and finds the engine."""
     docker.kill()
     docker.listen.unlink()
     with watched("dockerd: absent at start", docker.url) as watch:
         watch.shows(docker_up=0)
+        watch.polls_pass(2)
+        log = watch.client.exporter.stderr
         docker.start()
         docker.run("web", labels=WATCH)
         watch.recovers(docker_up=1, web=2)
+
+    assert (1, 0) == (log.count("event=docker.lost"), log.count("event=docker.found"))
 
 
 def test_a_socket_made_anew(docker: Engine, watched: Watched) -> None:

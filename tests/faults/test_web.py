@@ -234,17 +234,6 @@ def test_a_spoilt_file_is_one_line(
     assert "t0ken" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "option", ["--web-tls-cert-file", "--web-tls-key-file", "--web-client-ca-file"]
-)
-def test_an_incomplete_combination(option: str) -> None:
-    """A certificate without its key, a key alone and a client CA alone end the start with exit code 2."""
-    done = run(f"{option}=x")
-
-    assert 2 == done.returncode
-    assert re.fullmatch(r"docker-prom-exporter: .* needs --web-tls-\S+ .*\n", done.stderr)
-
-
 @contextmanager
 def connected(process: Exporter) -> Iterator[socket.socket]:
     """Yield a connection to the exporter from the address of another host."""

@@ -21,6 +21,9 @@ _VALUE_LABELS = {
 }
 
 
+_LEFT_OUT = ("_info", "_timestamp_seconds", "_duration_seconds")
+
+
 @dataclass(frozen=True)
 class Scrape:
     """One exposition: the value of each sample, by its name and labels."""
@@ -51,12 +54,12 @@ class Scrape:
         """Return the values of a container's samples, by family name without `docker_container_`.
 
         For state, health status and restart policy it is the label whose sample is 1; None if all are 0.
-        `info` and timestamps are left out.
+        `info`, timestamps and durations are left out.
         """
         said: dict[str, float | str | None] = {}
         for (family, labels), value in self.samples.items():
             mine = dict(labels)
-            if mine.get("name") != name or family.endswith(("_info", "_timestamp_seconds")):
+            if mine.get("name") != name or family.endswith(_LEFT_OUT):
                 continue
             key = family.removeprefix("docker_container_")
             if label := _VALUE_LABELS.get(family):

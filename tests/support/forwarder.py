@@ -2,7 +2,6 @@
 
 import re
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +21,6 @@ class Forwarder(ThreadingUnixStreamServer):
         self.engine = engine
         self.url = f"unix://{listen}"
         self.requests: list[str] = []
-        self._unanswered_since: float | None = None
         super().__init__(str(listen), _Connection)
 
     def asked(self, during: Callable[[], object]) -> dict[str, int]:
@@ -30,21 +28,6 @@ class Forwarder(ThreadingUnixStreamServer):
         before = len(self.requests)
         during()
         return dict(Counter(map(_endpoint, self.requests[before:])))
-
-    @property
-    def unanswered_for(self) -> float:
-        """The seconds that the last request has waited for its answer; 0 once the answer has begun."""
-        since = self._unanswered_since
-        return 0 if since is None else time.monotonic() - since
-
-    def note_request(self, request: str) -> None:
-        """Record a request."""
-        self.requests.append(request)
-        self._unanswered_since = time.monotonic()
-
-    def note_answer(self, _: bytes) -> None:
-        """Record that the engine has begun to answer."""
-        self._unanswered_since = None
 
 
 @contextmanager
@@ -70,7 +53,7 @@ class _Connection(BaseRequestHandler):
         with socket.socket(socket.AF_UNIX) as engine, suppress(OSError):
             engine.connect(str(self.server.engine))
             back = Thread(
-                target=_copy, args=(engine, self.request, self.server.note_answer), daemon=True
+                target=_copy, args=(engine, self.request, lambda _: None), daemon=True
             )
             back.start()
             _copy(self.request, engine, self._note)
@@ -79,7 +62,7 @@ class _Connection(BaseRequestHandler):
     def _note(self, data: bytes) -> None:
         *heads, self._unread = (self._unread + data).split(b"\r\n\r\n")
         for head in heads:
-            self.server.note_request(head.partition(b" HTTP/1.1\r\n")[0].decode())
+            self.server.requests.append(head.partition(b" HTTP/1.1\r\n")[0].decode())
 
 
 def _copy(

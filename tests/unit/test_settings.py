@@ -309,6 +309,12 @@ def test_a_bad_flag_and_a_good_variable() -> None:
             {"push_password_file": "/p"},
             r"--push-password-file .* needs --push-username \(PUSH_USERNAME\)",
         ),
+        ({"web_tls_cert_file": "/c"}, r"--web-tls-cert-file .* needs --web-tls-key-file .*"),
+        ({"web_tls_key_file": "/k"}, r"--web-tls-key-file .* needs --web-tls-cert-file .*"),
+        (
+            {"web_client_ca_file": "/a"},
+            r"--web-client-ca-file .* needs --web-tls-cert-file .*",
+        ),
     ],
 )
 def test_an_option_that_needs_another(options: dict[str, str], needed: str) -> None:
