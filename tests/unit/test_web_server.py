@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,6 +103,24 @@ def test_unusual_requests(served: Served, raw: bytes, status: int) -> None:
     assert body.startswith(b"pong" if status == 200 else b"%d " % status)
     assert b"HTTP/1.1 " not in body.replace(b"of HTTP/1.0 or HTTP/1.1", b"")
     assert served.exchange(GET).endswith(b"pong")
+
+
+def segments(connection: socket.socket) -> int:
+    """Return the number of segments with data that have arrived: `tcpi_data_segs_in` of tcp(7)."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+    return int.from_bytes(info[152:156], sys.byteorder)
+
+
+def test_an_answer_is_one_segment(served: Served) -> None:
+    """A small answer is sent at once: its body does not wait for the ACK of its headers, 40 ms."""
+    with served.connect() as connection:
+        for number in range(1, 4):
+            connection.sendall(GET)
+            answer = b""
+            while not answer.endswith(b"pong"):
+                answer += connection.recv(65536)
+
+            assert number == segments(connection)
 
 
 def test_a_refusal_arrives(served: Served) -> None:
