@@ -536,13 +536,15 @@ def test_the_readme_is_right(workshop: Workshop, readme: list[str]) -> None:
 
 @pytest.mark.usefixtures("readme")
 def test_the_readmes_container_is_healthy(engine: Engine) -> None:
-    """The container of the README's `docker run` becomes healthy and reports docker_up 1."""
+    """The container of the README's `docker run` becomes healthy, and reports Docker and itself."""
     wait_for(
         lambda: engine.health("docker-prom-exporter") == "healthy",
         what="its health",
     )
 
-    assert "\ndocker_up 1.0\n" in scrape(engine, "docker-prom-exporter")
+    metrics = scrape(engine, "docker-prom-exporter")
+    assert "\ndocker_up 1.0\n" in metrics
+    assert 'name="docker-prom-exporter"} 4.0\n' in metrics
 
 
 @pytest.mark.usefixtures("readme")
