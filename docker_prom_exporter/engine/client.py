@@ -174,6 +174,9 @@ class _TlsAdapter(requests.adapters.HTTPAdapter):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
+        # urllib3 1.26 tells OpenSSL no name for an IP address; it compares the name itself then.
+        if urllib3.__version__.startswith("1."):  # type: ignore[attr-defined]
+            context.check_hostname = False
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

@@ -19,6 +19,7 @@ from docker_prom_exporter.deadline import Deadline
 from docker_prom_exporter.engine import BadTargetError, EngineError, find_target
 from docker_prom_exporter.engine import Engine as EngineClient
 from support.certificates import Certificate, authority, issue
+from support.exporters import Exporter, exporter
 from support.missing import require_program
 from support.ports import free_port
 from support.processes import Command, CommandError, Daemon
@@ -417,6 +418,24 @@ def test_as_the_cli(
     # Where nobody is reached, both must have tried the same socket.
     tried = re.search(r"daemon at (unix://\S+)\. Is", said)
     assert not url or tried is None or url == tried[1]
+
+
+def test_an_unverified_engine_is_warned_of_once(roads: Roads) -> None:
+    """A certificate that is not verified gives one line at the start, and none for a connection."""
+    variables = ("DOCKER_TLS=1", f"DOCKER_CERT_PATH={roads.names['only_ca']}")
+    url = f"tcp://{roads.names['untrusted']}"
+    with exporter("--docker-host", url, wrapper=("env", *variables)) as running:
+        wait_for(lambda: _polls(running) >= 3, what="three polls")
+        up, log = running.metrics().value("docker_up"), running.stderr
+
+    assert 1 == up
+    assert 1 == log.count("event=docker.certificate_not_verified")
+    assert "InsecureRequestWarning" not in log
+    assert UNTRUSTED == roads.taken()
+
+
+def _polls(running: Exporter) -> float:
+    return running.metrics().value("docker_exporter_polls_total", result="success") or 0
 
 
 def _prepare(row: Row, roads: Roads, place: Path) -> dict[str, str]:
