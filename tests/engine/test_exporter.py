@@ -27,7 +27,7 @@ def engine_at(listen: Path, kind: Kind) -> Iterator[Engine]:
 
 
 def await_up(running: Exporter, *, up: bool, seconds: float = 60) -> Scrape:
-    """Return the first scrape whose `docker_up` is `up`; each scrape must be answered within a second."""
+    """Return the first scrape whose `docker_up` is `up`; each scrape must be answered at once."""
     scrapes: list[Scrape] = []
 
     def turned() -> bool:

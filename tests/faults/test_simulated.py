@@ -191,11 +191,9 @@ def faults_of(endpoint: str) -> Iterator[Case]:
         body = list(BODIES)[(number + ENDPOINTS.index(endpoint)) % len(BODIES)]
         fault = answers(status, BODIES[body](endpoint), "Location: /containers/json")
         name = f"{endpoint}: {status.partition(' ')[0]} with {body}"
-        if (endpoint, reason) == (
-            "inspect",
-            "not_found",
-        ):  # the container is gone, which is not an error
-            yield Case(name, on(endpoint, fault), {"docker_up": 1.0})
+        if (endpoint, reason) == ("inspect", "not_found"):
+            # the list has the container, so the answer is a proxy's
+            yield Case(name, on(endpoint, fault), FINE, "inspect/bad_response")
         else:
             yield Case(
                 name, on(endpoint, fault), EXPECTED[endpoint], COUNTED[endpoint].format(reason)

@@ -1,4 +1,4 @@
-"""A watch on an exporter: it scrapes the exporter all the time, and each scrape must succeed in a second."""
+"""A watch on an exporter: it scrapes the exporter all the time, and each scrape must succeed at once."""
 
 import http.client
 import threading
