@@ -1,4 +1,4 @@
-"""The command `check`: ask each endpoint once, and report the answers and the watched containers."""
+"""The command `check`: report each endpoint's answer and the watched containers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ class Report(NamedTuple):
 
 
 def check(engine: Engine, settings: Settings, report: Report) -> int:
-    """Ask each endpoint once and report; return 0 if container health can be reported, else 1."""
+    """Ask each endpoint once and report.
+
+    Return 0 if container health can be reported, else 1.
+    """
     report.say("engine", engine.url)
     return _Check(engine, settings, report).run()
 
@@ -134,7 +137,7 @@ class _Check:
         question: Callable[[Deadline], Any],
         describe: Callable[[Any], str],
     ) -> Any:
-        """Ask one question, report the outcome, and return the answer, or `None` if the request failed."""
+        """Ask one question, report the outcome, return the answer or `None`."""
         began = time.monotonic()
         try:
             answer = question(NEVER)

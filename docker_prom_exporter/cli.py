@@ -1,4 +1,7 @@
-"""Parse the command line, read the `Settings` and run the command; print an error as one line."""
+"""Parse the command line, read the `Settings` and run the command.
+
+Print an error as one line.
+"""
 
 from __future__ import annotations
 
@@ -91,8 +94,8 @@ _COMMANDS: Final[dict[str | None, _Command]] = {
 _RUST_EXPORTER: Final = "docker-prometheus-exporter"
 _OTHER_FLAGS: Final = ("-h", "--help", "-V", "--version")
 _EPILOG: Final = (
-    "Without a command it serves metrics until SIGTERM, SIGINT or SIGHUP. The word after each flag is its "
-    "environment variable. A flag wins over its variable; an empty variable counts as unset."
+    "Without a command it serves metrics until SIGTERM, SIGINT or SIGHUP. The word after each "
+    "flag is its environment variable. A flag wins over its variable; an empty variable counts as unset."
 )
 
 
@@ -148,7 +151,10 @@ def _run(name: str | None, settings: Settings, own: dict[str, Any]) -> int:
 
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Raise `BadOptionError` instead of printing the usage; redact a password in a quoted value."""
+        """Raise `BadOptionError` instead of printing the usage.
+
+        Redact a password in a quoted value.
+        """
         raise BadOptionError(re.sub(r"(?s)(['\"]).*@", r"\1…@", message))
 
 
@@ -210,8 +216,12 @@ def _parser() -> ArgumentParser:
 
 
 def _add_options(parser: ArgumentParser, shown: Collection[str] = ()) -> None:
-    """Add every option, so that one of another command is recognized; show only some in the help."""
-    # Adding to a group is three times as fast as adding to the parser, which `healthcheck` feels.
+    """Add every option, so that one of another command is recognized.
+
+    Show only some in the help.
+    """
+    # Adding to a group is three times as fast as adding to the parser, which `healthcheck`
+    # feels.
     hidden = parser.add_argument_group()
     groups: dict[str, Any] = {}
     for option in OPTIONS:
@@ -231,7 +241,10 @@ def _add_options(parser: ArgumentParser, shown: Collection[str] = ()) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    """Write a line to standard error, unless it is empty or that is closed; return the exit code."""
+    """Write a line to standard error, unless it is empty or that is closed.
+
+    Return the exit code.
+    """
     if not message:
         return code
     with suppress(OSError, AttributeError):

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import Snapshot
 
-# The server starts after the first result, so that no scrape is empty, or after this time in seconds.
+# The server starts after the first result, so that no scrape is empty, or after this time in
+# seconds.
 _FIRST_RESULT_TIMEOUT: Final = 0.5
 _WORK_TIMEOUT: Final = 0.4
 _OUTLETS_TIMEOUT: Final = 0.7
@@ -102,7 +103,10 @@ def _check(settings: Settings) -> int:
 
 
 def _once(settings: Settings) -> int:
-    """Poll once; push, write and print the metrics. The pushed group and the text file are kept."""
+    """Poll once; push, write and print the metrics.
+
+    The pushed group and the text file are kept.
+    """
     never = threading.Event()
     engine, outlets = _engine(settings, os.environ), _outlets(settings, never)
     with standard_output() as output:
@@ -169,7 +173,10 @@ def _registry(settings: Settings, path: str) -> int:
 
 
 def _expire(settings: Settings) -> int:
-    """Delete the expired groups of a Pushgateway and serve metrics of the deletions; push nothing."""
+    """Delete the expired groups of a Pushgateway and serve metrics of the deletions.
+
+    Push nothing.
+    """
     if settings.push_url is None:
         raise CommandError("expire needs --push-url (PUSH_URL)", 2)
     serving = _Serving(settings._replace(push_url=None), StopSignals())
@@ -179,9 +186,10 @@ def _expire(settings: Settings) -> int:
 
 
 class _Serving:
-    """The listener, credentials and outlets of a serving command, and the order of start and stop.
+    """Listener, credentials and outlets of a serving command, started and stopped in order.
 
-    All threads are daemons, so that a thread that hangs does not delay the exit. Raises `CommandError`.
+    All threads are daemons, so that a thread that hangs does not delay the exit. Raises
+    `CommandError`.
     """
 
     def __init__(self, settings: Settings, signals: StopSignals) -> None:
@@ -255,7 +263,10 @@ class _Serving:
 
     def _address(self) -> str:
         host, port, *_ = self._listener.getsockname()
-        return f"http{'s' * bool(self._tls)}://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+        scheme = "https" if self._tls else "http"
+        if ":" in host:
+            host = f"[{host}]"
+        return f"{scheme}://{host}:{port}/metrics"
 
 
 _COMMANDS: Final[dict[str | None, Callable[..., int]]] = {
@@ -283,7 +294,10 @@ def _listener(settings: Settings) -> socket.socket:
         address = f"--listen-addr {settings.listen_addr} --listen-port {settings.listen_port}"
         advice = ""
         if error.errno == errno.EADDRINUSE:
-            advice = "; Portainer, MinIO, php-fpm and ClickHouse often have 9000: set another --listen-port"
+            advice = (
+                "; Portainer, MinIO, php-fpm and ClickHouse often have 9000: "
+                "set another --listen-port"
+            )
         raise CommandError(
             f"can't listen on {address}: {error.strerror or error}{advice}"
         ) from error

@@ -27,9 +27,10 @@ _GZIP_MEMORY: Final = 6  # of 9: the kept compressor takes 160 KiB, not the defa
 class Publication(NamedTuple):
     """The families to serve until the next publication.
 
-    A family in `families` that is the same object as in the last publication is not encoded again. After
-    `trusted_until`, a time on the monotonic clock, `fallback` replaces `families`. `own` are the exporter's
-    own families, which change with each publication. All samples of a family have one name.
+    A family in `families` that is the same object as in the last publication is not encoded
+    again. After `trusted_until`, a time on the monotonic clock, `fallback` replaces
+    `families`. `own` are the exporter's own families, which change with each publication. All
+    samples of a family have one name.
     """
 
     families: Sequence[Metric] = ()
@@ -87,7 +88,10 @@ class Encoded(NamedTuple):
 
 
 def _encode(form: Format, publication: Publication, before: Encoded | None = None) -> Encoded:
-    """Encode a publication; a family that is the same object as in `before` is not encoded again."""
+    """Encode a publication.
+
+    A family that is the same object as in `before` is not encoded again.
+    """
     own = _text(form, publication.own)
     known = {}
     if before is not None:
@@ -121,9 +125,9 @@ class _Served(NamedTuple):
 class Exposition:
     """Serves the last publication. Any thread may call any method.
 
-    The publishing thread encodes a publication in each format requested before. A scrape encodes
-    only the families that are collected for it: `others`, `process_*` and `python_info`. The first
-    scrape after `trusted_until` encodes `fallback`.
+    The publishing thread encodes a publication in each format requested before. A scrape
+    encodes only the families that are collected for it: `others`, `process_*` and
+    `python_info`. The first scrape after `trusted_until` encodes `fallback`.
     """
 
     _served: _Served
@@ -140,7 +144,10 @@ class Exposition:
         self._encoding = threading.RLock()
 
     def publish(self, publication: Publication) -> None:
-        """Replace the served publication; a scrape gets either all of the old one or all of the new one."""
+        """Replace the served publication.
+
+        A scrape gets either all of the old one or all of the new one.
+        """
         with self._encoding:
             encoded = {}
             for form, before in self._served.encoded.items():
@@ -156,7 +163,7 @@ class Exposition:
         return tuple(self._current().publication.families)
 
     def families(self) -> list[Metric]:
-        """Return the current families and the published `own`, without `others` and `process_*`."""
+        """Return the current families and `own`, without `others` and `process_*`."""
         publication = self._current().publication
         return [*publication.families, *publication.own]
 
@@ -165,8 +172,8 @@ class Exposition:
     ) -> Answer:
         """Answer a scrape: all families, or only the samples in `names` (`name[]`).
 
-        With `names` the answer is not gzipped, so that no client makes the exporter compress for
-        it alone.
+        With `names` the answer is not gzipped, so that no client makes the exporter compress
+        for it alone.
         """
         current = self._current()
         encoded = current.encoded.get(form) or self._first(current, form)
@@ -187,7 +194,10 @@ class Exposition:
         return Answer((encoded.zipped, zipping.compress(rest) + zipping.flush()), gzipped=True)
 
     def _current(self) -> _Served:
-        """Return the publication to serve; after `trusted_until`, `fallback` replaces its `families`."""
+        """Return the publication to serve.
+
+        After `trusted_until`, `fallback` replaces its `families`.
+        """
         served = self._served
         publication = served.publication
         if (

@@ -1,4 +1,7 @@
-"""The command `healthcheck`: ask a running exporter whether it is healthy. Fast, because it runs often."""
+"""The command `healthcheck`: ask a running exporter whether it is healthy.
+
+Fast, because it runs often.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ _OWN_ADDRESSES: Final = {"0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")} 
 
 
 def healthcheck(address: str, port: int, *, encrypted: bool) -> int:
-    """Request `/-/healthy` from the exporter that listens there; print the answer, return 0 or 1.
+    """Request `/-/healthy` from the exporter that listens there.
 
-    It uses a socket, because importing http.client takes longer than everything else. The path
-    needs no token, and no client certificate for requests from the exporter's own address. The
-    exporter's certificate is not verified: nothing secret is sent, and without TLS the answer is
-    trusted, too.
+    Print the answer, return 0 or 1. It uses a socket, because importing http.client takes
+    longer than everything else. The path needs no token, and no client certificate for
+    requests from the exporter's own address. The exporter's certificate is not verified:
+    nothing secret is sent, and without TLS the answer is trusted, too.
     """
     hosts = _OWN_ADDRESSES.get(address, (address,))
     try:

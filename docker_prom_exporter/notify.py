@@ -23,7 +23,7 @@ class Notifier:
     """
 
     _address: str
-    """The path of systemd's socket, or a null byte and the name of an abstract socket, or empty."""
+    """The path of systemd's socket, or its abstract name after a null byte, or empty."""
     _watchdog: float | None
     """The unit's `WatchdogSec` in seconds; `None` without one."""
 
@@ -38,10 +38,11 @@ class Notifier:
         self._announced = False
 
     def report(self, *, ready: bool, healthy: bool) -> float | None:
-        """Send what has to be sent; return the seconds until the next call, `None` if none is needed.
+        """Send what has to be sent.
 
-        `ready` does not become false again. While the service is not `healthy`, nothing is sent,
-        so that systemd restarts it after `WatchdogSec`, or ends a start that takes too long.
+        Return the seconds until the next call, `None` if none is needed. `ready` does not
+        become false again. While the service is not `healthy`, nothing is sent, so that
+        systemd restarts it after `WatchdogSec`, or ends a start that takes too long.
         """
         if not self._address:
             return None

@@ -15,7 +15,10 @@ _ENDED_BY_SIGPIPE: Final = 128 + 13
 
 
 class CommandError(Exception):
-    """A command failed; the message is one line for the user or empty, `code` the exit code."""
+    """A command failed.
+
+    The message is one line for the user or empty, `code` the exit code.
+    """
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)

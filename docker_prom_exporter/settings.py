@@ -328,11 +328,13 @@ def read_settings(
     defaults: Mapping[str, str] = MappingProxyType({}),
     used: Collection[str] | None = None,
 ) -> Settings:
-    """Read each option from `flags` (by `Option.name`), else `environ`, `defaults`, its default.
+    """Read each option from `flags`, else `environ`, `defaults`, its own default.
+
+    `flags` and `defaults` have them by `Option.name`.
 
     Of options that are not in `used` only the default counts; `None` stands for all options.
-    Raises `BadOptionError` with the option as the user wrote it, its value and the valid values,
-    or with a missing option that another one needs.
+    Raises `BadOptionError` with the option as the user wrote it, its value and the valid
+    values, or with a missing option that another one needs.
     """
     values = {}
     for option in OPTIONS:

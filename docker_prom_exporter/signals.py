@@ -1,4 +1,4 @@
-"""Signals that stop the program: SIGTERM, SIGINT, and SIGHUP unless it is ignored, as under nohup."""
+"""Signals that stop the program: SIGTERM, SIGINT, and SIGHUP, unless nohup ignores it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAMES: Final = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 class StopSignals:
-    """Handles the signals once created: notes the first one, and ends the process at the second.
+    """Notes the first signal after its creation, and ends the process at the second.
 
     Only the main thread may create it. PID 1 gets only the signals that it has a handler for.
     """

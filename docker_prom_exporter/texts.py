@@ -35,7 +35,10 @@ def span(seconds: float) -> str:
 
 
 def parse_boolean(text: str) -> bool | None:
-    """Parse `true/1/yes/on` or `false/0/no/off` in any case; return `None` for anything else."""
+    """Parse `true/1/yes/on` or `false/0/no/off` in any case.
+
+    Return `None` for anything else.
+    """
     return _BOOLEANS.get(text.strip().lower())
 
 

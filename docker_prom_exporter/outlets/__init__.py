@@ -1,4 +1,4 @@
-"""Deliver the exposition to a Pushgateway and to a file for node_exporter, each in its own thread.
+"""Deliver the exposition to a Pushgateway and to a file, each in its own thread.
 
 `Expirer` deletes groups that are no longer pushed from a Pushgateway.
 """
@@ -25,7 +25,10 @@ __all__ = ["Expirer", "Outlet", "OutletError", "open_outlets"]
 
 
 def open_outlets(settings: Settings, stop: threading.Event) -> list[Outlet]:
-    """Return the outlets that the settings ask for. Raises `OutletError` if one can't be opened."""
+    """Return the outlets that the settings ask for.
+
+    Raises `OutletError` if one can't be opened.
+    """
     targets: list[Pusher | TextFile] = []
     if settings.push_url is not None:
         targets.append(Pusher(settings, stop))
@@ -35,9 +38,10 @@ def open_outlets(settings: Settings, stop: threading.Event) -> list[Outlet]:
 
 
 class Outlet:
-    """Delivers to a target in a daemon thread, so that no poll or scrape waits; counts and logs the results.
+    """Delivers to a target in a daemon thread, so that no poll or scrape waits.
 
-    When `wake` is called after `stop` is set, the outlet withdraws what it delivered, and its thread ends.
+    Counts and logs the results. When `wake` is called after `stop` is set, the outlet
+    withdraws what it delivered, and its thread ends.
     """
 
     def __init__(self, target: Pusher | TextFile, stop: threading.Event) -> None:
@@ -54,7 +58,10 @@ class Outlet:
         return self._target.families(self._results)
 
     def deliver(self, exposition: Exposition) -> bool:
-        """Deliver, count the result, log it if it differs from the last; return whether it succeeded."""
+        """Deliver, count the result, log it if it differs from the last.
+
+        Return whether it succeeded.
+        """
         failure = None
         try:
             self._target.deliver(exposition)

@@ -8,7 +8,10 @@ MAX_DETAIL: Final = 200
 
 
 class OutletError(Exception):
-    """An outlet can't start or deliver. `detail` is one line, `status` the Pushgateway's, if any."""
+    """An outlet can't start or deliver.
+
+    `detail` is one line, `status` the Pushgateway's, if any.
+    """
 
     def __init__(self, reason: str, detail: str, status: int | None = None) -> None:
         super().__init__(f"{reason}: {detail}")

@@ -37,7 +37,8 @@ _INTERVALS_TO_TRUST: Final = 3
 _REFUSED_FOR: Final = 600
 _MAX_REFUSALS_LOGGED: Final = 20
 
-# By default newer gateways replace characters in UTF-8 label names, so that two groups can look the same.
+# By default newer gateways replace characters in UTF-8 label names, so that two groups can
+# look the same.
 # With this scheme, which older gateways ignore, label names are as in the path of the group.
 _ACCEPT: Final = "text/plain;version=0.0.4;escaping=values"
 
@@ -55,13 +56,13 @@ _PLAIN: Final = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*")
 
 
 class Expirer:
-    """Deletes the groups of `--push-job` at `--push-url` that were not pushed for `--expire-after`.
+    """Deletes the groups of `--push-job` that were not pushed for `--expire-after`.
 
     It publishes after each run. A group is deleted by the second run in a row that found it
     expired, so that a host that pushes again after an outage of the gateway keeps its group.
     `DELETE` has no condition: a push between both requests is lost until the next push. After
-    `stop` is set nothing is published. Raises `OutletError` if the password or the certificates
-    can't be read.
+    `stop` is set nothing is published. Raises `OutletError` if the password or the
+    certificates can't be read.
     """
 
     first_result: threading.Event
@@ -94,7 +95,10 @@ class Expirer:
                 pass
 
     def run_once(self) -> bool:
-        """Fetch, delete and publish; return whether to run at once again for more deletions."""
+        """Fetch, delete and publish.
+
+        Return whether to run at once again for more deletions.
+        """
         more = False
         try:
             expired = self._fetch()
@@ -137,10 +141,10 @@ class Expirer:
         return {group: now - last for group, last in pushes.items()}
 
     def _delete(self, expired: Mapping[Group, float]) -> bool:
-        """Delete, for a second, groups found expired by two runs in a row; return whether some remain.
+        """Delete, for a second, groups found expired by two runs in a row.
 
-        A deletion that fails says nothing about the gateway, which has just answered: a proxy may
-        allow GET only. The other groups are still deleted.
+        Return whether some remain. A deletion that fails says nothing about the gateway, which
+        has just answered: a proxy may allow GET only. The other groups are still deleted.
         """
         due = [group for group in expired if group in self._candidates]
         self._candidates = {*expired}
@@ -206,11 +210,12 @@ def _selector(group: Group) -> str:
 
 
 def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, float]:
-    """Return the time of the last push of each group of the job that was not pushed after `until`.
+    """Return the last push of each group of the job that was not pushed after `until`.
 
-    Times are Unix seconds. The lines are the gateway's exposition: `push_time_seconds` has the labels of its
-    group and is 0 if no push has succeeded. The last failure then counts (`push_failure_time_seconds`).
-    Raises `OutletError` if the lines are not from a Pushgateway.
+    Times are Unix seconds. The lines are the gateway's exposition: `push_time_seconds` has the
+    labels of its group and is 0 if no push has succeeded. The last failure then counts
+    (`push_failure_time_seconds`). Raises `OutletError` if the lines are not from a
+    Pushgateway.
     """
     pushed: dict[Group, float] = {}
     failed: dict[Group, float] = {}
@@ -230,9 +235,10 @@ def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, f
 
 
 def paths(group: Group) -> Iterator[str]:
-    """Yield the possible paths of the group on a gateway, usually one; each begins with the job.
+    """Yield the possible paths of the group on a gateway, usually one.
 
-    A gateway shows an empty `instance` for a group without one, and never holds both groups.
+    Each begins with the job. A gateway shows an empty `instance` for a group without one, and
+    never holds both groups.
     """
     for labels in dict.fromkeys((group, group - {("instance", "")})):
         ordered = sorted(labels, key=lambda label: (label[0] != "job", label))
@@ -240,7 +246,10 @@ def paths(group: Group) -> Iterator[str]:
 
 
 def _segment(name: str, value: str) -> str:
-    """Return a label as part of a path; a gateway reads `%2F` as a slash, and removes `.` from the path."""
+    """Return a label as part of a path.
+
+    A gateway reads `%2F` as a slash, and removes `.` from the path.
+    """
     if _PLAIN.fullmatch(value):
         return f"/{name}/{value}"
     return f"/{name}@base64/{base64.urlsafe_b64encode(value.encode()).decode() or '='}"

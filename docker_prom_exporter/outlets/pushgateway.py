@@ -61,8 +61,9 @@ class GatewayRequest(NamedTuple):
 class Gateway:
     """A Pushgateway. Each request opens a connection.
 
-    Redirects are not followed and the environment's proxies are not used, so that only `--push-url` gets the
-    password. Raises `OutletError` if the password or the certificates can't be read.
+    Redirects are not followed and the environment's proxies are not used, so that only
+    `--push-url` gets the password. Raises `OutletError` if the password or the certificates
+    can't be read.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -87,7 +88,7 @@ class Gateway:
         seconds: float,
         parse: Callable[[http.client.HTTPResponse], T],
     ) -> T:
-        """Send a request and return the result of `parse` for a 2xx answer, all within `seconds`.
+        """Send a request, and return what `parse` makes of a 2xx answer, all within `seconds`.
 
         Raises `OutletError`; `parse` may raise it, too.
         """
@@ -138,7 +139,10 @@ def _tls(ca_file: str | None) -> ssl.SSLContext:
 
 
 def _shut_down(*sockets: socket.socket | None) -> None:
-    """Shut down sockets, so that no thread waits for them; a socket is None during the name lookup."""
+    """Shut down sockets, so that no thread waits for them.
+
+    A socket is None during the name lookup.
+    """
     for each in filter(None, sockets):
         with suppress(OSError):
             socket.socket.shutdown(each, socket.SHUT_RDWR)
@@ -147,7 +151,8 @@ def _shut_down(*sockets: socket.socket | None) -> None:
 def _status_error(response: http.client.HTTPResponse) -> OutletError:
     status = response.status
     if 300 <= status < 400:
-        detail = f"redirects are not followed; it leads to {response.getheader('Location')}: set --push-url"
+        target = response.getheader("Location")
+        detail = f"redirects are not followed; it leads to {target}: set --push-url"
     else:
         said = _beginning(response).decode("utf-8", "replace")
         detail = _ADVICE_BY_STATUS.get(status) or " ".join(said.split())
@@ -159,10 +164,11 @@ def _beginning(response: http.client.HTTPResponse) -> bytes:
 
 
 class Pusher:
-    """Replaces a Pushgateway's group once an interval, also while Docker is down; deletes it at the end.
+    """Replaces a Pushgateway's group once an interval, also while Docker is down.
 
-    prometheus-client's push functions make the requests. A transient failure is retried with the current
-    content of the exposition until the next push is due. Methods that send requests raise `OutletError`.
+    Deletes it at the end. prometheus-client's push functions make the requests. A transient
+    failure is retried with the current content of the exposition until the next push is due.
+    Methods that send requests raise `OutletError`.
     """
 
     topic = "push"
@@ -214,7 +220,7 @@ class Pusher:
         delete_from_gateway(url, job, key, _DELETE_TIMEOUT, self._handle)
 
     def delivered(self) -> None:
-        """After the first push, log if groups never expire, expire too early, or if that is unknown."""
+        """Log once if groups expire never or too early, or if that is unknown."""
         if self._expiry_logged:
             return
         self._expiry_logged = True
@@ -248,9 +254,10 @@ class Pusher:
             self._push(exposition, deadline)
 
     def _time_to_live(self) -> float:
-        """Return for how many seconds the gateway keeps a group; 0 means for ever, as upstream's does.
+        """Return for how many seconds the gateway keeps a group.
 
-        Builds that expire groups, like k0s's, have a flag for it, which `/api/v1/status` shows (from 1.2).
+        0 means for ever, as upstream's does. Builds that expire groups, like k0s's, have a
+        flag for it, which `/api/v1/status` shows (from 1.2).
         """
         request = GatewayRequest("GET", f"{self._gateway.url}/api/v1/status")
         text = self._gateway.send(request, min(_REQUEST_TIMEOUT, self._interval), _beginning)

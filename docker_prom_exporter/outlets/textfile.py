@@ -29,11 +29,11 @@ _MODE: Final = 0o644
 
 
 class TextFile:
-    """A file that is replaced atomically when the families change and each minute; removed at the end.
+    """A file that is replaced atomically when the families change and each minute.
 
-    The temporary file is in the same directory and does not match `*.prom`. `check_interval` is
-    the longest time in seconds between two calls of `is_due`. Raises `OutletError` if the file
-    can't be written.
+    Removed at the end. The temporary file is in the same directory and does not match
+    `*.prom`. `check_interval` is the longest time in seconds between two calls of `is_due`.
+    Raises `OutletError` if the file can't be written.
     """
 
     topic = "textfile"
@@ -60,14 +60,14 @@ class TextFile:
         return textfile_families(results)
 
     def is_due(self, exposition: Exposition) -> bool:
-        """Return whether the families differ from those in the file, or a minute has passed."""
+        """Return whether the families have changed, or a minute has passed."""
         return self._written is None or (
             time.monotonic() >= self._due
             or [*map(id, exposition.current_families())] != [*map(id, self._written)]
         )
 
     def pause(self) -> float:
-        """Return the seconds until `is_due` has to be checked, since a publication can expire in between."""
+        """Return the seconds until `is_due` has to be checked: a publication can expire."""
         return min(self._check_interval, max(self._due - time.monotonic(), 0))
 
     def deliver(self, exposition: Exposition) -> None:
@@ -98,7 +98,10 @@ class TextFile:
             raise OutletError(one_line(error), "the file stays as it was") from error
 
     def _create(self) -> BufferedWriter:
-        """Create the temporary file. An existing file, link or FIFO of that name is deleted, never opened."""
+        """Create the temporary file.
+
+        An existing file, link or FIFO of that name is deleted, never opened.
+        """
         self._temporary.unlink(missing_ok=True)
         file = self._temporary.open("xb")
         if sys.platform != "win32":

@@ -31,7 +31,10 @@ _CHALLENGES: Final = (
 
 
 class Site(NamedTuple):
-    """Data of the app. The functions answer `/-/healthy` and `/-/ready`; without a page `/` is `/metrics`."""
+    """Data of the app.
+
+    The functions answer `/-/healthy` and `/-/ready`; without a page `/` is `/metrics`.
+    """
 
     exposition: Exposition
     is_healthy: Callable[[], bool]

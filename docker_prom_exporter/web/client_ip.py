@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from http.client import HTTPMessage
 
-# An element of Forwarded (RFC 7239): `for=192.0.2.60:4711`, `for="[2001:db8::17]:4711"`, or without a port.
+# An element of Forwarded (RFC 7239): `for=192.0.2.60:4711`, `for="[2001:db8::17]:4711"`, or
+# without a port.
 _FORWARDED_FOR: Final = re.compile(
     r'(?:^|;)\s*for\s*=\s*"?(?:\[([^]";]*)|([^":;]*))', re.IGNORECASE
 )
@@ -28,9 +29,10 @@ HEADERS: Final = {
 
 
 def client_address(headers: HTTPMessage, peer: str, source: str) -> str:
-    """Return the client's address from the header of `source`; `peer` if the header has no valid address.
+    """Return the client's address from the header of `source`.
 
-    A proxy appends to the header that a client sent, so the last address of the last such header counts.
+    `peer` if the header has no valid address. A proxy appends to the header that a client
+    sent, so the last address of the last such header counts.
     """
     values = headers.get_all(HEADERS.get(source, ""), [])
     if not values:

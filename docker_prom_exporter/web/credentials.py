@@ -23,20 +23,23 @@ _T = TypeVar("_T")
 
 
 class CredentialsError(ValueError):
-    """A certificate, key or token file can't be used. The one-line message has no content of the file."""
+    """A certificate, key or token file can't be used.
+
+    The one-line message has no content of the file.
+    """
 
 
 class ServerTls:
-    """TLS 1.2 or newer with a certificate, its key, and optionally the CA that signs clients' certificates.
+    """TLS 1.2 or newer, with a certificate and optionally the CA of clients' certificates.
 
-    Raises `CredentialsError` if a file can't be used. If that happens after a change, it is logged once and
-    the previous content stays in use.
+    Raises `CredentialsError` if a file can't be used. If that happens after a change, it is
+    logged once and the previous content stays in use.
     """
 
     def __init__(self, cert_file: str, key_file: str, client_ca_file: str | None) -> None:
         self._needs_certificate = client_ca_file is not None
         files = filter(None, (cert_file, key_file, client_ca_file))
-        self._contexts = _Reread(
+        self._contexts = Reloaded(
             lambda: _contexts(cert_file, key_file, client_ca_file), *files
         )
 
@@ -49,20 +52,23 @@ class ServerTls:
         return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
     def is_certified(self, connection: ssl.SSLSocket) -> bool:
-        """Return after the handshake whether the client has a certificate of the client CA or needs none."""
+        """Return whether the client has a valid certificate or needs none; after the handshake."""
         return (
             not self._needs_certificate or connection.getpeercert(binary_form=True) is not None
         )
 
 
 class BearerToken:
-    """The token that clients must send, read from a file. Raises `CredentialsError` if the file has none."""
+    """The token that clients must send, read from a file.
+
+    Raises `CredentialsError` if the file has none.
+    """
 
     def __init__(self, path: str) -> None:
-        self._token = _Reread(lambda: _token(path), path)
+        self._token = Reloaded(lambda: _token(path), path)
 
     def matches(self, authorization: str) -> bool:
-        """Return whether an `Authorization` header has the token: as `Bearer`, or as the password of `Basic`.
+        """Return whether the header has the token, as `Bearer` or as the password of `Basic`.
 
         The comparison takes constant time.
         """
@@ -78,8 +84,11 @@ class BearerToken:
         return hmac.compare_digest(given, self._token.value())
 
 
-class _Reread(Generic[_T]):
-    """The result of `read`, which is called again when one of the files changes. Thread-safe."""
+class Reloaded(Generic[_T]):
+    """The result of `read`, which is called again when one of the files changes.
+
+    Thread-safe.
+    """
 
     def __init__(self, read: Callable[[], _T], *paths: str) -> None:
         self._read = read
@@ -89,6 +98,7 @@ class _Reread(Generic[_T]):
         self._reading = threading.Lock()
 
     def value(self) -> _T:
+        """Return the last result."""
         with self._reading:
             seen, self._seen = self._seen, [*map(_identity, self._paths)]
             if seen != self._seen:
@@ -103,7 +113,10 @@ class _Reread(Generic[_T]):
 
 
 def _identity(path: str) -> tuple[int, ...] | None:
-    """Return values that change when the file is written or replaced; None if there is no file."""
+    """Return values that change when the file is written or replaced.
+
+    None if there is no file.
+    """
     try:
         status = Path(path).stat()
     except OSError:
@@ -114,7 +127,7 @@ def _identity(path: str) -> tuple[int, ...] | None:
 def _contexts(
     cert_file: str, key_file: str, client_ca_file: str | None
 ) -> tuple[ssl.SSLContext, ...]:
-    """Return two TLS contexts: for clients from the network, and for clients from this host."""
+    """Return two TLS contexts: for clients from the network and from this host."""
     _certificates(cert_file)
     _read(key_file)
     if client_ca_file is None:

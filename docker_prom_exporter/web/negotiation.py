@@ -1,4 +1,4 @@
-"""What a client accepts: `Accept` and `Accept-Encoding` as RFC 9110 defines them, with qualities."""
+"""What a client accepts: `Accept` and `Accept-Encoding`, with qualities (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _QUALITY: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
-# What a client that names none of the formats may mean by "anything", with its text range first.
+# What a client that names none of the formats may mean by "anything", with its text range
+# first.
 _TEXT_RANGES: Final = ("text/plain", "text/*", "*/*")
 
 # Prometheus's escaping schemes for names. All names of the exporter are the same in each.
@@ -22,7 +23,7 @@ _ESCAPINGS: Final = ("allow-utf-8", "underscores", "dots", "values")
 
 
 class _Range(NamedTuple):
-    """One entry of a header: a media type or a coding in lower case, its quality and parameters."""
+    """A media type or a coding in lower case, with its quality and parameters."""
 
     name: str
     quality: float
@@ -32,9 +33,9 @@ class _Range(NamedTuple):
 def choose_exposition(accept: str) -> tuple[Format, str]:
     """Return the format of a scrape, and its content type.
 
-    OpenMetrics is chosen if the client names version 1.0.0, or none, and prefers nothing else to
-    it. If the chosen range has a valid `escaping`, the content type repeats it, as Prometheus 3
-    expects.
+    OpenMetrics is chosen if the client names version 1.0.0, or none, and prefers nothing else
+    to it. If the chosen range has a valid `escaping`, the content type repeats it, as
+    Prometheus 3 expects.
     """
     ranges = [*_ranges(accept)]
     understood = [each for each in ranges if each.parameters.get("version") in (None, "1.0.0")]
@@ -54,7 +55,7 @@ def accepts_gzip(accept_encoding: str) -> bool:
 
 
 def prefers_html(accept: str) -> bool:
-    """Return whether a client names HTML and prefers neither text nor OpenMetrics, as browsers do."""
+    """Return whether a client prefers HTML to text and OpenMetrics, as browsers do."""
     ranges = [*_ranges(accept)]
     html = _best(ranges, "text/html")
     other = _best(ranges, "text/plain", "application/openmetrics-text")
@@ -62,7 +63,10 @@ def prefers_html(accept: str) -> bool:
 
 
 def _best(ranges: Iterable[_Range], *names: str) -> _Range | None:
-    """Return the range with the highest quality above 0, the first of equals; `None` without one."""
+    """Return the range with the highest quality above 0, the first of equals.
+
+    `None` without one.
+    """
     best = None
     for each in ranges:
         if each.name in names and each.quality > _quality(best):

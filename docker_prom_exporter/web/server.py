@@ -49,7 +49,10 @@ _REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) ([!-~]+) HTTP/1\.([01])\r?\n"
 
 
 class Request(NamedTuple):
-    """A request without its body. `certified`: the client has a valid certificate, or needs none."""
+    """A request without its body.
+
+    `certified`: the client has a valid certificate, or needs none.
+    """
 
     method: str
     path: str
@@ -60,7 +63,10 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """An answer. Clients share the parts of the body without copies; a header may occur twice."""
+    """An answer.
+
+    Clients share the parts of the body without copies; a header may occur twice.
+    """
 
     status: HTTPStatus
     body: tuple[bytes, ...]
@@ -75,11 +81,17 @@ def refusal(status: HTTPStatus, explanation: str, *headers: tuple[str, str]) -> 
 
 
 class _RefusedError(Exception):
-    """The request is not passed to the app. Its arguments are the status of the answer and the reason."""
+    """The request is not passed to the app.
+
+    Its arguments are the status of the answer and the reason.
+    """
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Bind and listen, or raise `OSError`. `::` accepts IPv4 too, and only IPv4 on a host without IPv6."""
+    """Bind and listen, or raise `OSError`.
+
+    `::` accepts IPv4 too, and only IPv4 on a host without IPv6.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     dual = address == "::" and socket.has_dualstack_ipv6()
     try:
@@ -98,10 +110,10 @@ class _Slot(NamedTuple):
 
 
 class BoundedServer(ThreadingMixIn, BaseServer):
-    """Answers requests with `app`: one thread accepts connections, and each connection has a thread.
+    """Answers requests with `app`; each connection has a thread.
 
-    At the maximum number of threads, a new connection replaces the longest-idle connection of the host that
-    has the most, so that a scrape always gets a connection.
+    At the maximum number of threads, a new connection replaces the longest-idle connection of
+    the host that has the most, so that a scrape always gets a connection.
     """
 
     daemon_threads = True
@@ -149,7 +161,7 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         return self._descriptor
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a connection that is not abandoned; return it with its client's address and port."""
+        """Accept a connection that is not abandoned; return it and its client's address."""
         try:
             connection, (host, port, *_) = self._listener.accept()
             while self.is_abandoned(connection):
@@ -192,7 +204,10 @@ class BoundedServer(ThreadingMixIn, BaseServer):
             self._changed.notify()
 
     def service_actions(self) -> None:
-        """Drop connections past their deadlines; `serve_forever` calls this at least twice a second."""
+        """Drop connections past their deadlines.
+
+        `serve_forever` calls this at least twice a second.
+        """
         now = time.monotonic()
         with self._changed:
             self._drop(
@@ -210,7 +225,7 @@ class BoundedServer(ThreadingMixIn, BaseServer):
             self._log.error("http.failed", client=client_address[0], exc_info=error)
 
     def allow(self, connection: socket.socket, seconds: float) -> None:
-        """Set the deadline of the next step, and move the connection to the end of the eviction order.
+        """Set a connection's next deadline, and move it to the end of the eviction order.
 
         Raises `ConnectionAbortedError` if the connection was dropped.
         """
@@ -222,17 +237,21 @@ class BoundedServer(ThreadingMixIn, BaseServer):
             )
 
     def is_abandoned(self, connection: socket.socket) -> bool:
-        """Return whether the client has hung up while other clients wait to be accepted (Linux only)."""
+        """Return whether the client hung up while others wait to be accepted (Linux only)."""
         if sys.platform != "linux":
             return False
-        # If none waits, this client gets an answer: busybox's `nc` closes only its sending side.
+        # If none waits, this client gets an answer: busybox's `nc` closes only its sending
+        # side.
         poll = select.poll()
         poll.register(connection, select.POLLRDHUP)
         poll.register(self._descriptor, select.POLLIN)
         return len(poll.poll(0)) == 2
 
     def _drop_one(self) -> None:
-        """Drop the longest-idle connection of the host with the most; wait briefly for a thread to end."""
+        """Drop the longest-idle connection of the host with the most.
+
+        Wait briefly for a thread to end.
+        """
         for host, _ in Counter(slot.host for slot in self._slots.values()).most_common(1):
             self._drop(
                 [
@@ -356,7 +375,7 @@ class _ConnectionHandler(BaseHTTPRequestHandler):
             self.server.allow(self.request, _IDLE_TIMEOUT)
 
     def _linger(self) -> None:
-        """Read and discard what the client still sends: a reset at once could destroy the answer.
+        """Discard what the client still sends: a reset at once could destroy the answer.
 
         With TLS the bytes are not decrypted.
         """

@@ -1,4 +1,4 @@
-"""The status page: a `Snapshot` as one HTML document without scripts and without external resources."""
+"""The status page: a `Snapshot` as one HTML document that loads and runs nothing else."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ class _Html(str):
 
 
 class _Verdict(NamedTuple):
-    """A word, with a symbol and a tone for sighted readers. Containers sort by `rank`; 0 is the worst."""
+    """A word, with a symbol and a tone for sighted readers.
+
+    Containers sort by `rank`; 0 is the worst.
+    """
 
     word: str
     mark: str
@@ -76,7 +79,8 @@ _VERDICTS: Final = {
 # `docker stop` ends a program by SIGTERM (143), or by SIGKILL (137) if that takes too long.
 _EXIT_CODES_OF_A_STOP: Final = (0, 137, 143)
 
-# A running container counts as restarting if its policy has restarted it so often, the last time
+# A running container counts as restarting if its policy has restarted it so often, the last
+# time
 # within so many seconds.
 _LOOP_RESTARTS: Final = 3
 _LOOP_SECONDS: Final = 300
@@ -91,8 +95,8 @@ _Row = tuple[_Verdict, "Container"]
 class StatusPage:
     """Renders the snapshot that `take` returns, at most once for each snapshot and second.
 
-    `poll_interval` is in seconds; `only_labelled` and `details` are the exporter's settings. `clock` is the
-    clock of a snapshot's `ended`; `now` returns Unix seconds.
+    `poll_interval` is in seconds; `only_labelled` and `details` are the exporter's settings.
+    `clock` is the clock of a snapshot's `ended`; `now` returns Unix seconds.
     """
 
     take: Callable[[], Snapshot]
@@ -386,7 +390,10 @@ def _reason(container: Container, now: float) -> _Html | None:
 
 
 def _since(container: Container) -> float | None:
-    """Return the Unix time of the last change of state; None if Docker has none, as for a pause."""
+    """Return the Unix time of the last change of state.
+
+    None if Docker has none, as for a pause.
+    """
     if container.state == "created":
         return container.created
     if container.details is None or container.state in ("paused", "removing"):
@@ -408,7 +415,10 @@ def _exit(container: Container, details: Details) -> str:
 
 
 def _ago(when: float | None, now: float) -> _Html | None:
-    """Return how long ago a Unix time is; None if `datetime` can't represent the time, which Docker can."""
+    """Return how long ago a Unix time is.
+
+    None if `datetime` can't represent the time, which Docker can.
+    """
     try:
         return (
             _fill("ago", when=datetime.fromtimestamp(when, UTC), span=span(now - when))
@@ -420,7 +430,10 @@ def _ago(when: float | None, now: float) -> _Html | None:
 
 
 def _fill(part: str, **values: object) -> _Html:
-    """Fill in a part of status_page.html. Text is escaped here and in `_joined`; None and False are empty."""
+    """Fill in a part of status_page.html.
+
+    Text is escaped here and in `_joined`; None and False are empty.
+    """
     return _Html(
         _PARTS[part].format_map({name: _escaped(value) for name, value in values.items()})
     )
