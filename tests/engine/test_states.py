@@ -23,7 +23,12 @@ CHECKED_IMAGE = "checked:tests"
 RUNNING = {"container_health": 2, "state": "running", "health_status": "none"}
 HEALTHY_NOW = {"container_health": 4, "state": "running", "health_status": "healthy"}
 EXITED = {"container_health": 1, "state": "exited", "health_status": None}
-UNTROUBLED = {"restarts_total": 0, "oom_killed": 0, "restart_policy": "no"}
+UNTROUBLED = {
+    "restarts_total": 0,
+    "start_failed": 0,
+    "oom_killed": 0,
+    "restart_policy": "no",
+}
 
 
 def build_checked(engine: Engine) -> None:
@@ -160,6 +165,28 @@ def test_exited(engine: Engine) -> None:
     ]
 
 
+def test_a_start_that_fails(engine: Engine) -> None:
+    """`docker_container_start_failed` is 1 after a failed start; Podman 4 does not say so."""
+    with pytest.raises(CommandError):
+        engine.run("web", command=["/missing"], labels=WATCH)
+    created = {"container_health": 1, "state": "created", "health_status": None}
+    failed = {"start_failed": engine.name != "podman-4.3"}
+
+    assert created | UNTROUBLED | failed == scraper(engine.url)().container("web")
+
+
+def test_limits(engine: Engine) -> None:
+    """A container has the limits that it was created with, and no sample where it has none."""
+    options = ["--memory=64m", "--cpus=1.5", "--pids-limit=50"]
+    engine.create("limited", labels=WATCH, options=options)
+    engine.create("free", labels=WATCH)
+    scrape = scraper(engine.url)()
+
+    assert {"limited": 64 * 2**20} == scrape.by("name", "docker_container_memory_limit_bytes")
+    assert {"limited": 1.5} == scrape.by("name", "docker_container_cpu_limit_cores")
+    assert {"limited": 50} == scrape.by("name", "docker_container_pids_limit")
+
+
 def test_killed(engine: Engine) -> None:
     """A healthy container that is killed between two polls has health 1 and exit code 137."""
     engine.run("web", health="healthy", labels=WATCH)
@@ -184,9 +211,12 @@ def test_out_of_memory(engine_limiting_memory: Engine) -> None:
     engine.await_state("web", "exited")
     oom_killed = engine.cli("inspect", "--format", "{{.State.OOMKilled}}", "web") == "true"
 
-    assert EXITED | UNTROUBLED | {"exit_code": 137, "oom_killed": oom_killed} == (
-        scraper(engine.url)().container("web")
-    )
+    out_of_memory = {
+        "exit_code": 137,
+        "oom_killed": oom_killed,
+        "memory_limit_bytes": 6 * 2**20,
+    }
+    assert EXITED | UNTROUBLED | out_of_memory == scraper(engine.url)().container("web")
     assert oom_killed or engine.name.startswith("podman")
 
 
@@ -216,7 +246,10 @@ def test_restarts_are_counted(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_restarting(docker: Engine) -> None:
-    """Between two restarts a container has state `restarting` and health 1. Podman has no such state."""
+    """Between two restarts a container has health 1 and the exit code of its last run.
+
+    Podman has no such state.
+    """
     docker.run("web", command=["false"], options=["--restart=always"], labels=WATCH)
     scrape = scraper(docker.url)
 
@@ -228,8 +261,9 @@ def test_restarting(docker: Engine) -> None:
     del found["restarts_total"]
 
     state = {"container_health": 1, "state": "restarting", "health_status": None}
+    details = {"exit_code": 1, "start_failed": 0, "oom_killed": 0, "restart_policy": "always"}
 
-    assert state | {"oom_killed": 0, "restart_policy": "always"} == found
+    assert state | details == found
 
 
 def test_a_quick_restart_is_noticed(docker: Engine) -> None:

@@ -72,7 +72,8 @@ def planted(request: pytest.FixtureRequest) -> Iterator[str]:
         with (
             simulation() as engine
         ):  # it plants secrets, too: in Env and the healthcheck's output
-            engine.stage.add("web", health="unhealthy", labels={**WATCH, "password": SECRET})
+            labels = {**WATCH, "password": SECRET}
+            engine.stage.add("web", health="unhealthy", labels=labels, error=SECRET)
             yield engine.url
         return
     docker: Engine = request.getfixturevalue("docker")

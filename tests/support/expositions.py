@@ -13,6 +13,9 @@ from support.simulated import poller_for
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
+_PROBES = "docker_container_health_"
+_OF_PROBES = re.compile(f"{_PROBES}(last_probe_.*|interval_seconds|timeout_seconds|retries)")
+
 # Families whose value is a label: the sample with the current value is 1.
 _VALUE_LABELS = {
     "docker_container_state": "state",
@@ -20,8 +23,7 @@ _VALUE_LABELS = {
     "docker_container_restart_policy": "policy",
 }
 
-
-_LEFT_OUT = ("_info", "_timestamp_seconds", "_duration_seconds")
+_LEFT_OUT = ("_info", "_timestamp_seconds")
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,32 @@ class Scrape:
     def container(self, name: str) -> dict[str, float | str | None]:
         """Return the values of a container's samples, by family name without `docker_container_`.
 
-        For state, health status and restart policy it is the label whose sample is 1; None if all are 0.
-        `info`, timestamps and durations are left out.
+        For state, health status and restart policy it is the label whose sample is 1; None if
+        all are 0. `info`, timestamps, and what `probes` returns are left out.
         """
         said: dict[str, float | str | None] = {}
         for (family, labels), value in self.samples.items():
             mine = dict(labels)
             if mine.get("name") != name or family.endswith(_LEFT_OUT):
                 continue
+            if _OF_PROBES.fullmatch(family):
+                continue
             key = family.removeprefix("docker_container_")
             if label := _VALUE_LABELS.get(family):
                 said[key] = mine[label] if value == 1 else said.get(key)
             else:
                 said[key] = value
+        return said
+
+    def probes(self, name: str) -> dict[str, float]:
+        """Return a container's last probe and settings of the healthcheck.
+
+        By family name without `docker_container_health_`.
+        """
+        said = {}
+        for (family, labels), value in self.samples.items():
+            if dict(labels).get("name") == name and _OF_PROBES.fullmatch(family):
+                said[family.removeprefix(_PROBES)] = value
         return said
 
 

@@ -177,9 +177,16 @@ class Engine:
             self.await_health(name, health)
         return container
 
-    def create(self, name: str, *, labels: Mapping[str, str] | None = None) -> str:
+    def create(
+        self,
+        name: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+    ) -> str:
         """Create a container without starting it, and return its full id."""
-        return self.cli("create", *self._options(name, labels or {}), IMAGE, *FOREVER)
+        everything = [*self._options(name, labels or {}), *options]
+        return self.cli("create", *everything, IMAGE, *FOREVER)
 
     def load_platforms(self, name: str) -> None:
         """Load an image for eight platforms, which makes lists expensive with the containerd image store."""
