@@ -228,7 +228,11 @@ def test_a_removed_container_raises_an_alert(stack: Stack) -> None:
         lambda: stack.query('container_health{name="lost"} == 2'),
         what="Prometheus to have it",
     )
+    # Otherwise a poll might see it exited, like one that was stopped before it was removed.
+    exporter = "docker-monitoring-docker-prom-exporter-1"
+    stack.machine.cli("pause", exporter)
     stack.machine.cli("rm", "--force", "lost")
+    stack.machine.cli("unpause", exporter)
     received = stack.await_alert("ContainerGone", "lost")
 
     assert "info" == received["labels"]["severity"]

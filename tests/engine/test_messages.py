@@ -240,7 +240,9 @@ def test_each_message_means_something(docker_28: Engine, tmp_path: Path) -> None
         scene.pause("paused")
         scene.fail("after-the-pause")
         scene.deploy("service")
-        docker_28.cli("rm", "--force", "lost")
+        # Otherwise a poll might see it exited, like one that was stopped before it was removed.
+        with first.frozen():
+            docker_28.cli("rm", "--force", "lost")
         scene.await_message("firing", "ContainerGone", "lost")
         first.stop(signal.SIGTERM)
         monitored.await_samples("up == 0")

@@ -64,6 +64,15 @@ class Exporter:
             raise ValueError(f"/metrics: {status} {body}")
         return parse(body)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop the process with SIGSTOP, and let it go on at the end."""
+        self._daemon.freeze()
+        try:
+            yield
+        finally:
+            self._daemon.send(signal.SIGCONT)
+
     def stop(self, number: signal.Signals) -> tuple[int, float]:
         """Send a signal; return the exit code and the seconds until the process ended."""
         began = time.monotonic()
