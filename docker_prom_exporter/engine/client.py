@@ -59,7 +59,7 @@ _CHUNK: Final = 64 * 1024
 def new_client(target: Target, timeout: float, version: str, in_flight: InFlight) -> Client:
     """Build a client without sending a request; raises `BadTargetError`.
 
-    The TLS files are read each time, so that a renewed certificate counts from the next connection on.
+    The TLS files are read each time: a renewed certificate counts from the next connection on.
     """
     if version_lt(version, MINIMUM_DOCKER_API_VERSION):
         raise BadTargetError(
@@ -77,8 +77,8 @@ class Client(APIClient):
     def __init__(
         self, target: Target, timeout: float, version: str, in_flight: InFlight
     ) -> None:
-        # docker-py's own constructor is not called: it reads config.json wherever it finds one, where an
-        # odd entry raises an error, and it reads `base_url` in a way of its own.
+        # docker-py's own constructor is not called: it reads config.json wherever it finds one,
+        # where an odd entry raises an error, and it reads `base_url` in a way of its own.
         requests.Session.__init__(self)
         self.pinged: Mapping[str, str] = {}
         self.base_url, adapter = _adapter(target, timeout)
@@ -100,10 +100,10 @@ class Client(APIClient):
         timeout: float | None = None,
         **_: Any,
     ) -> requests.Response:
-        """Send a request as `requests.Session` would, but never with a body, cookies or credentials.
+        """Send a request as a session does, but never with a body, cookies or credentials.
 
-        `Session.request` also reads proxies, certificates and credentials from the environment, and
-        merges settings, which takes a quarter of the CPU time of a request.
+        `Session.request` also reads proxies, certificates and credentials from the environment,
+        and merges settings, which takes a quarter of the CPU time of a request.
         """
         request = requests.PreparedRequest()
         request.prepare(method, url, headers=self.headers, params=params)
@@ -112,8 +112,8 @@ class Client(APIClient):
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send only `GET`s of the four endpoints; limit the answer's size.
 
-        The adapter sends one request and follows no redirect. Raises `requests.HTTPError` unless the
-        status is 200, and `ForbiddenRequestError` before anything is sent.
+        The adapter sends one request and follows no redirect. Raises `requests.HTTPError` unless
+        the status is 200, and `ForbiddenRequestError` before anything is sent.
         """
         url = request.url or ""
         path = urlsplit(url).path

@@ -125,6 +125,7 @@ def test_a_docker_host(folder: Path, host: str, expected: str) -> None:
             f"tcp://{'a' * 64}:1",
             "tcp://lab:0",
             "tcp://lab:65536",
+            f"tcp://lab:{'1' * 5000}",
             "tcp://lab:x",
         ),
         *(
@@ -186,6 +187,7 @@ def test_the_old_spelling_of_a_socket(folder: Path) -> None:
         ("ssh://me@nas.lan:22/run/x.sock", SSH.format("nas.lan", "-p 22 me@nas.lan")),
         ("ssh://me:secret@nas", SSH.format("nas", "me@nas")),
         ("ssh://a b;c", SSH.format("HOST", "HOST")),
+        ("ssh://-oProxyCommand=x", SSH.format("HOST", "HOST")),
         ("ssh://", SSH.format("HOST", "HOST")),
     ],
 )
