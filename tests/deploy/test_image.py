@@ -544,7 +544,7 @@ def test_the_readmes_container_is_healthy(engine: Engine) -> None:
 
     metrics = scrape(engine, "docker-prom-exporter")
     assert "\ndocker_up 1.0\n" in metrics
-    assert 'name="docker-prom-exporter"} 4.0\n' in metrics
+    assert re.search(r'\ncontainer_health\{.*name="docker-prom-exporter"\}', metrics)
 
 
 @pytest.mark.usefixtures("readme")
