@@ -163,6 +163,8 @@ def _registry(settings: Settings, path: str) -> int:
         raise CommandError(
             "registry needs a POSIX file system, to read files that may be replaced by links"
         )
+    if not path:
+        raise CommandError("registry needs a PATH that is not empty: docker/registry/v2", 2)
     from docker_prom_exporter.registry import Scanner  # noqa: PLC0415
 
     serving = _Serving(settings, StopSignals())

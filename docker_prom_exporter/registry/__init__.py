@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,7 @@ __all__ = ["Scanner"]
 _INTERVALS_TO_TRUST: Final = 3
 _SECONDS_BETWEEN_PROGRESS: Final = 10
 _SECONDS_BETWEEN_RENEWALS: Final = 1
+_MAX_LINES: Final = 100  # of unusable things, for a scan and a reason
 
 
 class _StoppedError(Exception):
@@ -34,9 +36,17 @@ class _StoppedError(Exception):
 class Scanner:
     """Scans the storage at `path` every `interval` seconds, and publishes the results.
 
-    Only the thread that calls `run` accesses the storage, so that a hanging file system blocks nothing else.
-    `publish` must return at once. It is not called after `stop` is set.
+    Only the thread that calls `run` accesses the storage, so that a hanging file system blocks
+    nothing else. `publish` must return at once. It is not called after `stop` is set.
     """
+
+    first_scan_ended: Event
+    _families: list[Metric]  # of the last scan
+    _unusable: frozenset[Unusable]  # of the last scan that read the storage
+    _failure: str | None  # why the last scan failed; empty after a success
+    _hints: set[str]  # that were logged
+    _duration: float  # of the last scan, in seconds
+    _last_scan: float  # when the last scan that read the storage ended, as a Unix time
 
     def __init__(
         self, path: str, interval: float, publish: Callable[[Publication], object], stop: Event
@@ -47,9 +57,10 @@ class Scanner:
         self._stop = stop
         self._storage = Storage(path, self._checkpoint)
         self._log = structlog.get_logger()
-        self._families: list[Metric] = []
-        self._unusable: frozenset[Unusable] = frozenset()
-        self._lost: str | None = None  # why the last scan failed; empty after a success
+        self._families = []
+        self._unusable = frozenset()
+        self._failure = None
+        self._hints = set()
         self._duration = self._last_scan = 0.0
         self._began = self._progress_due = self._renewal_due = 0.0
         self.first_scan_ended = Event()
@@ -68,18 +79,18 @@ class Scanner:
         self._began = time.monotonic()
         self._progress_due = self._began + _SECONDS_BETWEEN_PROGRESS
         try:
-            self._find(self._storage.scan())
+            self._succeeded(self._storage.scan())
         except StorageError as error:
-            self._lose(str(error), advice=error.advice)
+            self._failed(str(error), advice=error.advice)
         except _StoppedError:
             return False
         except Exception as error:  # noqa: BLE001  a failed scan must not end the thread
-            self._lose(repr(error), exc_info=error)
+            self._failed(repr(error), exc_info=error)
         self._duration = time.monotonic() - self._began
         if not self._stop.is_set():
             self._publish(self.publication())
             self.first_scan_ended.set()
-        return not self._lost
+        return not self._failure
 
     def publication(self) -> Publication:
         """Return the results of the last scan, to be trusted for the next few intervals."""
@@ -90,31 +101,33 @@ class Scanner:
             trusted_until=time.monotonic() + _INTERVALS_TO_TRUST * self._interval,
         )
 
-    def _find(self, contents: Contents) -> None:
+    def _succeeded(self, contents: Contents) -> None:
         known = {family.name: family for family in self._families}
-        self._families = [
+        self._families = []
+        for family in (up_family(up=True), *contents_families(contents)):
+            old = known.get(family.name)
             # A family without changes stays the same object, so that it is not encoded again.
-            old if (old := known.get(new.name)) and old.samples == new.samples else new
-            for new in (up_family(up=True), *contents_families(contents))
-        ]
+            unchanged = old and old.samples == family.samples
+            self._families.append(old if old and unchanged else family)
         self._last_scan = time.time()
         self._log_unusable(contents.unusable)
-        if self._lost != "":
+        self._log_hints(contents)
+        if self._failure != "":
             tags = sum(len(each.tags) for each in contents.repositories)
             repositories = len(contents.repositories)
             self._log.info(
                 "registry.found", path=self._path, repositories=repositories, tags=tags
             )
-        self._lost = ""
+        self._failure = ""
 
-    def _lose(self, cause: str, **more: object) -> None:
+    def _failed(self, cause: str, **more: object) -> None:
         self._families = [up_family(up=False)]
-        if self._lost != cause:
+        if self._failure != cause:
             self._log.warning("registry.lost", path=self._path, cause=cause, **more)
-        self._lost = cause
+        self._failure = cause
 
     def _checkpoint(self) -> None:
-        """End the scan if `stop` is set; log the progress of a long one; republish during the first."""
+        """End the scan if `stop` is set, log a long one's progress, republish during the first."""
         if self._stop.is_set():
             raise _StoppedError
         now = time.monotonic()
@@ -130,16 +143,45 @@ class Scanner:
             self._publish(self.publication())
 
     def _log_unusable(self, unusable: Sequence[Unusable]) -> None:
-        """Log each unusable tag, manifest or folder once, until it is usable again."""
+        """Log each unusable thing once, until it is usable again; of very many only the number."""
+        logged: Counter[str] = Counter()
         for each in unusable:
-            if each not in self._unusable:
-                what = (
-                    {"manifest" if ":" in each.name else "tag": each.name} if each.name else {}
-                )
-                self._log.warning(
-                    "registry.unusable",
-                    repository=each.repository,
-                    **what,
-                    **each.defect._asdict(),
-                )
+            if each in self._unusable:
+                continue
+            reason = each.defect.reason
+            logged[reason] += 1
+            if logged[reason] <= _MAX_LINES:
+                fields = {"repository": each.repository}
+                fields["manifest" if ":" in each.name else "tag"] = each.name
+                fields = {key: value for key, value in fields.items() if value}
+                self._log.warning("registry.unusable", **fields, **each.defect._asdict())
+        for reason, count in logged.items():
+            if count > _MAX_LINES:
+                more = count - _MAX_LINES
+                self._log.warning("registry.more_unusable", reason=reason, count=more)
         self._unusable = frozenset(unusable)
+
+    def _log_hints(self, contents: Contents) -> None:
+        """Log once what explains strange contents."""
+        absent = tags = 0
+        for repository in contents.repositories:
+            tags += len(repository.tags)
+        for each in contents.unusable:
+            absent += each.defect.reason in ("missing", "partial")
+        if absent and 2 * absent >= tags and self._storage.hides_cache_state():
+            self._hint(
+                "registry.may_be_cache",
+                "most tags lack parts, as in a pull-through cache; if it is one, mount the "
+                "folder that has docker/ and scheduler-state.json, so that they do not count",
+            )
+        if "nothing" not in contents.blob_bytes:
+            self._hint(
+                "registry.no_manifests",
+                "there are blobs, but no manifests: a first push is under way, or a database "
+                "has the manifests; then garbage-collect would delete every blob",
+            )
+
+    def _hint(self, event: str, hint: str) -> None:
+        if event not in self._hints:
+            self._hints.add(event)
+            self._log.warning(event, path=self._path, hint=hint)

@@ -7,10 +7,10 @@ import os
 import stat
 import sys
 import time
-from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from docker_prom_exporter.registry.manifests import DefectError
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 if sys.platform == "win32":
     _READ = _LIST = os.O_RDONLY
@@ -18,81 +18,129 @@ else:
     _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # to open a FIFO must not block
     _LIST = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
 
+UNSETTLED: Final = 0  # the version of a file or folder that must be read again
+
+_NOT_A_FOLDER: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
 # A second change within one tick of a file system's clock does not change the times.
 _NANOSECONDS_TO_SETTLE: Final = 2 * 10**9
 
 
-class Version(NamedTuple):
-    """Identifies the content of a file or folder; each change of the content leads to a new version."""
+class Defect(NamedTuple):
+    """Why something can't be used: a `reason` of the metric, and a line of detail with its path."""
 
-    inode: int
-    size: int
-    modified: int
-    changed: int
+    reason: str
+    detail: str
 
 
-def version(path: str) -> Version | None:
-    """Return the version of the file or folder, None if it does not exist. Raises `OSError`."""
-    found = _status(path)
-    return _version(found) if found else None
+class DefectError(Exception):
+    """A file can't be used."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.defect = Defect(reason, detail)
 
 
-def is_settled(found: Version) -> bool:
-    """Return whether the next change will change the version; not so soon after the last change."""
-    return found.changed < time.time_ns() - _NANOSECONDS_TO_SETTLE
+def version_of(status: os.stat_result) -> int:
+    """Return a number that changes with the content, `UNSETTLED` right after a change."""
+    if status.st_ctime_ns >= time.time_ns() - _NANOSECONDS_TO_SETTLE:
+        return UNSETTLED
+    return hash((status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
-def is_folder(path: str) -> bool:
-    """Return whether the path is a folder. Raises `OSError`."""
-    found = _status(path)
-    return found is not None and stat.S_ISDIR(found.st_mode)
+class Files:
+    """Reads the files and folders of a storage. `checkpoint` is called before each access.
 
+    A symbolic link, or what this user may not read, becomes one of `problems` and costs
+    nothing else. Other errors of the file system are raised as `OSError`.
+    """
 
-def size(path: str) -> int | None:
-    """Return a file's size in bytes, None if there is no regular file. Raises `OSError`."""
-    found = _status(path)
-    return found.st_size if found and stat.S_ISREG(found.st_mode) else None
+    problems: dict[str, Defect]  # by path, of the current scan
 
+    def __init__(self, checkpoint: Callable[[], object]) -> None:
+        self._checkpoint = checkpoint
+        self.problems = {}
 
-def folders(path: str) -> list[str]:
-    """Return the names of subfolders; no names if the path is not a folder or is gone. Raises `OSError`."""
-    try:
-        opened = os.open(path, _LIST)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+    def status(self, path: str) -> os.stat_result | None:
+        """Return the status of a file or folder, None if there is none that can be used."""
+        self._checkpoint()
+        try:
+            status = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError as error:
+            self._deny(path, error)
+            return None
+        if stat.S_ISLNK(status.st_mode):
+            self.problems[path] = Defect("link", f"{path} is a symbolic link")
+            return None
+        return status
+
+    def folders(self, path: str, *, required: bool = False) -> list[str]:
+        """Return the names of subfolders; none if the path is gone or is not a folder.
+
+        Raises `OSError` if a `required` folder can't be read.
+        """
+        self._checkpoint()
+        try:
+            opened = os.open(path, _LIST)
+        except PermissionError as error:
+            if required:
+                raise
+            self._deny(path, error)
             return []
-        raise
-    try:
-        with os.scandir(opened) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    finally:
-        os.close(opened)
+        except OSError as error:
+            if error.errno not in _NOT_A_FOLDER:
+                raise
+            self.status(path)  # notes a symbolic link
+            return []
+        names = []
+        try:
+            with os.scandir(opened) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        names.append(entry.name)
+                    elif entry.is_symlink():
+                        link = f"{path}/{entry.name}"
+                        self.problems[link] = Defect("link", f"{link} is a symbolic link")
+        finally:
+            os.close(opened)
+        return names
 
+    def read(self, path: str, limit: int) -> bytes:
+        """Return the content of a file, but at most one byte more than `limit`.
 
-def read(path: str, limit: int) -> tuple[bytes, Version]:
-    """Return a file's content and version. Raises `DefectError`, also if it has more than `limit` bytes."""
-    try:
-        with open(path, "rb", opener=lambda path, _: os.open(path, _READ)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise DefectError("corrupt", "it is not a regular file")
-            if status.st_size > limit:
-                raise DefectError("unsupported", f"it has more than {limit} bytes")
-            return file.read(status.st_size), _version(status)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DefectError("missing", f"{path} is gone") from error
-    except OSError as error:
-        reason = (
-            "corrupt" if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR) else "denied"
-        )
-        raise DefectError(reason, f"{path}: {error.strerror}") from error
+        Raises `DefectError`.
+        """
+        self._checkpoint()
+        try:
+            opened = os.open(path, _READ)
+            try:
+                return os.read(opened, limit + 1)
+            finally:
+                os.close(opened)
+        except PermissionError as error:
+            self._deny(path, error)
+        except OSError as error:
+            if error.errno in (errno.ENXIO, errno.EISDIR):
+                raise DefectError("corrupt", f"{path} is not a file") from error
+            if error.errno not in _NOT_A_FOLDER:
+                raise
+            self.status(path)
+        raise DefectError(*self.absence(path))
 
+    def absence(self, path: str) -> Defect:
+        """Return why nothing was found at a path: a problem there or above, or it is missing."""
+        above = path
+        while above:
+            if above in self.problems:
+                return self.problems[above]
+            above = above.rpartition("/")[0]
+        return Defect("missing", f"{path} is gone")
 
-def _status(path: str) -> os.stat_result | None:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        return os.lstat(path)
-    return None
+    def has_problems_in(self, path: str) -> bool:
+        """Return whether the scan had a problem in a folder."""
+        return any(each.startswith(path) for each in self.problems)
 
-
-def _version(status: os.stat_result) -> Version:
-    return Version(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    def _deny(self, path: str, error: OSError) -> None:
+        self.problems[path] = Defect("denied", f"{path}: {error.strerror}")

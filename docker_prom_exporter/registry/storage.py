@@ -1,6 +1,7 @@
-"""Read a registry's file storage: the content of its repositories, and the references to its blobs.
+"""Read a registry's file storage: the content of its repositories, and what holds its blobs.
 
-The layout is that of distribution 2 and 3 (registry/storage/paths.go). Only links and manifests are read.
+The layout is that of distribution 2 and 3 (registry/storage/paths.go). Only links and
+manifests are read.
 """
 
 from __future__ import annotations
@@ -10,35 +11,40 @@ import re
 import stat
 import time
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from docker_prom_exporter.registry import files
-from docker_prom_exporter.registry.blobs import Blobs
-from docker_prom_exporter.registry.manifests import (
-    DIGEST,
-    Defect,
-    DefectError,
-    Image,
-    Manifest,
-    image,
-)
+from docker_prom_exporter.registry.blobs import HOLDERS, Blobs
+from docker_prom_exporter.registry.files import Files
+from docker_prom_exporter.registry.links import NO_LINKS, read_links
+from docker_prom_exporter.registry.repositories import Repository, Resolver, Tag, Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from docker_prom_exporter.registry.manifests import Revisions
+    from docker_prom_exporter.registry.links import RepositoryLinks
+    from docker_prom_exporter.registry.repositories import RepositoryState
 
-# Names that distribution/reference allows. A repository's name is a path of components.
+__all__ = ["Contents", "Repository", "Storage", "StorageError", "Tag", "Unusable"]
+
+# distribution/reference: a repository's name is a path of components.
 _COMPONENT: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
-_TAG: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}")
 _MAX_NAME: Final = 255
-_MAX_LINK: Final = 256
 
-# distribution 2 empties a link before it writes it, and deletes a manifest before the tags that lead to it.
-_SECONDS_BETWEEN_LOOKS: Final = 0.1
-_MAX_LOOKS: Final = 5
+# Where a registry keeps its storage below its root. A pull-through cache has a file beside it.
+_BELOW_ROOT: Final = ("docker", "registry", "v2")
+_CACHE_STATE: Final = "scheduler-state.json"
+
+# distribution 2 empties a link before it writes it, and deletes a manifest before the tags
+# that lead to it.
+_SECONDS_BETWEEN_CHECKS: Final = 0.1
+_MAX_CHECKS: Final = 5
+
+# A blob that is changed in place changes no folder: only a scan of everything sees that.
+_SECONDS_BETWEEN_FULL_SCANS: Final = 3600
+
+
+_NO_BYTES: Final = dict.fromkeys(HOLDERS, 0)
 
 
 class StorageError(Exception):
@@ -49,78 +55,42 @@ class StorageError(Exception):
         self.advice = advice
 
 
-class Tag(NamedTuple):
-    """A tag. `pushed` is a Unix time, `size` is in bytes; unknown values are None."""
-
-    name: str
-    pushed: float | None
-    layers: int | None
-    size: int | None
-
-
-class Repository(NamedTuple):
-    """A repository: tags by name, the number of linked manifests, and the bytes its usable tags hold."""
-
-    name: str
-    tags: tuple[Tag, ...]
-    revisions: int
-    size: int
-
-
-class Unusable(NamedTuple):
-    """A tag, an untagged manifest or a folder of a repository that the scan could not use."""
-
-    repository: str
-    name: str
-    defect: Defect
-
-
 class Contents(NamedTuple):
-    """The content of a storage. `blob_bytes` has the bytes held by `tag`, `untagged` and `nothing`."""
+    """The content of a storage.
 
-    repositories: tuple[Repository, ...]
-    blob_bytes: Mapping[str, int]
-    upload_bytes: int
-    unusable: tuple[Unusable, ...]
+    `blob_bytes` has the bytes held by `tag`, `untagged` and `nothing`; without `nothing` if the
+    storage has blobs and no manifests, so that nobody can know what holds them.
+    """
 
-
-class _Link(NamedTuple):
-    """The digest in a tag's link, or a defect. `version` is None while a change might not alter it."""
-
-    pushed: float | None
-    digest: str = ""
-    defect: Defect | None = None
-    version: files.Version | None = None
-
-
-class _Found(NamedTuple):
-    """A repository's links and their results, valid while links and blobs stay the same if it is `final`."""
-
-    links: Mapping[str, _Link]
-    revisions: frozenset[str]
-    repository: Repository
-    unusable: tuple[Unusable, ...]
-    tagged: frozenset[str]
-    untagged: frozenset[str]
-    final: bool
+    repositories: tuple[Repository, ...] = ()
+    blob_bytes: Mapping[str, int] = _NO_BYTES
+    upload_bytes: int = 0
+    unusable: tuple[Unusable, ...] = ()
+    is_cache: bool = False
 
 
 class Storage:
-    """A registry's file storage at `path`. One thread calls `scan`; any thread may call `progress`.
+    """A registry's file storage at `path`.
 
-    `checkpoint` is called before each file or folder is accessed; an exception from it ends the scan.
+    One thread calls `scan`; any thread may call `progress`. `checkpoint` is called before each
+    file or folder is accessed; an exception from it ends the scan.
     """
+
+    _states: dict[str, RepositoryState]  # of the last scan, by name
+    _seen: Counter[str]  # what the current scan has read
+    _full_scan_due: float  # on the monotonic clock
+    _was_cache: bool
+    _had_repositories: bool  # whether a scan has found a storage that is not empty
 
     def __init__(self, path: str, checkpoint: Callable[[], object] = lambda: None) -> None:
         self._path = path
-        self._checkpoint = checkpoint
-        self._blobs = Blobs(f"{path}/blobs", checkpoint)
-        self._found: dict[str, _Found] = {}
-        self._seen: Counter[str] = Counter()
-        self._denied: list[Unusable] = []
+        self._files = Files(checkpoint)
+        self._seen = Counter()
+        self._was_cache = self._had_repositories = False
+        self._forget()
 
     def progress(self) -> dict[str, int]:
-        """Return the counts of the current scan, and the number of manifests read since the start."""
+        """Return the counts of the current scan, and the manifests read since a full scan."""
         return {
             **self._seen,
             "blobs": len(self._blobs),
@@ -128,7 +98,10 @@ class Storage:
         }
 
     def scan(self) -> Contents:
-        """Return the content of the storage, which may change during the scan. Raises `StorageError`."""
+        """Return the content of the storage, which may change during the scan.
+
+        Raises `StorageError`.
+        """
         try:
             return self._scan()
         except OSError as error:
@@ -137,222 +110,167 @@ class Storage:
                 cause, "look at the mount, and whether this user may read it"
             ) from error
 
+    def _forget(self) -> None:
+        self._states = {}
+        self._blobs = Blobs(f"{self._path}/blobs", self._files)
+        self._full_scan_due = time.monotonic() + _SECONDS_BETWEEN_FULL_SCANS
+
     def _scan(self) -> Contents:
-        self._seen, self._denied = Counter(), []
+        self._seen.clear()
+        self._files.problems.clear()
         roots = self._roots()
-        if self._blobs.refresh():
-            self._found = {
-                name: found._replace(final=False) for name, found in self._found.items()
-            }
-        found, upload_bytes = {}, 0
+        is_cache = self._is_cache()
+        if is_cache != self._was_cache or time.monotonic() >= self._full_scan_due:
+            self._was_cache = is_cache
+            self._forget()
+        if not roots:
+            return Contents(is_cache=is_cache)
+        self._had_repositories = True
+        blobs_changed = self._blobs.refresh()
+        states: dict[str, RepositoryState] = {}
+        upload_bytes = 0
         for name, folders in self._walk():
             if "_uploads" in folders:
                 upload_bytes += self._upload_bytes(name)
             if "_manifests" in folders:
-                with self._noting_denials(name):
-                    found[name] = self._repository(name)
-        self._look_again(found)
-        if self._roots() != roots:
-            cause = f"{self._path} was replaced meanwhile"
+                known = self._states.get(name)
+                links = self._links(name, known)
+                if known and known.final and not blobs_changed and links.same_as(known.links):
+                    states[name] = known._replace(links=links)
+                elif links.complete:
+                    states[name] = self._resolver(name, links).state()
+        self._check_again(states)
+        if self._roots()[: len(roots)] != roots:
+            cause = f"{self._path} was replaced during the scan"
             raise StorageError(cause, "the next scan reads what is there now")
-        self._found = found
-        by_name = [found[name] for name in sorted(found)]
-        tagged = frozenset().union(*(each.tagged for each in by_name))
-        untagged = frozenset().union(*(each.untagged for each in by_name))
+        self._states = states
+        return self._contents(upload_bytes)
+
+    def _contents(self, upload_bytes: int) -> Contents:
+        self._blobs.release()
+        for name, state in self._states.items():
+            self._resolver(name, state.links).hold()
+        blob_bytes = self._blobs.bytes_by_holder()
+        if not self._states and any(blob_bytes.values()):
+            del blob_bytes["nothing"]
+        by_name = [self._states[name] for name in sorted(self._states)]
+        unusable: list[Unusable] = []
+        for state in by_name:
+            unusable += state.unusable
+        known = {each.defect for each in unusable}
+        for problem in self._files.problems.values():
+            if problem not in known:
+                unusable.append(Unusable("", "", problem))
         return Contents(
-            tuple(each.repository for each in by_name),
-            self._blobs.bytes_by_holder(tagged, untagged),
+            tuple(state.repository for state in by_name),
+            blob_bytes,
             upload_bytes,
-            (*(unusable for each in by_name for unusable in each.unusable), *self._denied),
+            tuple(unusable),
+            self._was_cache,
         )
 
+    def _root(self) -> Path | None:
+        """Return the root of the registry's files, None if PATH ends otherwise."""
+        path = Path(os.path.realpath(self._path))
+        return path.parents[2] if path.parts[-3:] == _BELOW_ROOT else None
+
+    def _is_cache(self) -> bool:
+        root = self._root()
+        return root is not None and os.path.lexists(root / _CACHE_STATE)
+
+    def hides_cache_state(self) -> bool:
+        """Return whether the root of the registry's files is not mounted with the storage."""
+        root = self._root()
+        return root is None or root.stat().st_dev != Path(self._path).stat().st_dev
+
     def _roots(self) -> list[tuple[int, int]]:
-        """Return device and inode of the two folders that a registry's storage must have."""
-        try:
-            roots = [os.lstat(f"{self._path}/{name}") for name in ("repositories", "blobs")]
-        except (FileNotFoundError, NotADirectoryError):
-            roots = []
-        if not roots or not all(stat.S_ISDIR(root.st_mode) for root in roots):
-            advice = (
-                "the path ends in docker/registry/v2; a registry makes it at the first push"
-            )
-            for below in ("v2", "registry/v2", "docker/registry/v2"):
-                if Path(self._path, below, "repositories").is_dir():
-                    advice = f"the storage is {self._path}/{below}"
-            raise StorageError(f"no folders repositories and blobs in {self._path}", advice)
-        return [(root.st_dev, root.st_ino) for root in roots]
+        """Return device and inode of the storage's two folders.
+
+        Before the first push there are none, and during it there are only `repositories`.
+        """
+        roots = []
+        for name in ("repositories", "blobs"):
+            try:
+                root = os.lstat(f"{self._path}/{name}")
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            if not stat.S_ISDIR(root.st_mode):
+                break
+            roots.append((root.st_dev, root.st_ino))
+        if len(roots) == 2 or self._is_before_first_push():
+            return roots
+        cause = f"no folders repositories and blobs in {self._path}"
+        advice = "the path ends in docker/registry/v2; look at the mount"
+        for below in ("v2", "registry/v2", "docker/registry/v2"):
+            if Path(self._path, below, "repositories").is_dir():
+                advice = f"the storage is {self._path}/{below}"
+        raise StorageError(cause, advice)
+
+    def _is_before_first_push(self) -> bool:
+        """Return whether a registry that was never pushed to can have left the folders so."""
+        if any("_manifests" in folders for _, folders in self._walk()):
+            return False
+        if Path(self._path, "repositories").is_dir():
+            return True
+        if self._had_repositories:
+            return False
+        root = self._root()
+        folder = root or Path(os.path.realpath(self._path))
+        if not folder.is_dir():
+            return False
+        for name in (*_BELOW_ROOT, "") if root else ("",):
+            if not folder.is_dir():
+                break
+            entries = {entry.name for entry in folder.iterdir()}
+            if entries - {name, _CACHE_STATE, "lost+found"}:
+                return False
+            folder /= name
+        return True
 
     def _walk(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the name of each folder that can be a repository, and the folders in it."""
-        todo = [""]
+        repositories = f"{self._path}/repositories"
+        todo = self._files.folders(repositories, required=True)
         while todo:
             name = todo.pop()
-            folders: list[str] = []
-            with self._noting_denials(name):
-                folders = self._folders(name)
-            if name:
-                yield name, folders
-            longer = (
-                f"{name}/{each}".lstrip("/") for each in folders if _COMPONENT.fullmatch(each)
-            )
-            todo += (each for each in longer if len(each) <= _MAX_NAME)
+            if len(name) > _MAX_NAME or not _COMPONENT.fullmatch(name.rpartition("/")[2]):
+                continue
+            folders = self._files.folders(f"{repositories}/{name}")
+            yield name, folders
+            todo += [f"{name}/{each}" for each in folders]
 
-    def _repository(self, name: str) -> _Found:
-        """Read a repository's links and evaluate them. Tags are read first, since a push writes them last."""
-        known = self._found.get(name)
-        links = self._links(name, known.links if known else {})
-        revisions = frozenset(self._revisions(name))
-        self._seen.update(repositories=1, tags=len(links))
-        if known and known.final and (links, revisions) == (known.links, known.revisions):
-            return known
-        return self._work_out(name, links, revisions)
+    def _links(self, name: str, known: RepositoryState | None) -> RepositoryLinks:
+        path = f"{self._path}/repositories/{name}"
+        links = read_links(self._files, path, known.links if known else NO_LINKS)
+        self._seen.update(repositories=1, tags=len(links.tags))
+        return links
 
-    def _work_out(
-        self, name: str, links: Mapping[str, _Link], revisions: frozenset[str]
-    ) -> _Found:
-        manifests = {digest: self._blobs.manifest(digest) for digest in sorted(revisions)}
-        images, reached, blobs = self._images(links, manifests)
-        by_tag = {
-            tag: images.get(link.digest) or Image(defect=link.defect)
-            for tag, link in links.items()
-        }
-        tags = tuple(
-            Tag(tag, links[tag].pushed, each.layers, each.size) for tag, each in by_tag.items()
-        )
-        alone = {digest: manifests[digest] for digest in manifests if digest not in reached}
-        unusable = (
-            *(Unusable(name, tag, each.defect) for tag, each in by_tag.items() if each.defect),
-            *(
-                Unusable(name, digest, each)
-                for digest, each in alone.items()
-                if isinstance(each, Defect)
-            ),
-        )
-        sizes = [self._blobs.size(digest) for digest in blobs]
-        return _Found(
-            links,
-            revisions,
-            Repository(name, tags, len(revisions), sum(filter(None, sizes))),
-            unusable,
-            _held(manifests, revisions & reached),
-            _held(manifests, revisions - reached),
-            final=not unusable and None not in sizes,
-        )
+    def _resolver(self, name: str, links: RepositoryLinks) -> Resolver:
+        path = f"{self._path}/repositories/{name}"
+        return Resolver(name, path, links, self._blobs, cache=self._was_cache)
 
-    def _images(
-        self, links: Mapping[str, _Link], manifests: Revisions
-    ) -> tuple[dict[str, Image], set[str], set[str]]:
-        """Return images by digest, all manifests that tags lead to, and the blobs of images without defect.
-
-        Images are kept without their digests, to save memory: many tags may lead to nearly the same digests.
-        """
-        images: dict[str, Image] = {}
-        reached: set[str] = set()
-        blobs: set[str] = set()
-        for digest in {link.digest for link in links.values() if link.digest}:
-            self._checkpoint()
-            found = image(digest, manifests, self._blobs.size)
-            reached |= found.manifests
-            if not found.defect:
-                blobs |= found.blobs
-            images[digest] = found._replace(manifests=frozenset(), blobs=frozenset())
-        return images, reached, blobs
-
-    def _look_again(self, found: dict[str, _Found]) -> None:
-        """Read repositories with unusable tags again, in case a link was just being written or deleted."""
-        suspects = {*found}
-        for _ in range(_MAX_LOOKS):
-            suspects = {name for name in suspects if found[name].unusable}
+    def _check_again(self, states: dict[str, RepositoryState]) -> None:
+        """Read suspect repositories again, in case a link was just being written or deleted."""
+        suspects = [*states]
+        for _ in range(_MAX_CHECKS):
+            suspects = [name for name in suspects if states[name].unusable]
             if not suspects:
                 break
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-            suspects = {name for name in suspects if self._has_changed(name, found)}
+            time.sleep(_SECONDS_BETWEEN_CHECKS)
+            suspects = [name for name in suspects if self._has_changed(name, states)]
 
-    def _has_changed(self, name: str, found: dict[str, _Found]) -> bool:
-        """Read a repository again if its links have changed, and return whether they have."""
-        with self._noting_denials(name):
-            if self._links(name, found[name].links) != found[name].links:
-                found[name] = self._repository(name)
-                return True
-        return False
-
-    def _links(self, name: str, known: Mapping[str, _Link]) -> dict[str, _Link]:
-        """Return the link of each tag, sorted by tag. A folder without a link is not a tag."""
-        tags = sorted(filter(_TAG.fullmatch, self._folders(f"{name}/_manifests/tags")))
-        return {tag: link for tag in tags if (link := self._link(name, tag, known.get(tag)))}
-
-    def _link(self, name: str, tag: str, known: _Link | None) -> _Link | None:
-        self._checkpoint()
-        folder = f"{self._path}/repositories/{name}/_manifests/tags/{tag}/current"
-        try:
-            if known and known.version and known.version == files.version(f"{folder}/link"):
-                return known
-            return _read_link(f"{folder}/link") if files.is_folder(folder) else None
-        except PermissionError as error:
-            return _Link(None, defect=Defect("denied", f"{folder}: {error.strerror}"))
-        except DefectError as error:
-            return (
-                None if error.defect.reason == "missing" else _Link(None, defect=error.defect)
-            )
-
-    def _revisions(self, name: str) -> Iterator[str]:
-        """Yield the digests that the repository links. A deletion removes the link and leaves its folder."""
-        folder = f"{name}/_manifests/revisions"
-        for algorithm in self._folders(folder):
-            for each in self._folders(f"{folder}/{algorithm}"):
-                digest = f"{algorithm}:{each}"
-                if DIGEST.fullmatch(digest) and self._file_size(
-                    f"{folder}/{algorithm}/{each}/link"
-                ):
-                    yield digest
+    def _has_changed(self, name: str, states: dict[str, RepositoryState]) -> bool:
+        """Read a repository again, and return whether its links have changed."""
+        links = self._links(name, states[name])
+        if links.same_as(states[name].links):
+            return False
+        states[name] = self._resolver(name, links).state()
+        return True
 
     def _upload_bytes(self, name: str) -> int:
-        folder = f"{name}/_uploads"
-        with self._noting_denials(name):
-            return sum(
-                self._file_size(f"{folder}/{upload}/data") for upload in self._folders(folder)
-            )
-        return 0
-
-    def _file_size(self, path: str) -> int:
-        self._checkpoint()
-        return files.size(f"{self._path}/repositories/{path}") or 0
-
-    def _folders(self, path: str) -> list[str]:
-        self._checkpoint()
-        return files.folders(f"{self._path}/repositories/{path}".rstrip("/"))
-
-    @contextmanager
-    def _noting_denials(self, repository: str) -> Iterator[None]:
-        """Note a folder of a repository that can't be read, and go on; the top folder must be readable."""
-        try:
-            yield
-        except PermissionError as error:
-            if not repository:
-                raise
-            self._denied.append(
-                Unusable(
-                    repository, "", Defect("denied", f"{error.filename}: {error.strerror}")
-                )
-            )
-
-
-def _read_link(path: str) -> _Link:
-    text, version = files.read(path, _MAX_LINK)
-    digest = text.decode("ascii", "replace").strip()
-    if not DIGEST.fullmatch(digest):
-        return _Link(
-            version.modified / 1e9, defect=Defect("corrupt", "its link is not a digest")
-        )
-    return _Link(
-        version.modified / 1e9, digest, version=version if files.is_settled(version) else None
-    )
-
-
-def _held(manifests: Revisions, revisions: frozenset[str]) -> frozenset[str]:
-    """Return the blobs that revisions hold: as in garbage-collect, a manifest and the digests in it."""
-    found = [manifests[digest] for digest in revisions]
-    named = (
-        digest for each in found if isinstance(each, Manifest) for digest in each.digests()
-    )
-    return frozenset((*revisions, *named))
+        uploads = f"{self._path}/repositories/{name}/_uploads"
+        total = 0
+        for upload in self._files.folders(uploads):
+            data = self._files.status(f"{uploads}/{upload}/data")
+            total += data.st_size if data else 0
+        return total

@@ -42,17 +42,19 @@ def scrape(machine: Machine) -> Scrape:
 
 @pytest.mark.parametrize("image", ["registry:2", "registry:3"])
 def test_a_pushed_image_is_reported(machine: Machine, tmp_path: Path, image: str) -> None:
-    """docker_registry_up is 0 before the first push; then the image is reported, and both become healthy."""
+    """docker_registry_up is 1 before the first push; then the image is reported, and both become healthy."""
     provide(machine, EXPORTER, SAMPLE, image)
     with deployed(machine, tmp_path / "override.yml", image):
         wait_for(
-            lambda: scrape(machine).value("docker_registry_up") == 0,
+            lambda: scrape(machine).value("docker_registry_up") == 1,
             what="the exporter",
         )
         machine.cli("tag", SAMPLE, PUSHED)
         wait_for(lambda: pushes(machine), what="the registry to take a push")
         wait_for(
-            lambda: scrape(machine).value("docker_registry_up") == 1, what="a scan", seconds=30
+            lambda: scrape(machine).value("repository_tags_total") == 1,
+            what="a scan",
+            seconds=30,
         )
         found = scrape(machine)
         for name in ("registry", "docker-prom-exporter"):

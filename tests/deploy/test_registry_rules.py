@@ -20,10 +20,13 @@ CHANGES = [
     ('and on (instance, job) last_over_time(docker_registry_up{exported_job=""}[7d])', ""),
     ('{exported_job=""}', ""),
     ("docker_registry_up == 0", "docker_registry_up == 2"),
-    ('{reason="missing"}', ""),
-    ('{reason!="missing"} > 0\n        for', " > 0\n        for"),
+    ('{reason=~"missing|partial"}', ""),
+    ("missing|partial", "missing"),
+    ('{reason!~"missing|partial"}', ""),
     ("> 0.5", ">= 0.5"),
-    ('unless on (instance, job) docker_registry_scan_errors{reason!="missing"} > 0', ""),
+    ("unless on (instance, job) docker_registry_scan_errors > 0", ""),
+    ("unless on (instance, job) docker_registry_is_cache == 1", ""),
+    ("nothing|untagged", "nothing"),
     ("severity: info", "severity: warning"),
 ]
 

@@ -49,13 +49,25 @@ def index(*children: Document, **more: Any) -> Document:
     return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": named, **more}
 
 
+def content_of(document: Document) -> list[str]:
+    """Return the digests of the layers and configs that a manifest names."""
+    config = [document["config"]] if "config" in document else []
+    entries = [*config, *document.get("layers", ()), *document.get("blobs", ())]
+    for entry in document.get("manifests", ()):
+        kind = str(entry.get("mediaType", "manifest"))
+        if "manifest" not in kind and "index" not in kind:
+            entries.append(entry)
+    named = [entry["digest"] for entry in entries]
+    return named + [entry["blobSum"] for entry in document.get("fsLayers", ())]
+
+
 class HandMade:
     """A registry storage that a test writes to directly, without a registry."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         for folder in ("repositories", "blobs"):
-            (path / folder).mkdir(parents=True)
+            (path / folder).mkdir(parents=True, exist_ok=True)
 
     def blob(self, content: bytes) -> str:
         """Write a blob and return its digest."""
@@ -69,9 +81,11 @@ class HandMade:
             self.blob(content)
 
     def push(self, repository: str, document: Document, *tags: str) -> str:
-        """Write a manifest, link it as a revision and point tags to it; return its digest."""
+        """Write a manifest, the links of all that it names, and tags; return its digest."""
         digest = self.blob(text_of(document))
         self.link(repository, digest)
+        for blob in content_of(document):
+            self.link_layer(repository, blob)
         for tag in tags:
             self.tag(repository, tag, digest)
         return digest
@@ -86,6 +100,10 @@ class HandMade:
     def link(self, repository: str, digest: str) -> None:
         """Link a manifest as a revision of the repository."""
         _write(self.revision(repository, digest), digest.encode())
+
+    def link_layer(self, repository: str, digest: str, target: str = "") -> None:
+        """Link a layer or config to the repository, under the name of `digest`."""
+        _write(self.layer(repository, digest), (target or digest).encode())
 
     def unlink(self, repository: str, digest: str) -> None:
         """Remove the link of a revision but not its folder, as a delete by digest does."""
@@ -115,6 +133,10 @@ class HandMade:
             / digest.replace(":", "/")
             / "link"
         )
+
+    def layer(self, repository: str, digest: str) -> Path:
+        """Return the file that links a layer or config to the repository."""
+        return self.repository(repository) / "_layers" / digest.replace(":", "/") / "link"
 
     def data(self, digest: str) -> Path:
         """Return the file of a blob."""
@@ -152,4 +174,26 @@ def crowd(path: Path, *, repositories: int, tags: int, layers: int = 6) -> HandM
                 tag=f"1.{tag}",
                 config=CONFIG + own,
             )
+    return storage
+
+
+def crowd_of_indexes(path: Path, *, repositories: int, tags: int) -> HandMade:
+    """Write a storage with many tags of the shape that buildx pushes.
+
+    Each is an index of two images, of one own layer on five of the repository's, and of two
+    attestations, of one own layer: provenance.
+    """
+    storage = HandMade(path)
+    for number in range(repositories):
+        name = f"team-{number % 20}/app-{number}"
+        common = [f"base {number} {layer} ".encode() * 10 for layer in range(5)]
+        for tag in range(tags):
+            children = []
+            for platform in range(2):
+                own = f"{number} {tag} {platform}".encode()
+                for layers in ([*common, own], [b"provenance " + own]):
+                    config = CONFIG + layers[-1]
+                    storage.push_image(name, *layers, tag="", config=config)
+                    children.append(image(*layers, config=config))
+            storage.push(name, index(*children), f"1.{tag}")
     return storage

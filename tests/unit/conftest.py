@@ -41,9 +41,9 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> Mock:
 
 
 @pytest.fixture(autouse=True)
-def _no_pause_between_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_pause_between_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a registry scan check suspect repositories again without a pause."""
-    monkeypatch.setattr(storage, "_SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr(storage, "_SECONDS_BETWEEN_CHECKS", 0)
 
 
 @pytest.fixture(autouse=True)

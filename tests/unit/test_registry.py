@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from docker_prom_exporter import registry
 from docker_prom_exporter.exposition import Exposition, Publication
 from docker_prom_exporter.registry import Scanner
 from support.expositions import Scrape, parse
-from support.storages import HandMade
+from support.storages import HandMade, digest_of
 from support.waiting import wait_for
 
 A, B = b"a" * 10, b"b" * 200
@@ -81,10 +82,11 @@ def test_what_is_served(scanned: Scanned) -> None:
     assert size == scrape.value("repository_size_bytes", **of_repository)
     blob_bytes = {"tag": size, "untagged": 0, "nothing": 0}
     assert blob_bytes == scrape.by("referenced_by", "docker_registry_blob_bytes")
-    errors = {"missing": 0, "corrupt": 0, "unsupported": 0, "denied": 0}
-    assert errors == scrape.by("reason", "docker_registry_scan_errors")
+    reasons = ("missing", "partial", "corrupt", "unsupported", "denied", "link")
+    assert dict.fromkeys(reasons, 0) == scrape.by("reason", "docker_registry_scan_errors")
     assert 10 == scrape.value("docker_registry_upload_bytes")
     assert 1 == scrape.value("docker_registry_up")
+    assert 0 == scrape.value("docker_registry_is_cache")
     assert 1.7e9 < (scrape.value("docker_registry_last_scan_timestamp_seconds") or 0)
     assert 0 < (scrape.value("docker_registry_scan_duration_seconds") or 0)
     assert 1 == scrape.value("docker_exporter_build_info")
@@ -167,7 +169,7 @@ def test_an_unusable_tag_is_logged_once(scanned: Scanned) -> None:
     expected = {
         "repository": "app",
         "tag": "latest",
-        "detail": f"{digest}: its content has another digest",
+        "detail": f"{scanned.storage.data(digest)} has a content of another digest",
     }
     assert ["corrupt"] == [line["reason"] for line in unusable]
     assert expected.items() <= unusable[0].items()
@@ -176,12 +178,54 @@ def test_an_unusable_tag_is_logged_once(scanned: Scanned) -> None:
 def test_an_untagged_manifest_is_logged(scanned: Scanned) -> None:
     """An unusable manifest without a tag is logged with its digest."""
     digest = scanned.storage.push_image("app", A, tag="")
-    scanned.storage.data(digest).unlink()
+    scanned.storage.data(digest).write_bytes(b"{")
     with capture_logs() as log:
         scanned.scanner.scan()
 
-    assert {"manifest": digest, "reason": "missing"}.items() <= log[0].items()
+    assert {"manifest": digest, "reason": "corrupt"}.items() <= log[0].items()
     assert "tag" not in log[0]
+
+
+def test_very_many_unusable_tags(scanned: Scanned) -> None:
+    """Of each reason, a scan logs at most 100 lines and one with the number of the rest."""
+    digest = scanned.storage.push_image("app", A)
+    for number in range(250):
+        scanned.storage.tag("app", f"{number}", digest)
+    scanned.storage.tag("app", "other", "rubbish")
+    scanned.storage.data(digest_of(A)).unlink()
+    with capture_logs() as log:
+        scanned.scanner.scan()
+        scanned.scanner.scan()
+    unusable = [line["reason"] for line in log if line["event"] == "registry.unusable"]
+    more = [line for line in log if line["event"] == "registry.more_unusable"]
+
+    assert {"missing": 100, "corrupt": 1} == Counter(unusable)
+    assert [("missing", 151)] == [(line["reason"], line["count"]) for line in more]
+
+
+def test_what_looks_like_a_cache(scanned: Scanned) -> None:
+    """One line says that a storage may be a cache's, if most tags lack parts."""
+    scanned.storage.push_image("app", A)
+    scanned.storage.data(digest_of(A)).unlink()
+    with capture_logs() as log:
+        scanned.scanner.scan()
+        scanned.scanner.scan()
+
+    hints = [line for line in log if line["event"] == "registry.may_be_cache"]
+    assert ["scheduler-state.json" in line["hint"] for line in hints] == [True]
+
+
+def test_blobs_without_manifests(scanned: Scanned) -> None:
+    """One warning says that nobody can know what holds the blobs."""
+    scanned.storage.blob(A)
+    with capture_logs() as log:
+        scanned.scanner.scan()
+        scanned.scanner.scan()
+
+    assert 1 == [line["event"] for line in log].count("registry.no_manifests")
+    assert (
+        scanned.scrape().value("docker_registry_blob_bytes", referenced_by="nothing") is None
+    )
 
 
 def test_an_internal_error(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,8 +388,7 @@ def test_a_long_first_scan(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) ->
         seen.append(scanned.unlabelled().get("docker_registry_up"))
         real()
 
-    for each in (scanned.scanner._storage, scanned.scanner._storage._blobs):
-        monkeypatch.setattr(each, "_checkpoint", slow)
+    monkeypatch.setattr(scanned.scanner._storage._files, "_checkpoint", slow)
     scanned.exposition.publish(scanned.scanner.publication())
     scanned.scanner.scan()
 
@@ -366,7 +409,7 @@ def test_a_stop_ends_a_scan(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -
             scanned.stop.set()
         real()
 
-    monkeypatch.setattr(scanned.scanner._storage, "_checkpoint", look)
+    monkeypatch.setattr(scanned.scanner._storage._files, "_checkpoint", look)
     up = scanned.scanner.scan()
 
     assert not up

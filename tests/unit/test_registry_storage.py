@@ -1,8 +1,10 @@
 """Scans of storages that are written by hand, with every kind of manifest and of damage."""
 
+import hashlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,16 +177,59 @@ def test_docker_lists_and_missing_media_types(storage: HandMade) -> None:
 
 
 def test_a_sparse_index(storage: HandMade) -> None:
-    """An index that lacks platforms has an unknown size and is unusable."""
+    """An index that lacks platforms is partial: its size is unknown, and it holds what is there."""
     storage.blobs(A, CONFIG)
     storage.push("app", image(A))
     storage.push("app", index(image(A), image(B)), "latest")
     contents = scan(storage)
 
     assert (None, None) == tag(contents)[2:]
+    assert [("app", "latest", "partial")] == defects(contents)
+    assert sum(storages.sizes(storage.path).values()) == repository(contents).size
+    assert sum(storages.sizes(storage.path).values()) == contents.blob_bytes["tag"]
+
+
+def test_an_index_without_any_of_its_images(storage: HandMade) -> None:
+    """An index is missing, not partial, if all its images are gone, also those of inner indexes."""
+    inner = index(image(A), image(B))
+    storage.push("app", inner)
+    storage.push("app", index(inner, image(C)), "latest")
+    contents = scan(storage)
+
     assert [("app", "latest", "missing")] == defects(contents)
     assert 0 == repository(contents).size
-    assert sum(storages.sizes(storage.path).values()) == contents.blob_bytes["tag"]
+
+
+def test_a_pull_through_cache(tmp_path: Path) -> None:
+    """In a pull-through cache, nothing that is absent counts, and what is corrupt does."""
+    storage = HandMade(tmp_path / "docker/registry/v2")
+    (tmp_path / "scheduler-state.json").write_text("{}")
+    storage.blobs(A, CONFIG)
+    storage.push("app", image(A))
+    storage.push("app", index(image(A), image(B)), "one-platform")
+    storage.push("app", image(C), "manifest-alone")
+    storage.tag("app", "expired", digest_of(C))
+    storage.tag_link("app", "expired").write_text("")
+    scanned = Storage(str(storage.path))
+    contents = scanned.scan()
+    (tmp_path / "scheduler-state.json").unlink()
+    no_cache = scanned.scan()
+
+    assert contents.is_cache
+    assert [("app", "expired", "corrupt")] == defects(contents)
+    assert sum(storages.sizes(storage.path).values()) == repository(contents).size
+    assert not no_cache.is_cache
+    assert {"corrupt", "missing", "partial"} == {reason for *_, reason in defects(no_cache)}
+
+
+@pytest.mark.parametrize(
+    ("path", "hidden"), [("docker/registry/v2", False), ("mounted/registry", True)]
+)
+def test_a_cache_that_may_be_hidden(tmp_path: Path, path: str, hidden: bool) -> None:  # noqa: FBT001
+    """If PATH ends otherwise, a cache's scheduler-state.json can't be seen."""
+    storage = HandMade(tmp_path / path)
+
+    assert hidden == Storage(str(storage.path)).hides_cache_state()
 
 
 def test_a_deleted_child(storage: HandMade) -> None:
@@ -196,7 +241,7 @@ def test_a_deleted_child(storage: HandMade) -> None:
     storage.unlink("app", child)
     contents = scan(storage)
 
-    assert [("app", "latest", "missing")] == defects(contents)
+    assert [("app", "latest", "partial")] == defects(contents)
     assert len(B) == contents.blob_bytes["nothing"]
 
 
@@ -220,7 +265,7 @@ def test_a_build_cache(storage: HandMade) -> None:
 
 
 def test_schema_1(storage: HandMade) -> None:
-    """Schema 1 names layers without sizes, so each size is that of the blob, or unknown without the blob."""
+    """Schema 1 is unsupported, as distribution 3 can't serve it. Each layer has the blob's size."""
     layers = [{"blobSum": digest_of(layer)} for layer in (A, B, A)]
     manifest = {
         "schemaVersion": 1,
@@ -238,7 +283,16 @@ def test_schema_1(storage: HandMade) -> None:
 
     assert (2, len(A + B)) == tag(contents, "whole")[2:]
     assert (3, None) == tag(contents, "broken")[2:]
-    assert [("app", "broken", "missing")] == defects(contents)
+    assert {("app", "broken", "missing"), ("app", "whole", "unsupported")} == {
+        *defects(contents)
+    }
+
+
+def test_an_untagged_schema_1_manifest(storage: HandMade) -> None:
+    """An untagged schema 1 manifest is unsupported: distribution 3 collects no garbage."""
+    digest = storage.push("app", {"schemaVersion": 1, "fsLayers": [{"blobSum": digest_of(A)}]})
+
+    assert [("app", digest, "unsupported")] == defects(scan(storage))
 
 
 @pytest.mark.parametrize("here", [True, False])
@@ -314,7 +368,10 @@ BROKEN: dict[str, tuple[str, bytes]] = {
         "corrupt",
         text_of(image(A)).replace(b'"size": 10', b'"size": ' + b"9" * 5000),
     ),
-    "a negative size": ("corrupt", text_of(image(layers=[{**descriptor(A), "size": -1}]))),
+    "a size of more than 64 bits": (
+        "corrupt",
+        text_of(image(layers=[{**descriptor(A), "size": 2**63}])),
+    ),
     "a size that is true": (
         "corrupt",
         text_of(image(layers=[{**descriptor(A), "size": True}])),
@@ -359,7 +416,7 @@ def test_an_unusable_manifest(storage: HandMade, what: str) -> None:
 
     assert (None, None) == tag(contents)[2:]
     assert [("app", "latest", reason)] == defects(contents)
-    assert digest in contents.unusable[0].defect.detail
+    assert str(storage.data(digest)) in contents.unusable[0].defect.detail
     assert (1, len(B)) == repository(contents, "fine").tags[0][2:]
     assert len(text) + total(B, CONFIG, text_of(image(B))) == contents.blob_bytes["tag"]
 
@@ -439,7 +496,7 @@ def test_an_unusable_link(storage: HandMade, tmp_path: Path, what: str) -> None:
     storage.tag_link("app", "latest").unlink()
     LINKS[what](storage.tag_link("app", "latest"), outside)
     contents = scan(storage)
-    reason = "unsupported" if what == "long" else "corrupt"
+    reason = "link" if what == "elsewhere" else "corrupt"
 
     assert [("app", "latest", reason)] == defects(contents)
     assert 2 == len(repository(contents).tags)
@@ -469,21 +526,245 @@ def test_symbolic_links_are_not_followed(storage: HandMade, tmp_path: Path) -> N
     contents = scan(storage)
 
     found = [(each.name, len(each.tags), each.revisions) for each in contents.repositories]
-    assert [("mine", 1, 1), ("moved", 0, 0)] == found
+    assert [("mine", 2, 1)] == found
+    paths = [*tmp_path.rglob("*")]
+    links = {
+        path for path in paths if path.is_symlink() and not path.is_relative_to(outside.path)
+    }
+    assert len(links) == len(
+        [each for each in contents.unusable if each.defect.reason == "link"]
+    )
     assert total(B, CONFIG, text_of(image(B))) == sum(contents.blob_bytes.values())
 
 
-def test_a_link_may_end_with_a_newline(storage: HandMade) -> None:
-    """A link may end with a newline, as an editor writes it."""
+def test_a_link_with_a_newline(storage: HandMade) -> None:
+    """A link that ends with a newline is corrupt: distribution does not serve the tag."""
     digest = storage.push_image("app", A)
     storage.tag_link("app", "latest").write_text(f"{digest}\n")
 
-    assert (1, len(A)) == tag(scan(storage))[2:]
+    assert [("app", "latest", "corrupt")] == defects(scan(storage))
+
+
+DIGEST_LINKS = {
+    "empty": "",
+    "zeros": "\0" * 71,
+    "cut": digest_of(A)[:40],
+    "of another digest": digest_of(B),
+}
+
+
+@pytest.mark.parametrize("what", DIGEST_LINKS)
+@pytest.mark.parametrize("of", ["revision", "layer"])
+@pytest.mark.parametrize("tags", [["latest"], []])
+def test_a_corrupt_link(storage: HandMade, what: str, of: str, tags: list[str]) -> None:
+    """A revision or layer link without its own digest counts with its tag, else by itself."""
+    storage.blobs(A, CONFIG)
+    digest = storage.push("app", image(A), *tags)
+    link = storage.layer("app", digest_of(A))
+    if of == "revision":
+        link = storage.revision("app", digest)
+    link.write_text(DIGEST_LINKS[what])
+    contents = scan(storage)
+    name = digest if of == "revision" else digest_of(A)
+
+    assert [("app", *(tags or [name]), "corrupt")] == defects(contents)
+    assert str(link) in contents.unusable[0].defect.detail
+    assert 1 == repository(contents).revisions
+
+
+def test_links_are_read_once(storage: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later scan sees a link that was changed, and reads no other."""
+    monkeypatch.setattr(files, "_NANOSECONDS_TO_SETTLE", -(10**12))
+    storage.push_image("app", A)
+    scanned = Storage(str(storage.path))
+    scanned.scan()
+    storage.layer("app", digest_of(A)).write_text("")
+    opened = opened_files(monkeypatch)
+    contents = scanned.scan()
+
+    assert [("app", "latest", "corrupt")] == defects(contents)
+    assert [storage.layer("app", digest_of(A))] == [
+        path for path in opened if path.name in ("link", "data")
+    ]
+
+
+def opened_files(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return the list of paths that are opened from now on."""
+    opened: list[Path] = []
+    real = os.open
+
+    def noted(path: str, *rest: Any) -> int:
+        opened.append(Path(path))
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, "open", noted)
+    return opened
+
+
+def test_a_layer_named_by_sha512(storage: HandMade) -> None:
+    """The link of a layer that is named by sha512 leads to the blob, which has sha256."""
+    name = f"sha512:{hashlib.sha512(A).hexdigest()}"
+    storage.blobs(A, CONFIG)
+    storage.push("app", image(layers=[{**descriptor(A), "digest": name}]), "latest")
+    storage.link_layer("app", name, digest_of(A))
+    contents = scan(storage)
+
+    assert (1, len(A)) == tag(contents)[2:]
+    assert () == contents.unusable
+    assert sum(storages.sizes(storage.path).values()) == repository(contents).size
+    assert len(A) == contents.blob_bytes["nothing"]  # garbage-collect deletes it
+
+
+@pytest.mark.parametrize("size", [None, -1])
+def test_a_descriptor_without_a_size(storage: HandMade, size: int | None) -> None:
+    """A descriptor may have no size, or a negative one; then the tag has none."""
+    layer = {**descriptor(A), "size": size}
+    if size is None:
+        del layer["size"]
+    storage.blobs(A, CONFIG)
+    storage.push("app", image(layers=[layer, descriptor(A)]), "known")
+    storage.push("app", image(layers=[layer]), "latest")
+    contents = scan(storage)
+
+    assert (1, None) == tag(contents)[2:]
+    assert (1, len(A)) == tag(contents, "known")[2:]
+    assert () == contents.unusable
+
+
+def test_keys_in_any_case(storage: HandMade) -> None:
+    """Keys may be in any case, as in distribution."""
+    text = text_of(image(A)).decode()
+    for key in ("mediaType", "layers", "config", "digest", "size", "schemaVersion"):
+        text = text.replace(f'"{key}"', f'"{key.upper()}"')
+    storage.blobs(A, CONFIG)
+    digest = storage.blob(text.encode())
+    storage.link("app", digest)
+    storage.link_layer("app", digest_of(A))
+    storage.link_layer("app", digest_of(CONFIG))
+    storage.tag("app", "latest", digest)
+    contents = scan(storage)
+
+    assert (1, len(A)) == tag(contents)[2:]
+    assert () == contents.unusable
+
+
+@pytest.mark.parametrize("kind", ["", "application/vnd.example"])
+def test_an_index_of_manifests_without_a_known_kind(storage: HandMade, kind: str) -> None:
+    """What a repository links as a revision is a manifest, whatever an index says."""
+    storage.blobs(A, CONFIG)
+    child = storage.push("app", image(A))
+    entry = {"mediaType": kind, "digest": child, "size": 1}
+    storage.push("app", index(manifests=[entry]), "latest")
+    contents = scan(storage)
+
+    assert (1, len(A)) == tag(contents)[2:]
+    assert {"untagged": 0, "nothing": 0}.items() <= contents.blob_bytes.items()
+    assert () == contents.unusable
+
+
+def test_a_manifest_named_as_a_layer(storage: HandMade) -> None:
+    """A tagged manifest that names another as a layer holds what the other names."""
+    storage.blobs(A, CONFIG)
+    storage.push("app", image(A))
+    storage.push("app", image(text_of(image(A))), "latest")
+    contents = scan(storage)
+
+    assert (1, len(A)) == tag(contents)[2:]
+    assert {"untagged": 0, "nothing": 0}.items() <= contents.blob_bytes.items()
+
+
+@pytest.mark.parametrize("what", [A, CONFIG], ids=["layer", "config"])
+@pytest.mark.parametrize("size", [0, 5])
+def test_a_blob_of_another_size(storage: HandMade, what: bytes, size: int) -> None:
+    """A layer or config that is shorter than its manifest says is corrupt."""
+    storage.push_image("app", A)
+    os.truncate(storage.data(digest_of(what)), size)
+    contents = scan(storage)
+
+    assert [("app", "latest", "corrupt")] == defects(contents)
+    assert str(storage.data(digest_of(what))) in contents.unusable[0].defect.detail
+    assert len(A) == tag(contents).size
+
+
+def test_an_untagged_revision_without_a_blob(storage: HandMade) -> None:
+    """An untagged manifest that is gone is no error: nobody can pull it."""
+    storage.data(storage.push_image("app", A, tag="")).unlink()
+    contents = scan(storage)
+
+    assert () == contents.unusable
+    assert 1 == repository(contents).revisions
+
+
+def test_no_manifests(storage: HandMade) -> None:
+    """With blobs and no manifests at all, nobody can know what holds the blobs."""
+    storage.blob(A)
+    storage.upload("app", B)
+
+    assert {"untagged": 0, "tag": 0} == scan(storage).blob_bytes
+
+
+def test_everything_is_read_anew(storage: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blob that was changed in place is seen after an hour at the latest."""
+    monkeypatch.setattr(files, "_NANOSECONDS_TO_SETTLE", -(10**12))
+    storage.push_image("app", A)
+    scanned = Storage(str(storage.path))
+    scanned.scan()
+    os.truncate(storage.data(digest_of(A)), 1)
+    before = scanned.scan()
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 3601)
+
+    assert () == before.unusable
+    assert [("app", "latest", "corrupt")] == defects(scanned.scan())
+
+
+@pytest.mark.parametrize("left", ["", "docker", "docker/registry", "docker/registry/v2"])
+def test_a_registry_before_its_first_push(tmp_path: Path, left: str) -> None:
+    """An empty root of a registry is an empty storage, also during the first push."""
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / left).mkdir(parents=True, exist_ok=True)
+    path = tmp_path / "docker/registry/v2"
+    scanned = Storage(str(path))
+    before = scanned.scan()
+    (path / "repositories/app/_uploads/1").mkdir(parents=True)
+    (path / "repositories/app/_uploads/1/data").write_bytes(A)
+    during = scanned.scan()
+    HandMade(path).push_image("app", A)
+
+    assert ((), 0) == (before.repositories, sum(before.blob_bytes.values()))
+    assert len(A) == during.upload_bytes
+    assert (1, len(A)) == tag(scanned.scan())[2:]
+
+
+def test_a_storage_that_vanishes(tmp_path: Path) -> None:
+    """A storage that is gone is not a registry before its first push."""
+    storage = HandMade(tmp_path / "docker/registry/v2")
+    scanned = Storage(str(storage.path))
+    scanned.scan()
+    shutil.rmtree(tmp_path / "docker")
+
+    with pytest.raises(StorageError, match="no folders repositories and blobs"):
+        scanned.scan()
+
+
+def test_an_absent_mount(tmp_path: Path) -> None:
+    """If not even the registry's root is there, nothing is mounted."""
+    with pytest.raises(StorageError, match="no folders repositories and blobs"):
+        Storage(str(tmp_path / "registry/docker/registry/v2")).scan()
+
+
+def test_a_root_of_something_else(tmp_path: Path) -> None:
+    """A folder with other content is not a registry before its first push."""
+    (tmp_path / "other").mkdir()
+
+    with pytest.raises(StorageError, match="no folders repositories and blobs"):
+        Storage(str(tmp_path / "docker/registry/v2")).scan()
 
 
 @pytest.mark.parametrize("missing", ["", "repositories", "blobs"])
 def test_no_storage(storage: HandMade, missing: str) -> None:
     """Without the folders of a storage, the error says what was expected."""
+    storage.push_image("app", A)
     folder = storage.path / missing
     folder.rename(storage.path.parent / "elsewhere")
 
@@ -611,22 +892,18 @@ def test_a_manifest_is_read_once(storage: HandMade, monkeypatch: pytest.MonkeyPa
     storage.push_image("app", A)
     storage.push_image("app", B, tag="2")
     scanned = Storage(str(storage.path))
-    opened: list[str] = []
-    real = os.open
-
-    def counted(path: str, *rest: Any) -> int:
-        opened.append(Path(path).name)
-        return real(path, *rest)
-
-    monkeypatch.setattr(os, "open", counted)
-    counts = [
-        (scanned.scan(), opened.count("data"), opened.count("link"))[1:] for _ in range(2)
-    ]
+    opened = opened_files(monkeypatch)
+    counts = []
+    for _ in range(2):
+        scanned.scan()
+        counts.append(len([path for path in opened if path.name in ("data", "link")]))
     storage.push_image("app", C, tag="3")
     scanned.scan()
+    last = [path.name for path in opened if path.name in ("data", "link")][counts[-1] :]
 
-    assert [(2, 2), (2, 2)] == counts
-    assert (3, 3) == (opened.count("data"), opened.count("link"))
+    assert counts[0] == counts[1]
+    # The manifest, its links as tag, revision and layer, and the config's, written again.
+    assert ["data", "link", "link", "link", "link"] == sorted(last)
 
 
 def test_a_change_right_after_a_scan_is_seen(storage: HandMade) -> None:
@@ -661,7 +938,8 @@ def test_a_blob_whose_folder_comes_first(
     storage: HandMade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A blob is found even if its folder existed before, so that the prefix's folder is unchanged."""
-    monkeypatch.setattr(files, "is_settled", lambda _: True)
+    monkeypatch.setattr(files, "_NANOSECONDS_TO_SETTLE", -(10**12))
+    storage.push_image("app", B)
     storage.data(digest_of(A)).parent.mkdir(parents=True)
     scanned = Storage(str(storage.path))
     before = scanned.scan()
@@ -676,14 +954,19 @@ def test_a_deleted_manifest_is_forgotten(storage: HandMade) -> None:
     digest = storage.push_image("app", A)
     scanned = Storage(str(storage.path))
     scanned.scan()
-    known = [*scanned._blobs._manifests]
+    known = kept_manifests(scanned)
     storage.unlink("app", digest)
     storage.tag_link("app", "latest").unlink()
     shutil.rmtree(storage.data(digest).parent)
     scanned.scan()
 
-    assert [digest] == known
-    assert [] == [*scanned._blobs._manifests]
+    assert 1 == known
+    assert 0 == kept_manifests(scanned)
+
+
+def kept_manifests(storage: Storage) -> int:
+    """Return the number of manifests that a storage keeps for the next scan."""
+    return sum(len(prefix.manifests) for prefix in storage._blobs._prefixes.values())
 
 
 def test_denied_files_and_folders(storage: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -721,10 +1004,41 @@ def test_denied_files_and_folders(storage: HandMade, monkeypatch: pytest.MonkeyP
         ("app", "latest", "denied"),
         ("link", "latest", "denied"),
         ("tag", "latest", "denied"),
-        ("folder", "", "denied"),
-        ("uploads", "", "denied"),
-    } == {*defects(contents)}
+    } == {each for each in defects(contents) if each[0]}
+    paths = [each.defect.detail for each in contents.unusable if not each.repository]
+    assert 2 == len(paths)
+    assert any("/folder/_manifests/tags: Permission denied" in path for path in paths)
+    assert any("/uploads/_uploads: Permission denied" in path for path in paths)
     assert ["app", "fine", "link", "tag"] == [each.name for each in contents.repositories]
+    assert (1, len(B)) == repository(contents, "fine").tags[0][2:]
+
+
+@pytest.mark.parametrize("what", ["layer", "manifest", "revision", "layer link"])
+def test_one_denied_folder(
+    storage: HandMade, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A folder of mode 0 costs what is in it: a tag whose manifest is known keeps its size."""
+    digest = storage.push_image("app", A)
+    storage.push_image("fine", B)
+    folder = {
+        "layer": storage.data(digest_of(A)).parent,
+        "manifest": storage.data(digest).parent,
+        "revision": storage.revision("app", digest).parent,
+        "layer link": storage.layer("app", digest_of(A)).parent,
+    }[what]
+    real = os.lstat
+
+    def guarded(path: str, *rest: Any) -> os.stat_result:
+        if path.startswith(f"{folder}/"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, "lstat", guarded)
+    contents = scan(storage)
+    known = what.startswith("layer")
+
+    assert ["denied"] == [reason for *_, reason in defects(contents)]
+    assert ((1, len(A)) if known else (None, None)) == tag(contents)[2:]
     assert (1, len(B)) == repository(contents, "fine").tags[0][2:]
 
 
