@@ -73,10 +73,10 @@ class Crowd(SimulatedEngine):
 
     def _move_on(self) -> None:
         for _ in range(self._changes):
-            verdict = (
-                "healthy" if self._crowd[self._next].health == "unhealthy" else "unhealthy"
-            )
-            self._change(health=verdict)
+            if self._crowd[self._next].health == "unhealthy":
+                self._change(health="healthy", failing_streak=0)
+            else:
+                self._change(health="unhealthy", failing_streak=3)
         for _ in range(self._churn):
             self._change(generation=self._crowd[self._next].generation + 1)
 

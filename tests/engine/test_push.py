@@ -192,7 +192,7 @@ def test_a_gateway_in_trouble_affects_nothing_else(
             gateway.daemon.send(signal.SIGSTOP)
         before = pusher.metrics().value("docker_exporter_polls_total", result="success") or 0
         wait_for(lambda: _pushes(pusher)["failure"] >= 2, what="two pushes to fail")
-        simulated.stage.change("web", health="unhealthy")
+        simulated.stage.change("web", health="unhealthy", failing_streak=3)
         wait_for(
             lambda: verdicts(pusher.metrics()) == {"web": 3}, what="the change in a scrape"
         )
@@ -367,7 +367,7 @@ def test_a_full_disk(simulated: Simulation, tmp_path: Path) -> None:
             wait_for(textfile.exists, what="the file")
             before = textfile.read_text()
             _fill(disk / "ballast")
-            simulated.stage.change("web", health="unhealthy")
+            simulated.stage.change("web", health="unhealthy", failing_streak=3)
             wait_for(lambda: _writes(writer)["failure"] >= 2, what="two writes to fail")
             during = textfile.read_text()
             (disk / "ballast").unlink()

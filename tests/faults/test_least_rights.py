@@ -73,7 +73,9 @@ def planted(request: pytest.FixtureRequest) -> Iterator[str]:
             simulation() as engine
         ):  # it plants secrets, too: in Env and the healthcheck's output
             labels = {**WATCH, "password": SECRET}
-            engine.stage.add("web", health="unhealthy", labels=labels, error=SECRET)
+            engine.stage.add(
+                "web", health="unhealthy", failing_streak=3, labels=labels, error=SECRET
+            )
             yield engine.url
         return
     docker: Engine = request.getfixturevalue("docker")
