@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _TAKES: Final = "it takes unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH"
 _UNIX_SOCKET: Final = "/var/run/docker.sock"
+_MAX_SOCKET_PATH: Final = 107  # Linux's; connect would fail with an error that has no number
 _NAMED_PIPE: Final = "//./pipe/docker_engine"
 
 _HOST_AND_PORT: Final = re.compile(
@@ -58,6 +59,11 @@ def _socket_path(path: str, origin: str) -> str:
         given = _given(origin, f"unix://{path}")
         raise BadTargetError(
             f"{given} can't be used: a path begins with a slash: unix:///{path}"
+        )
+    if len(path.encode("utf-8", "replace")) > _MAX_SOCKET_PATH:
+        given = _given(origin, f"unix://{path}")
+        raise BadTargetError(
+            f"{given} can't be used: the path of a socket has at most {_MAX_SOCKET_PATH} bytes"
         )
     return path
 

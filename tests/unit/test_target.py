@@ -180,6 +180,14 @@ def test_the_old_spelling_of_a_socket(folder: Path) -> None:
     )
 
 
+def test_a_path_that_is_too_long(folder: Path) -> None:
+    """A socket's path has at most 107 bytes."""
+    longest = "unix:///" + "é" * 53
+
+    assert longest == find(folder, longest).url
+    assert "the path of a socket has at most 107 bytes" in refusal(folder, longest + "x")
+
+
 @pytest.mark.parametrize(
     ("host", "way_out"),
     [
