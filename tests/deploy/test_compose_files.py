@@ -12,7 +12,15 @@ import pytest
 
 from docker_prom_exporter.containers import LABEL
 from support.dashboard import panel_queries
-from support.images import EXPORTER, SAMPLE, provide
+from support.images import (
+    CALUM4,
+    EXPORTER,
+    LINUXSERVER,
+    SAMPLE,
+    TECNATIVA,
+    WOLLOMATIC,
+    provide,
+)
 from support.machine import COMPOSE, Machine
 from support.waiting import wait_for
 
@@ -23,10 +31,10 @@ PROXY_SERVICE = "docker-socket-proxy"
 FILES = sorted(COMPOSE.glob("*.yml"))
 PROXY_FILES = [*sorted(COMPOSE.glob("socket-proxy.*.yml")), COMPOSE / "monitoring.yml"]
 PROXIES = {
-    "calum4": "ghcr.io/calum4/docker-socket-proxy:latest",
-    "linuxserver": "lscr.io/linuxserver/socket-proxy:latest",
-    "tecnativa": "tecnativa/docker-socket-proxy:latest",
-    "wollomatic": "wollomatic/socket-proxy:1",
+    "calum4": CALUM4,
+    "linuxserver": LINUXSERVER,
+    "tecnativa": TECNATIVA,
+    "wollomatic": WOLLOMATIC,
 }
 PUSH_IMAGES = ("prom/pushgateway:v1.11.1", "prom/prometheus:v3.5.0")
 PUSHED = next(
@@ -188,7 +196,7 @@ def test_health_comes_through_a_mounted_socket(machine: Machine) -> None:
 
 def test_health_comes_through_a_pushgateway(machine: Machine) -> None:
     """Prometheus gets container health from the Pushgateway under the pushed instance; expire is healthy."""
-    provide(machine, EXPORTER, SAMPLE, PROXIES["calum4"], *PUSH_IMAGES)
+    provide(machine, EXPORTER, SAMPLE, WOLLOMATIC, *PUSH_IMAGES)
     with sample_containers(machine), deployed(machine, COMPOSE / "pushgateway.yml"):
         found = wait_for(
             lambda: (health := pushed_health(machine)).items() >= HEALTH.items() and health,
@@ -206,10 +214,30 @@ def test_health_comes_through_a_pushgateway(machine: Machine) -> None:
             what="the verdict of expire's healthcheck",
             seconds=60,
         )
+        kept = kept_over_an_upgrade(machine)
 
     assert found
     assert 4 == expire
+    assert kept
     assert [True] == [0 <= float(series["value"][1]) < 60 for series in age]
+
+
+def kept_over_an_upgrade(machine: Machine) -> bool:
+    """Return whether a new container of the gateway has a group that was pushed to the old one."""
+    files = (COMPOSE / "pushgateway.yml",)
+    gateway = "http://127.0.0.1:9091"
+    machine.get(f"{gateway}/metrics/job/once/instance/gone", post=b"docker_up 1\n")
+    machine.compose(
+        "up", "--detach", "--no-deps", "--force-recreate", "pushgateway", files=files
+    )
+
+    def has_group() -> bool:
+        try:
+            return 'instance="gone"' in machine.get(f"{gateway}/metrics")[1]
+        except OSError:
+            return False
+
+    return bool(wait_for(has_group, what="the new gateway to have the group", seconds=30))
 
 
 def pushed_health(machine: Machine) -> dict[str, int]:
@@ -227,6 +255,25 @@ def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
     except OSError:
         return []
     return list(json.loads(text)["data"]["result"]) if status == 200 else []
+
+
+def test_all_exporters_come_from_one_variable(machine: Machine) -> None:
+    """DOCKER_PROM_EXPORTER_IMAGE names the image in each file; without it, it is built here."""
+    for file, name in EXPORTERS:
+        service = service_of(machine, file, name)
+
+        assert "docker-prom-exporter" == service["image"], file.name
+        assert "${DOCKER_PROM_EXPORTER_IMAGE:-docker-prom-exporter}" in file.read_text()
+
+
+def test_proxies_are_pinned() -> None:
+    """No proxy but calum4's, which has no other tag, is named by a tag that moves."""
+    pinned = r"@sha256:[0-9a-f]{64}|:\d+\.\d+\.\d+-r\d+-ls\d+"
+    for file in FILES:
+        for image in re.findall(
+            r"^ +image: (\S+socket-proxy\S*)$", file.read_text(), re.MULTILINE
+        ):
+            assert image == CALUM4 or re.search(f"({pinned})$", image), file.name
 
 
 def test_an_exporter_stops(machine: Machine) -> None:

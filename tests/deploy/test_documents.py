@@ -12,7 +12,7 @@ import pytest
 from docker_prom_exporter import __version__
 from support.bases import package_index
 from support.documents import DOCUMENTS, ON_THE_IMAGE, anchors, blocks, links
-from support.images import EXPORTER, SAMPLE, provide
+from support.images import CALUM4, EXPORTER, SAMPLE, WOLLOMATIC, provide
 from support.machine import COMPOSE, REPOSITORY, Machine
 from support.missing import require_program
 from support.processes import Command
@@ -21,7 +21,8 @@ from support.real import DOCKER_26, SYSTEM_PATH
 IMAGES = (
     EXPORTER,
     SAMPLE,
-    "ghcr.io/calum4/docker-socket-proxy:latest",
+    CALUM4,
+    WOLLOMATIC,
     "prom/prometheus:v3.5.0",
     "prom/pushgateway:v1.11.1",
     "prom/alertmanager:v0.28.1",
@@ -46,6 +47,7 @@ PRINTED = {
     (DEPLOYING, "Pushgateway"): r"^docker_up\{.*\} 1$",
     (DEPLOYING, "A time to live"): r"^docker_exporter_gateway_up 1",
     (DEPLOYING, "Text file"): r"^docker_up 1",
+    (DEPLOYING, "Upgrades and logs"): r"starting pushgateway|[Ll]istening on",
 }
 ON_A_HOST = (DEPLOYING, "On a host, without a container")
 
@@ -114,8 +116,14 @@ def test_all_commands_are_run() -> None:
     assert {*PRINTED, ON_A_HOST} == {each for each in there if each[1] not in ON_THE_IMAGE}
 
 
+# The files pin some images by digests, which the stand-ins don't have. IMAGES has the files that name them.
 PRELUDE = """
 set -euo pipefail
+docker() {
+    local images=()
+    if [[ $1 == compose && -e $IMAGES/${3##*/} ]]; then images=(-f "$IMAGES/${3##*/}"); fi
+    command docker "${@:1:3}" "${images[@]}" "${@:4}"
+}
 docker-prom-exporter() {
     if [[ $1 == once ]]; then command docker-prom-exporter "$@"; return; fi
     command docker-prom-exporter "$@" >&2 & exporter=$!
@@ -147,7 +155,10 @@ def shell(machine: Machine, tmp_path: Path) -> Iterator[Callable[[str], str]]:
         "HOME": str(tmp_path),
         "DOCKER_HOST": machine.url,
         "DOCKER_CONFIG": f"{machine.sandbox.state}/client",
+        "IMAGES": str(machine.images),
     }
+    for file in COMPOSE.glob("*.yml"):
+        machine.with_local_images(file)
     bash = Command(["nsenter", f"--net=/proc/{pid}/ns/net", "bash", "-c"], env, cwd=REPOSITORY)
     yield functools.partial(bash.run, seconds=120)
     for name in ("socket-proxy.calum4", "monitoring", "pushgateway", "registry"):

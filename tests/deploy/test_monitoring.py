@@ -12,7 +12,7 @@ import pytest
 
 from docker_prom_exporter.containers import LABEL
 from support.dashboard import QUERIED, filled_in, panel_queries
-from support.images import EXPORTER, SAMPLE, provide
+from support.images import EXPORTER, SAMPLE, WOLLOMATIC, provide
 from support.machine import COMPOSE, Machine
 from support.processes import CommandError
 from support.waiting import wait_for
@@ -22,7 +22,7 @@ ALERTMANAGER = "http://127.0.0.1:9093/api/v2/alerts"
 IMAGES = (
     EXPORTER,
     SAMPLE,
-    "ghcr.io/calum4/docker-socket-proxy:latest",
+    WOLLOMATIC,
     "prom/prometheus:v3.5.0",
     "prom/alertmanager:v0.28.1",
     "grafana/grafana:12.1.1",

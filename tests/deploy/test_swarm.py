@@ -7,15 +7,14 @@ from urllib.parse import quote
 
 import pytest
 
-from support.images import EXPORTER, provide
+from support.images import EXPORTER, WOLLOMATIC, provide
 from support.machine import COMPOSE, Machine
 from support.waiting import wait_for
 
 STACK = "docker-monitoring"
 IMAGES = (
     EXPORTER,
-    "ghcr.io/calum4/docker-socket-proxy:latest",
-    "wollomatic/socket-proxy:1",
+    WOLLOMATIC,
     "prom/prometheus:v3.5.0",
 )
 
@@ -25,8 +24,9 @@ def swarm(machine: Machine) -> Iterator[Machine]:
     """Make the machine a Swarm, deploy the shipped stack and yield the machine."""
     provide(machine, *IMAGES)
     machine.cli("swarm", "init", "--advertise-addr=127.0.0.1")
-    file = COMPOSE / "swarm.yml"
-    machine.cli("stack", "deploy", "--resolve-image=never", f"--compose-file={file}", STACK)
+    files = machine.with_local_images(COMPOSE / "swarm.yml")
+    options = [f"--compose-file={file}" for file in files]
+    machine.cli("stack", "deploy", "--resolve-image=never", *options, STACK)
     yield machine
     machine.cli("stack", "rm", STACK)
     wait_for(

@@ -17,6 +17,10 @@ from support.processes import Command
 from support.real import SYSTEM_PATH, Engine, EngineUnavailableError, toolbox
 
 SAMPLE = "busybox:1.37"
+CALUM4 = "ghcr.io/calum4/docker-socket-proxy:latest"
+LINUXSERVER = "lscr.io/linuxserver/socket-proxy:3.4.4-r0-ls97"
+TECNATIVA = "tecnativa/docker-socket-proxy:v0.4.2"
+WOLLOMATIC = "wollomatic/socket-proxy:1.13.1"
 
 _EXPORTER_NEEDS = (
     "certifi",
@@ -142,17 +146,19 @@ _REGISTRY = Image(
 )
 
 _IMAGES = {
-    "ghcr.io/calum4/docker-socket-proxy:latest": _proxy(_RULES_OF_CALUM4),
-    "lscr.io/linuxserver/socket-proxy:latest": _proxy(_RULES_OF_ALL, _CLOSED_BY_LINUXSERVER),
-    "tecnativa/docker-socket-proxy:latest": _proxy(_RULES_OF_ALL),
-    "wollomatic/socket-proxy:1": Image(
+    CALUM4: _proxy(_RULES_OF_CALUM4),
+    LINUXSERVER: _proxy(_RULES_OF_ALL, _CLOSED_BY_LINUXSERVER),
+    TECNATIVA: _proxy(_RULES_OF_ALL),
+    WOLLOMATIC: Image(
         ("haproxy",), ('ENTRYPOINT ["sh", "/entry.sh"]',), {"/entry.sh": _FLAGS_TO_SETTINGS}
     ),
     "prom/prometheus:v3.5.0": Image(
         ("prometheus",), ('ENTRYPOINT ["prometheus"]',), folders=("/prometheus",)
     ),
     "prom/pushgateway:v1.11.1": Image(
-        ("prometheus-pushgateway",), ('ENTRYPOINT ["prometheus-pushgateway"]',)
+        ("prometheus-pushgateway",),
+        ('ENTRYPOINT ["prometheus-pushgateway"]',),
+        folders=("/pushgateway",),
     ),
     "prom/alertmanager:v0.28.1": Image(
         ("prometheus-alertmanager",),

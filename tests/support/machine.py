@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ruamel.yaml import YAML
+
 from support.processes import Command, Sandbox
 from support.real import DOCKER_26, Docker, Engine, EngineUnavailableError
 
@@ -63,10 +65,36 @@ class Machine(Engine):
 
     def compose(self, *args: str, files: tuple[Path, ...]) -> str:
         """Run `docker compose` on the files and return its output."""
-        return self.cli("compose", *(f"--file={file}" for file in files), *args)
+        expanded = [each for file in files for each in self.with_local_images(file)]
+        return self.cli("compose", *(f"--file={file}" for file in expanded), *args)
+
+    @property
+    def images(self) -> Path:
+        """Return the folder of the files that `with_local_images` adds."""
+        return self.sandbox.state / "images"
+
+    def with_local_images(self, file: Path) -> list[Path]:
+        """Return a Compose file and, where it pins images by digest, one that names them by tag.
+
+        The stand-ins for images have other digests.
+        """
+        override = self.images / file.name
+        services = {}
+        for name, service in YAML(typ="safe").load(file)["services"].items():
+            image, pinned, _ = str(service.get("image", "")).partition("@")
+            if pinned:
+                services[name] = {"image": image}
+        if not services:
+            return [file]
+        self.images.mkdir(exist_ok=True)
+        override.write_text(json.dumps({"services": services}))
+        return [file, override]
 
     def get(self, url: str, post: Any = None) -> tuple[int, str]:
-        """Return the status and body of a URL requested inside the machine; `post` is sent as JSON."""
+        """Return the status and body of a URL requested inside the machine.
+
+        `post` is sent as it is if it is bytes, else as JSON.
+        """
         return self._inside(lambda: _fetch(url, post))
 
     def _inside(self, action: Callable[[], T]) -> T:
@@ -84,7 +112,7 @@ class Machine(Engine):
 
 
 def _fetch(url: str, post: Any) -> tuple[int, str]:
-    data = None if post is None else json.dumps(post).encode()
+    data = post if post is None or isinstance(post, bytes) else json.dumps(post).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
