@@ -2,11 +2,12 @@
 
 import json
 import os
-import socket
+import re
 import subprocess
+import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,96 +17,101 @@ import pytest
 
 from docker_prom_exporter import __version__
 from support.bases import (
-    BUILDAH,
     EPOCH,
     Workshop,
     bare_base,
     checkout,
+    normalized,
     package_index,
     python_base,
     strange_checkout,
 )
-from support.documents import blocks
-from support.machine import REPOSITORY
 from support.missing import give_up, require_program
-from support.ports import free_port
-from support.processes import Command, Daemon, Sandbox
+from support.processes import Command, Sandbox
 from support.real import DOCKER_26, Docker, EngineUnavailableError
-from support.waiting import wait_for
+from support.registries import Registry, registry
 
 PLATFORMS = ["linux/amd64", "linux/arm64", "linux/arm/v7"]
+BUILDERS = ("buildx", "buildah")
 
-# The section's blocks in order: the commands for both tools, for buildx, for buildah, and the push.
-COMMIT, BUILDX, BUILDAH_INDEX, PUSH = (
-    block.text for block in blocks(REPOSITORY / "compose/README.md", "bash")
-)
-BUILDERS = {"buildx": BUILDX, "buildah": BUILDAH_INDEX}
-
-# The document's reader has a registry with TLS and a route to the package index; this machine has neither.
-PRELUDE = r"""
-set -euo pipefail
-docker() { command docker "$@" --network host --build-arg PIP_INDEX_URL="$INDEX"; }
-skopeo() { command skopeo "$1" --dest-tls-verify=false "${@:2}"; }
+# What buildah and skopeo need as root without all capabilities, and for a registry without TLS.
+STORAGE = """
+[storage]
+driver = "vfs"
+graphroot = "{folder}/root"
+runroot = "{folder}/run"
 """
-MIRROR = """
+INSECURE = """
 [[registry]]
-location = "docker.io"
-[[registry.mirror]]
-location = "{}"
+location = "{address}"
 insecure = true
 """
+LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
 
 
 @dataclass(frozen=True)
-class MirroredDocker(Docker):
-    """A Docker with the containerd image store, which multi-platform builds need, and a registry mirror."""
-
-    mirror: str = ""
+class ContainerdDocker(Docker):
+    """A Docker with the containerd image store, which builds for several platforms need."""
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
         """Write dockerd's settings and return its command."""
         command = super().daemon(sandbox, listen)
-        settings = {
-            "features": {"containerd-snapshotter": True},
-            "registry-mirrors": [f"http://{self.mirror}"],
-        }
+        settings = {"features": {"containerd-snapshotter": True}}
         (sandbox.state / "daemon.json").write_text(json.dumps(settings))
         return command
 
 
 @dataclass(frozen=True)
 class Press:
-    """A workshop with a registry: builds pull their bases from it, and the image is pushed to it."""
+    """A workshop, and a registry that has the bases and gets the image."""
 
     workshop: Workshop
-    registry: str
+    registry: Registry
+    folder: Path
 
     @property
     def image(self) -> str:
         """Return the repository to which the image is pushed."""
-        return f"{self.registry}/docker-prom-exporter"
+        return f"{self.registry.address}/docker-prom-exporter"
 
-    def publish(self, builder: str, folder: Path, umask: int) -> "Layout":
-        """Run the document's commands in a checkout, with an empty build cache."""
-        self.workshop.engine.cli("builder", "prune", "--all", "--force")
-        with TemporaryDirectory() as storage:
-            mirror = Path(storage, "registries.conf")
-            mirror.write_text(MIRROR.format(self.registry))
-            env = {
-                **self.workshop.environment(),
-                "CONTAINERS_REGISTRIES_CONF": str(mirror),
-                "IMAGE": self.image,
-                "HOME": storage,
-                "INDEX": self.workshop.index,
-                "STORE": storage,
-            }
-            script = BUILDAH + PRELUDE + COMMIT + BUILDERS[builder] + PUSH
-            options: dict[str, Any] = {"cwd": folder, "env": env, "umask": umask}
-            done = subprocess.run(
-                ["bash", "-xc", script], capture_output=True, text=True, check=False, **options
-            )
+    def build(self, checkout: Path, builder: str, *options: str, **how: Any) -> str:
+        """Run the script that builds the index, and return what it prints.
+
+        `how` are the options of `subprocess.run` but the environment, and variables for it.
+        """
+        script = [
+            sys.executable,
+            f"{checkout}/compose/build_index.py",
+            f"--with={builder}",
+            *options,
+        ]
+        own = ["--network=host", f"--build-arg=PIP_INDEX_URL={self.workshop.index}"]
+        if builder == "buildah":
+            own += LIMITS
+        return self._run([*script, f"{checkout}/index", "--", *own], **how)
+
+    def push(self, checkout: Path) -> str:
+        """Run the release's script that pushes the index, and return what it prints."""
+        script = f"{checkout}/.github/release.py"
+        self._run([script, "sbom", f"{checkout}/index", f"{checkout}/sbom.cdx.json"])
+        return self._run([script, "push", f"{checkout}/index", self.image])
+
+    def _run(self, command: list[str], umask: int = -1, **variables: str) -> str:
+        # Each command has a storage of its own, as on a fresh machine.
+        storage = Path(tempfile.mkdtemp(dir=self.folder))
+        (storage / "storage.conf").write_text(STORAGE.format(folder=storage))
+        env = {
+            **self.workshop.environment(),
+            "BUILDAH_ISOLATION": "chroot",
+            "CONTAINERS_STORAGE_CONF": f"{storage}/storage.conf",
+            "HOME": str(self.folder),
+            **variables,
+        }
+        done = subprocess.run(
+            command, env=env, umask=umask, capture_output=True, text=True, check=False
+        )
         assert 0 == done.returncode, done.stdout + done.stderr
-        return Layout(folder / "index")
+        return done.stdout
 
 
 @dataclass(frozen=True)
@@ -145,43 +151,23 @@ class Layout:
 
 
 @pytest.fixture(scope="module")
-def press(pool: Any) -> Iterator[Press]:
+def press(pool: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Press]:
     """Yield a workshop whose registry has the Dockerfile's default base for all platforms."""
     for program in ("buildah", "skopeo"):
         require_program(program)
-    with registry() as address:
-        for engine in pool.lend(MirroredDocker(**vars(DOCKER_26), mirror=address)):
+    folder = tmp_path_factory.mktemp("press")
+    with registry(folder) as running:
+        insecure = INSECURE.format(address=running.address)
+        (folder / ".config/containers").mkdir(parents=True)
+        (folder / ".config/containers/registries.conf").write_text(insecure)
+        for engine in pool.lend(ContainerdDocker(**vars(DOCKER_26))):
             try:
                 with package_index() as index:
                     workshop = Workshop(engine, index)
-                    push_bases(workshop, f"{address}/library/python")
-                    yield Press(workshop, address)
+                    push_bases(workshop, f"{running.address}/python")
+                    yield Press(workshop, running, folder)
             except EngineUnavailableError as error:
                 give_up(str(error))
-
-
-@contextmanager
-def registry() -> Iterator[str]:
-    """Yield the host and port of an empty registry."""
-    program = require_program("docker-registry")
-    address = f"127.0.0.1:{free_port()}"
-    with TemporaryDirectory() as folder:
-        settings = {"version": "0.1", "http": {"addr": address}}
-        settings["storage"] = {"filesystem": {"rootdirectory": f"{folder}/storage"}}
-        (Path(folder) / "config.yml").write_text(json.dumps(settings))
-        daemon = Daemon(Path(folder, "log"))
-        daemon.start(Command([program, "serve", f"{folder}/config.yml"], {}))
-        try:
-            wait_for(lambda: accepts(address), what="the registry to listen")
-            yield address
-        finally:
-            daemon.terminate()
-
-
-def accepts(address: str) -> bool:
-    host, _, port = address.partition(":")
-    with socket.socket() as connection:
-        return connection.connect_ex((host, int(port))) == 0
 
 
 def push_bases(workshop: Workshop, repository: str) -> None:
@@ -196,36 +182,65 @@ def push_bases(workshop: Workshop, repository: str) -> None:
     cli("manifest", "push", "--insecure", f"{repository}:3.13-alpine")
 
 
-@pytest.fixture(scope="module", params=[*BUILDERS])
-def published(press: Press, request: pytest.FixtureRequest) -> Iterator[tuple[Layout, Layout]]:
-    """Publish twice: the second time from another folder, with another umask and other file times."""
+@dataclass(frozen=True)
+class Published:
+    """The first index, and what the scripts printed."""
+
+    layout: Layout
+    built: str
+    pushed: str
+    rebuilt: str
+    sbom: str
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def published(press: Press, request: pytest.FixtureRequest) -> Iterator[Published]:
+    """Build and push as a release does; then build again as its last job does.
+
+    The second build is in another folder, with another umask, time zone and locale, and its files
+    have other times and modes.
+    """
+    builder, base = request.param, f"{press.registry.address}/python:3.13-alpine"
     with TemporaryDirectory() as folder:
         first, second = Path(folder, "first"), Path(folder, "second/elsewhere")
         checkout(first)
         strange_checkout(second)
-        yield (
-            press.publish(request.param, first, 0o022),
-            press.publish(request.param, second, 0o077),
-        )
+        built = press.build(first, builder, f"--base={base}", f"--builder={base}")
+        pushed = press.push(first)
+        press.workshop.engine.cli("builder", "prune", "--all", "--force")
+        elsewhere = {"umask": 0o077, "TZ": "Pacific/Kiritimati", "LC_ALL": "tr_TR.UTF-8"}
+        like = f"--like={press.image}:{__version__}"
+        rebuilt = press.build(second, builder, like, **elsewhere)
+        sbom = (first / "sbom.cdx.json").read_text()
+        yield Published(Layout(first / "index"), built, pushed, rebuilt, sbom)
 
 
-def test_is_the_same_each_time(published: tuple[Layout, Layout]) -> None:
+def test_is_the_same_each_time(published: Published) -> None:
     """Both builds have the same index digest, which covers everything in the index."""
-    first, second = published
+    digest = published.layout.digest
 
-    assert first.digest == second.digest
+    assert re.search(rf"^index +{digest}$", published.built, re.MULTILINE)
+    assert re.search(rf"^published +{digest} the same$", published.rebuilt, re.MULTILINE)
 
 
-def test_has_no_build_time(published: tuple[Layout, Layout]) -> None:
+def test_says_digests_and_time(published: Published) -> None:
+    """The script prints a digest for the index and each platform, the time, and the tool's version."""
+    lines = [line.split()[0] for line in published.built.splitlines()]
+
+    assert ["index", *PLATFORMS, "built"] == lines
+    assert re.search(r"^built in +\d+ s with \S+ ", published.built, re.MULTILINE)
+
+
+def test_has_no_build_time(published: Published) -> None:
     """No time in the images is the time of the build, so a build on another day gives the same."""
-    assert published[0].times() <= {0, EPOCH, "2023-11-14T22:13:20Z"}
+    assert published.layout.times() <= {0, EPOCH, "2023-11-14T22:13:20Z"}
 
 
-def test_has_each_platforms_base(published: tuple[Layout, Layout]) -> None:
+def test_has_each_platforms_base(published: Published) -> None:
     """Each image has its own platform's base, not the builder's, and the same exporter layer on top."""
     layers = [
         [layer["digest"] for layer in manifest["layers"]]
-        for manifest in published[0].manifests()
+        for manifest in published.layout.manifests()
     ]
     (amd64, ours), (arm64, *same), (armv7, *other) = layers
 
@@ -233,22 +248,40 @@ def test_has_each_platforms_base(published: tuple[Layout, Layout]) -> None:
     assert amd64 != arm64 == armv7
 
 
-def test_comes_back_from_a_registry(press: Press, published: tuple[Layout, Layout]) -> None:
-    """The registry returns the index by its digest, and an engine runs the image for its own platform."""
-    layout = published[0]
-    name = f"{press.image}@{layout.digest}"
-    skopeo = Command(["skopeo", "inspect", "--raw", "--tls-verify=false"], dict(os.environ))
-    index = json.loads(skopeo.run(f"docker://{name}"))
-    platforms = [
-        "/".join(
-            each["platform"].get(key, "") for key in ("os", "architecture", "variant")
-        ).rstrip("/")
-        for each in index["manifests"]
-    ]
+def test_its_sbom_is_at_hand(published: Published) -> None:
+    """The release's script finds the SBOM in the index, to attest it."""
+    components = {
+        normalized(each["name"]) for each in json.loads(published.sbom)["components"]
+    }
 
-    assert layout.json(layout.digest) == index
-    assert "application/vnd.oci.image.index.v1+json" == index["mediaType"]
-    assert PLATFORMS == platforms
+    assert {"docker", "prometheus-client", "structlog", "tenacity"} <= components
+
+
+def test_names_its_bases_by_digest(press: Press, published: Published) -> None:
+    """The labels name both bases with their digests, so that another build takes the same ones."""
+    config = published.layout.json(published.layout.manifests()[0]["config"]["digest"])
+    labels = config["config"]["Labels"]
+    base = rf"{press.registry.address}/python:3\.13-alpine@sha256:[0-9a-f]{{64}}"
+
+    assert re.fullmatch(base, labels["org.opencontainers.image.base.name"])
+    assert re.fullmatch(base, labels["docker-prom-exporter.builder"])
+
+
+def test_comes_back_from_a_registry(press: Press, published: Published) -> None:
+    """The registry returns the index by each of its tags, and an engine runs it on its own platform."""
+    major, minor, _ = __version__.split(".")
+    tags = [__version__, f"{major}.{minor}", major, "latest"]
+    pushed = [f"{press.image}:{tag} {published.layout.digest}" for tag in tags]
+    skopeo = Command(["skopeo", "inspect", "--raw", "--tls-verify=false"], dict(os.environ))
+    indexes = [json.loads(skopeo.run(f"docker://{press.image}:{tag}")) for tag in tags]
+
+    assert pushed == published.pushed.splitlines()
+    assert [published.layout.json(published.layout.digest)] * 4 == indexes
+    assert "application/vnd.oci.image.index.v1+json" == indexes[0]["mediaType"]
     assert f"docker-prom-exporter {__version__}" == press.workshop.engine.cli(
-        "run", "--rm", "--network=none", name, "--version"
+        "run",
+        "--rm",
+        "--network=none",
+        f"{press.image}@{published.layout.digest}",
+        "--version",
     )

@@ -16,7 +16,7 @@ from support.ports import free_port
 from support.waiting import wait_for
 
 README = REPOSITORY / "README.md"
-RUN_HERE = {"With Python", "TLS and a token"}
+RUN_HERE = {"Get it", "With Python", "TLS and a token"}
 
 
 def commands(section: str) -> list[str]:
@@ -57,11 +57,12 @@ def test_every_command_is_run() -> None:
 
 def test_with_python(tmp_path: Path) -> None:
     """On a clean checkout the README's commands install the exporter with Python, and curl gets metrics."""
+    (variables,) = commands("Get it")
     install, look = commands("With Python")
     checkout(tmp_path / "checkout")
     port = str(free_port())
     path = f"{Path(sys.base_prefix) / 'bin'}:{os.environ['PATH']}"
-    with running(install, tmp_path / "checkout", LISTEN_PORT=port, PATH=path):
+    with running(variables + install, tmp_path / "checkout", LISTEN_PORT=port, PATH=path):
         seen = wait_for(
             lambda: answer(look.replace("9000", port)),
             what="the metrics",
@@ -71,6 +72,16 @@ def test_with_python(tmp_path: Path) -> None:
 
     assert "\ndocker_up 1.0\n" in seen
     assert "shop-database-1" in seen
+
+
+def test_the_package_is_pypis_where_there_is_an_owner(tmp_path: Path) -> None:
+    """With OWNER set, the README's commands install the package by its name."""
+    (variables,) = commands("Get it")
+    script = variables.replace("OWNER=\n", "OWNER=example\n") + 'echo "${PACKAGE:-.}"'
+    with running(f"{script} >{tmp_path}/package", tmp_path) as process:
+        process.wait(10)
+
+    assert "docker-prom-exporter\n" == (tmp_path / "package").read_text()
 
 
 def test_tls_and_a_token(tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ def checkout(folder: Path) -> None:
 
 
 def strange_checkout(folder: Path) -> None:
-    """Make a checkout with other file times and modes, and with extra files that no build may use."""
+    """Make a checkout with other times, modes and owners of files, and with files that no build may use."""
     checkout(folder)
     package = folder / "docker_prom_exporter"
     (folder / ".env").write_text("SECRET=1")
@@ -349,3 +349,6 @@ def strange_checkout(folder: Path) -> None:
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o700 if path.is_dir() else 0o600)
         os.utime(path, (1, 1))
+    if os.geteuid() == 0:
+        for path in package.rglob("*"):
+            os.chown(path, 65534, 65534)
