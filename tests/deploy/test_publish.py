@@ -34,6 +34,9 @@ from support.registries import Registry, registry
 PLATFORMS = ["linux/amd64", "linux/arm64", "linux/arm/v7"]
 BUILDERS = ("buildx", "buildah")
 
+# buildah builds each platform from the start, twice, which takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1200)
+
 # What buildah and skopeo need as root without all capabilities, and for a registry without TLS.
 STORAGE = """
 [storage]
