@@ -28,7 +28,7 @@ METRICS = "http://127.0.0.1:9000/metrics"
 EXPORTER_SERVICE = "docker-prom-exporter"
 EXPIRE_SERVICE = "expire"
 PROXY_SERVICE = "docker-socket-proxy"
-FILES = sorted(COMPOSE.glob("*.yml"))
+FILES = sorted({*COMPOSE.glob("*.yml")} - {*COMPOSE.glob("*.kubernetes.yml")})
 PROXY_FILES = [*sorted(COMPOSE.glob("socket-proxy.*.yml")), COMPOSE / "monitoring.yml"]
 PROXIES = {
     "calum4": CALUM4,

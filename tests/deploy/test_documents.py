@@ -31,6 +31,7 @@ IMAGES = (
 )
 
 DEPLOYING = "compose/README.md"
+DEPLOYED = ("socket-proxy.calum4", "monitoring", "pushgateway", "registry")
 
 # A pattern of what a section's commands print together. A new section with commands needs an entry here.
 PRINTED = {
@@ -157,11 +158,11 @@ def shell(machine: Machine, tmp_path: Path) -> Iterator[Callable[[str], str]]:
         "DOCKER_CONFIG": f"{machine.sandbox.state}/client",
         "IMAGES": str(machine.images),
     }
-    for file in COMPOSE.glob("*.yml"):
-        machine.with_local_images(file)
+    for name in DEPLOYED:
+        machine.with_local_images(COMPOSE / f"{name}.yml")
     bash = Command(["nsenter", f"--net=/proc/{pid}/ns/net", "bash", "-c"], env, cwd=REPOSITORY)
     yield functools.partial(bash.run, seconds=120)
-    for name in ("socket-proxy.calum4", "monitoring", "pushgateway", "registry"):
+    for name in DEPLOYED:
         machine.compose("down", "--volumes", "--timeout=1", files=(COMPOSE / f"{name}.yml",))
 
 

@@ -398,9 +398,9 @@ def commands() -> str:
 
 def quick_start() -> str:
     """Return the README's commands that get and run the image."""
-    sections = ("Get it", "With Docker")
+    section = "Get it and run it, with Docker"
     return "".join(
-        block.text for block in blocks(ROOT / "README.md", "sh") if block.section in sections
+        block.text for block in blocks(ROOT / "README.md", "sh") if block.section == section
     )
 
 
