@@ -29,7 +29,7 @@ _POLICIES = ("no", "always", "unless-stopped", "on-failure")
 _PROBE = f"--health-cmd=test -f {HEALTHY}"
 _HEALTHCHECKS = (
     (),
-    (_PROBE, "--health-interval=2s", "--health-retries=1"),
+    (_PROBE, "--health-interval=5s", "--health-retries=1"),
     (_PROBE, "--health-interval=1s", "--health-timeout=5s"),
     (_PROBE, "--health-interval=1s", "--health-start-period=1h"),
 )
@@ -51,6 +51,7 @@ class Bursts:
         self._actions: dict[str, tuple[Callable[[str], object], ...]] = {
             "created": (self._do("start"), self._remove, self._rename),
             "running": (
+                self._do("pause"),
                 self._do("pause"),
                 self._do("kill"),
                 self._do("restart", "--time=0"),
