@@ -1,5 +1,7 @@
 """Scans of a real registry's storage, compared with what the registry's garbage collection frees."""
 
+import hashlib
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -11,10 +13,11 @@ from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.registry import Scanner
 from docker_prom_exporter.registry.storage import Contents, Repository, Storage, Tag, Unusable
 from support.missing import require_program
-from support.registries import Registry, registry, write_layout
+from support.registries import VERSIONS, Registry, registry, write_layout
 from support.storages import (
     CONFIG,
     OCI_INDEX,
+    data,
     descriptor,
     digest_of,
     image,
@@ -22,11 +25,15 @@ from support.storages import (
     sizes,
     text_of,
 )
+from support.waiting import wait_for
 
 A, B, C, D = (
     letter * length
     for letter, length in ((b"a", 1000), (b"b", 2000), (b"c", 4000), (b"d", 8000))
 )
+
+# Without it, distribution 3 refuses sparse indexes, and BuildKit's caches, which are indexes of layers.
+VALIDATION = {"manifests": {"indexes": {"platforms": "none"}}}
 
 
 class Subject:
@@ -49,10 +56,17 @@ class Subject:
         return sum(sizes(self.registry.storage).values())
 
 
+@pytest.fixture(params=VERSIONS)
+def subject(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Subject]:
+    """Yield an empty running registry of each version, which accepts indexes with gaps."""
+    with registry(tmp_path, request.param, validation=VALIDATION) as running:
+        yield Subject(running)
+
+
 @pytest.fixture
-def subject(tmp_path: Path) -> Iterator[Subject]:
-    """Yield an empty running registry."""
-    with registry(tmp_path) as running:
+def distribution_2(tmp_path: Path) -> Iterator[Subject]:
+    """Yield an empty running registry of distribution 2."""
+    with registry(tmp_path, "2.8.2") as running:
         yield Subject(running)
 
 
@@ -143,7 +157,7 @@ def test_a_delete(subject: Subject) -> None:
 
 
 def test_a_deleted_child(subject: Subject) -> None:
-    """An index with a deleted child is `missing`; garbage collection frees exactly the bytes of `nothing`."""
+    """An index with a deleted child is `partial`; garbage collection frees exactly the bytes of `nothing`."""
     subject.registry.push("app", image(A), A, CONFIG)
     child = subject.registry.push("app", image(B), B, CONFIG)
     subject.registry.push("app", index(image(A), image(B)), tag="latest")
@@ -152,9 +166,9 @@ def test_a_deleted_child(subject: Subject) -> None:
     subject.registry.collect_garbage()
     after = subject.scan()
 
-    assert [("latest", "missing")] == defects(before)
+    assert [("latest", "partial")] == defects(before)
     assert len(B) == before.blob_bytes["nothing"] == on_disk - subject.bytes_on_disk()
-    assert [("latest", "missing")] == defects(after)
+    assert [("latest", "partial")] == defects(after)
     assert 0 == after.blob_bytes["nothing"]
 
 
@@ -176,8 +190,9 @@ def test_delete_untagged_without_indexes(subject: Subject) -> None:
     assert () == after.unusable
 
 
-def test_delete_untagged_breaks_a_tagged_index(subject: Subject) -> None:
+def test_delete_untagged_breaks_a_tagged_index(distribution_2: Subject) -> None:
     """Distribution 2's `--delete-untagged` removes a tagged index's children; the index is then `missing`."""
+    subject = distribution_2
     subject.registry.push("app", image(A), A, CONFIG)
     subject.registry.push("app", index(image(A)), tag="latest")
     before = subject.scan()
@@ -187,8 +202,181 @@ def test_delete_untagged_breaks_a_tagged_index(subject: Subject) -> None:
     assert () == before.unusable
     assert {"untagged": 0, "nothing": 0}.items() <= before.blob_bytes.items()
     assert [("latest", "missing")] == defects(after)
-    assert digest_of(text_of(image(A))) in after.unusable[0].defect.detail
+    assert digest_of(text_of(image(A)))[7:] in after.unusable[0].defect.detail
     assert (None, None) == tag(after)[2:]
+
+
+def test_delete_untagged_of_distribution_3_while_something_is_missing(tmp_path: Path) -> None:
+    """Distribution 3's `--delete-untagged` deletes layers of an index that another repository lacks in part."""
+    with registry(tmp_path, "3.1.2") as running:
+        subject = Subject(running)
+        for name in ("dev/app", "prod/app"):
+            running.push(name, image(A), A, CONFIG)
+            running.push(name, index(image(A)), tag="latest")
+        running.delete("dev/app", digest_of(text_of(image(A))))
+        before = subject.scan()
+        running.collect_garbage("--delete-untagged")
+        after = subject.scan()
+        running.stop()  # it caches what exists
+        running.start()
+        pulled = running.blob("prod/app", digest_of(A))
+
+    assert [("dev/app", "missing")] == [
+        (e.repository, e.defect.reason) for e in before.unusable
+    ]
+    assert 0 == before.blob_bytes["untagged"]
+    assert {"dev/app", "prod/app"} == {each.repository for each in after.unusable}
+    assert pulled is None
+
+
+def link(subject: Subject, folder: str, digest: str) -> Path:
+    """Return a link of the repository `app`."""
+    return subject.registry.storage.joinpath(
+        "repositories/app", folder, digest.replace(":", "/"), "link"
+    )
+
+
+LINKS = {"empty": "", "zeros": "\0" * 71, "cut": digest_of(A)[:40]}
+
+
+@pytest.mark.parametrize("what", LINKS)
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_corrupt_revision_link(subject: Subject, what: str, tagged: bool) -> None:  # noqa: FBT001
+    """A corrupt revision link is reported, and garbage collection fails until it is removed."""
+    name = "latest" if tagged else ""
+    digest = subject.registry.push("app", image(A), A, CONFIG, tag=name)
+    path = link(subject, "_manifests/revisions", digest)
+    path.write_text(LINKS[what])
+    contents = subject.scan()
+    collects = subject.registry.collects_garbage()
+    path.unlink()
+
+    assert [(name or digest, "corrupt")] == defects(contents)
+    assert str(path) in contents.unusable[0].defect.detail
+    assert not collects
+    assert subject.registry.collects_garbage()
+
+
+@pytest.mark.parametrize("what", LINKS)
+def test_a_corrupt_layer_link(subject: Subject, what: str) -> None:
+    """With a corrupt layer link a tag can't be pulled, and distribution 3 collects no garbage."""
+    subject.registry.push("app", image(A), A, CONFIG, tag="latest")
+    path = link(subject, "_layers", digest_of(A))
+    path.write_text(LINKS[what])
+    contents = subject.scan()
+    pulled, collects = (
+        subject.registry.blob("app", digest_of(A)),
+        subject.registry.collects_garbage(),
+    )
+    path.unlink()
+    subject.registry.push("app", image(A), A, CONFIG, tag="latest")
+
+    assert [("latest", "corrupt")] == defects(contents)
+    assert pulled is None
+    assert collects == subject.registry.version.startswith("2.")
+    assert A == subject.registry.blob("app", digest_of(A))
+    assert () == subject.scan().unusable
+
+
+def test_a_layer_deleted_by_the_api(subject: Subject) -> None:
+    """A layer whose link was deleted is missing, and another push brings it back."""
+    subject.registry.push("app", image(A), A, CONFIG, tag="latest")
+    subject.registry.delete_blob("app", digest_of(A))
+    broken, pulled = subject.scan(), subject.registry.blob("app", digest_of(A))
+    subject.registry.push("app", image(A), A, CONFIG, tag="latest")
+
+    assert [("latest", "missing")] == defects(broken)
+    assert pulled is None
+    assert () == subject.scan().unusable
+
+
+def test_the_way_to_repair_a_manifest(subject: Subject) -> None:
+    """A damaged manifest stays when it is pushed again, unless its blob's folder was removed."""
+    digest = subject.registry.push("app", image(A), A, CONFIG, tag="latest")
+    path = data(subject.registry.storage, digest)
+    path.write_bytes(b"{")
+    damaged, collects = (
+        Storage(str(subject.registry.storage)).scan(),
+        subject.registry.collects_garbage(),
+    )
+    subject.registry.push("app", image(A), A, CONFIG, tag="latest")
+    still = Storage(str(subject.registry.storage)).scan()
+    shutil.rmtree(path.parent)
+    subject.registry.push("app", image(A), A, CONFIG, tag="latest")
+
+    assert [("latest", "corrupt")] == defects(damaged) == defects(still)
+    assert str(path.parent) in damaged.unusable[0].defect.detail
+    assert not collects
+    assert () == subject.scan().unusable
+    assert subject.registry.collects_garbage()
+
+
+def test_an_untagged_revision_without_a_blob(subject: Subject) -> None:
+    """Garbage collection passes over an untagged manifest that is gone, and it is no error."""
+    digest = subject.registry.push("app", image(A), A, CONFIG)
+    subject.registry.push("app", image(B), B, CONFIG, tag="latest")
+    shutil.rmtree(data(subject.registry.storage, digest).parent)
+
+    assert () == subject.scan().unusable
+    assert subject.registry.collects_garbage()
+
+
+def test_a_layer_named_by_sha512(subject: Subject) -> None:
+    """A layer named by sha512 is found through its link; garbage collection deletes it."""
+    name = f"sha512:{hashlib.sha512(A).hexdigest()}"
+    subject.registry.push_blob("app", A, name)
+    manifest = image(layers=[{**descriptor(A), "digest": name}])
+    subject.registry.push("app", manifest, CONFIG, tag="latest")
+    before, pulled = subject.scan(), subject.registry.blob("app", name)
+    subject.registry.collect_garbage(check=False)
+
+    assert A == pulled
+    assert () == before.unusable
+    assert (1, len(A)) == tag(before)[2:]
+    assert len(A) == before.blob_bytes["nothing"]
+    assert not data(subject.registry.storage, digest_of(A)).exists()
+
+
+def test_a_sparse_index(subject: Subject) -> None:
+    """An index that was pushed without one of its images is partial; its other image can be pulled."""
+    if subject.registry.version.startswith("2."):
+        subject.registry.push("app", image(B), B, CONFIG)
+    subject.registry.push("app", image(A), A, CONFIG)
+    subject.registry.push("app", index(image(A), image(B)), tag="latest")
+    if subject.registry.version.startswith("2."):
+        subject.registry.delete("app", digest_of(text_of(image(B))))
+
+    assert [("latest", "partial")] == defects(subject.scan())
+    assert subject.registry.manifest("app", "latest")
+    assert subject.registry.manifest("app", digest_of(text_of(image(A))))
+    assert not subject.registry.manifest("app", digest_of(text_of(image(B))))
+
+
+def test_a_pull_through_cache(subject: Subject, tmp_path: Path) -> None:
+    """What a pull-through cache lacks is no error."""
+    subject.registry.push("app", image(A), A, CONFIG)
+    subject.registry.push("app", image(B), B, CONFIG)
+    subject.registry.push("app", index(image(A), image(B)), tag="latest")
+    subject.registry.push("app", image(C), C, CONFIG, tag="alone")
+    address, version = subject.registry.address, subject.registry.version
+    with registry(tmp_path / "cache", version, upstream=address) as cache:
+        for reference in ("latest", digest_of(text_of(image(A))), "alone"):
+            assert cache.manifest("app", reference)
+        assert A == cache.blob("app", digest_of(A))
+        scheduled = cache.storage.parents[2] / "scheduler-state.json"
+        wait_for(scheduled.exists, what="the cache to write its state", seconds=60)
+        wait_for(
+            lambda: (
+                {"latest", "alone"}
+                == {each.name for each in repository(Storage(str(cache.storage)).scan()).tags}
+            ),
+            what="the cache to keep the tags",
+        )
+        contents = Storage(str(cache.storage)).scan()
+
+    assert contents.is_cache
+    assert () == contents.unusable
+    assert not subject.scan().is_cache
 
 
 def test_a_tag_that_moves(subject: Subject) -> None:
