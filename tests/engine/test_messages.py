@@ -226,7 +226,7 @@ def test_each_message_means_something(docker_28: Engine, tmp_path: Path) -> None
     """Routine operations and short outages send nothing, whatever is open; a long outage does."""
     host = f"--docker-host={docker_28.url}", "--docker-timeout=3"
     # Its next probe comes long after its unpause.
-    probed = [*ALWAYS, "--health-cmd=true", "--health-interval=8s"]
+    probed = [*ALWAYS, "--health-cmd=true", "--health-interval=15s"]
     docker_28.run("paused", labels=WATCH, options=probed)
     docker_28.run("service", labels=WATCH, options=ALWAYS)
     docker_28.run("lost", labels=WATCH, options=ALWAYS)
