@@ -15,7 +15,7 @@ import structlog
 from docker_prom_exporter import __version__, logs, web
 from docker_prom_exporter.engine import BadTargetError, Engine, Target, find_target
 from docker_prom_exporter.exposition import Exposition
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from docker_prom_exporter.notify import Notifier
 from docker_prom_exporter.outlets import Expirer, Outlet, OutletError, open_outlets
 from docker_prom_exporter.output import CommandError, standard_output
@@ -112,7 +112,7 @@ def _once(settings: Settings) -> int:
     with standard_output() as output:
         snapshot = Poller(engine, settings, never).poll()
         exposition = Exposition()
-        exposition.publish(Publications(settings.container_labels).of(snapshot))
+        exposition.publish(SnapshotMetrics(settings.container_labels).families_of(snapshot))
         delivered = [outlet.deliver(exposition) for outlet in outlets]
         output.write(b"".join(exposition.render().body).decode())
     return 0 if snapshot.up and all(delivered) else 1
@@ -136,11 +136,11 @@ def _serve(
 ) -> int:
     """Poll an engine and serve its metrics."""
     engine = _engine(settings, environ)
-    publications = Publications(settings.container_labels)
+    metrics = SnapshotMetrics(settings.container_labels)
     serving = _Serving(settings, signals or StopSignals())
 
     def publish(snapshot: Snapshot) -> None:
-        serving.publish(publications.of(snapshot))
+        serving.publish(metrics.families_of(snapshot))
 
     poller = Poller(engine, settings, serving.stop, publish)
     publish(poller.snapshot)

@@ -1,4 +1,4 @@
-"""Every metric's name, HELP and labels, and the families of a `Snapshot`."""
+"""Metrics of containers, the engine and the exporter: name, HELP, labels and samples of each."""
 
 from __future__ import annotations
 
@@ -22,89 +22,44 @@ if TYPE_CHECKING:
     from docker_prom_exporter.snapshot import EngineInfo, Snapshot
 
     _Samples = tuple[tuple[tuple[str, ...], float], ...]
-    _SamplesOf = Callable[[Container], _Samples]
     _Changes = Sequence[tuple[Container, Container]]
 
-
-_HELP: Final = {
-    "docker_up": (
-        "Whether Docker answered the last ping (1), or did not or the last poll is too old to trust (0)."
-    ),
-    "docker_engine_info": "The engine, from its /version; 1.",
-    "docker_exporter_build_info": "The exporter; 1.",
-    "docker_exporter_polls_total": "Polls of the engine, by result.",
-    "docker_exporter_poll_duration_seconds": "How long the last poll took.",
-    "docker_exporter_last_success_timestamp_seconds": (
-        "When the last poll that succeeded ended; 0 before the first."
-    ),
-    "docker_exporter_containers_watched": "Containers that container_health reports.",
-    "docker_exporter_api_requests_total": "Requests to the Docker API, by endpoint.",
-    "docker_exporter_api_errors_total": "Requests to the Docker API that failed, by endpoint and reason.",
-    "docker_exporter_pushes_total": "Pushes to the Pushgateway, by result.",
-    "docker_exporter_last_push_timestamp_seconds": (
-        "When the last push that succeeded ended; 0 before the first."
-    ),
-    "docker_exporter_textfile_writes_total": "Writes of the text file, by result.",
-    "docker_exporter_groups_expired_total": (
-        "Groups deleted from the Pushgateway after they were not pushed for EXPIRE_AFTER."
-    ),
-    "docker_exporter_gateway_up": (
-        "Whether the last look at the Pushgateway went well (1), or did not or is too old to trust (0)."
-    ),
-    "container_health": (
-        "Container health: 0 unknown, 1 stopped, 2 alive without a healthcheck, 3 unhealthy, 4 healthy."
-    ),
-    "docker_container_info": "The container's image and Compose labels; 1.",
-    "docker_container_state": "The container's state: 1 for the one it is in.",
-    "docker_container_health_status": (
-        "The engine's health status, whether a probe stands behind it or not: "
-        "1 for the current one, while the container is running."
-    ),
-    "docker_container_created_timestamp_seconds": "When the container was created.",
-    "docker_container_started_timestamp_seconds": "When the container last started, from State.StartedAt.",
-    "docker_container_finished_timestamp_seconds": "When the container last ended, from State.FinishedAt.",
-    "docker_container_restarts_total": (
-        "Restarts by the restart policy since the last manual start, from RestartCount."
-    ),
-    "docker_container_exit_code": (
-        "The exit code of the last run, from State.ExitCode: for exited, dead and restarting."
-    ),
-    "docker_container_start_failed": (
-        "Whether the last attempt to start the container failed, from State.Error."
-    ),
-    "docker_container_oom_killed": (
-        "Whether the container was killed for want of memory, from State.OOMKilled."
-    ),
-    "docker_container_health_failing_streak": (
-        "Healthchecks failed in a row, from State.Health.FailingStreak."
-    ),
-    "docker_container_health_last_probe_timestamp_seconds": (
-        "When the last probe of this run ended, by the engine's clock, from State.Health.Log."
-    ),
-    "docker_container_health_last_probe_duration_seconds": (
-        "How long the last probe of this run took, from State.Health.Log."
-    ),
-    "docker_container_health_last_probe_exit_code": (
-        "The exit code of the last probe of this run, from State.Health.Log: 0 it passed, "
-        "-1 it was not run to its end, others it failed."
-    ),
-    "docker_container_health_interval_seconds": (
-        "The time between two probes, from Config.Healthcheck.Interval."
-    ),
-    "docker_container_health_timeout_seconds": (
-        "The longest duration of a probe, from Config.Healthcheck.Timeout."
-    ),
-    "docker_container_health_retries": (
-        "The failed probes in a row that make it unhealthy, from Config.Healthcheck.Retries."
-    ),
-    "docker_container_memory_limit_bytes": "The limit of memory, from HostConfig.Memory.",
-    "docker_container_cpu_limit_cores": (
-        "The limit of CPU time, from HostConfig.NanoCpus, or CpuQuota by CpuPeriod."
-    ),
-    "docker_container_pids_limit": "The limit of processes, from HostConfig.PidsLimit.",
-    "docker_container_restart_policy": "The container's restart policy, from HostConfig.RestartPolicy; 1.",
-    "docker_container_labels": "The container's labels named in CONTAINER_LABELS; 1.",
-}
+_UP: Final = (
+    "docker_up",
+    "Whether Docker answered the last ping; 0 also if the last poll is too old to trust.",
+)
+_ENGINE_INFO: Final = (
+    "docker_engine_info",
+    "The engine, from its /version; 1.",
+)
+_BUILD_INFO: Final = (
+    "docker_exporter_build_info",
+    "The exporter; 1.",
+)
+_POLLS: Final = (
+    "docker_exporter_polls_total",
+    "Polls of the engine, by result.",
+)
+_POLL_DURATION: Final = (
+    "docker_exporter_poll_duration_seconds",
+    "How long the last poll took.",
+)
+_LAST_SUCCESS: Final = (
+    "docker_exporter_last_success_timestamp_seconds",
+    "When the last poll that succeeded ended; 0 before the first.",
+)
+_WATCHED: Final = (
+    "docker_exporter_containers_watched",
+    "Containers that container_health reports.",
+)
+_REQUESTS: Final = (
+    "docker_exporter_api_requests_total",
+    "Requests to the Docker API, by endpoint.",
+)
+_ERRORS: Final = (
+    "docker_exporter_api_errors_total",
+    "Requests to the Docker API that failed, by endpoint and reason.",
+)
 
 
 class _ContainerMetric(NamedTuple):
@@ -115,8 +70,9 @@ class _ContainerMetric(NamedTuple):
     """
 
     name: str
-    labels: tuple[str, ...]
-    samples_of: _SamplesOf
+    help: str
+    samples_of: Callable[[Container], _Samples]
+    labels: tuple[str, ...] = ()
 
 
 def _unlabelled(value: float | None) -> _Samples:
@@ -128,85 +84,181 @@ def _one_hot(values: tuple[str, ...], current: str | None) -> _Samples:
     return tuple(((value,), float(value == current)) for value in values)
 
 
-def _detail(*path: str) -> _SamplesOf:
-    """Return the `samples_of` a value in `Details`; without the value there is no sample."""
+def _detail(name: str, text: str, *path: str) -> _ContainerMetric:
+    """Return the metric of a value in `Details`; without the value there is no sample."""
 
     def samples_of(container: Container) -> _Samples:
         value: Any = container.details
-        for name in path:
-            value = getattr(value, name, None)
+        for attribute in path:
+            value = getattr(value, attribute, None)
         return _unlabelled(value)
 
-    return samples_of
+    return _ContainerMetric(name, text, samples_of)
 
 
-_HEALTH: Final = _ContainerMetric("container_health", (), lambda c: _unlabelled(c.health))
+def _info_samples(container: Container) -> _Samples:
+    c = container
+    return (((c.image, c.image_id, c.compose_project, c.compose_service), 1),)
+
+
+def _health_status_samples(container: Container) -> _Samples:
+    # moby sets `unhealthy` when a container stops, pauses or restarts.
+    current = container.health_status if container.running else None
+    return _one_hot(HEALTH_STATUSES, current)
+
+
+def _restart_policy_samples(container: Container) -> _Samples:
+    details = container.details
+    if details is None or details.restart_policy is None:
+        return ()
+    return (((details.restart_policy,), 1),)
+
+
+_HEALTH: Final = _ContainerMetric(
+    "container_health",
+    "Container health: 0 unknown, 1 stopped, 2 alive without a healthcheck, 3 "
+    "unhealthy, 4 healthy.",
+    lambda c: _unlabelled(c.health),
+)
+
+# While the engine does not answer.
 _UNKNOWN: Final = _HEALTH._replace(samples_of=lambda _: _unlabelled(ContainerHealth.UNKNOWN))
+
 _CONTAINER_METRICS: Final = (
     _HEALTH,
     _ContainerMetric(
         "docker_container_info",
+        "The container's image and Compose labels; 1.",
+        _info_samples,
         ("image", "image_id", "compose_project", "compose_service"),
-        lambda c: (((c.image, c.image_id, c.compose_project, c.compose_service), 1),),
     ),
     _ContainerMetric(
-        "docker_container_state", ("state",), lambda c: _one_hot(STATES, c.state)
+        "docker_container_state",
+        "The container's state: 1 for the one it is in.",
+        lambda c: _one_hot(STATES, c.state),
+        ("state",),
     ),
     _ContainerMetric(
         "docker_container_health_status",
+        "The engine's health status, whether a probe stands behind it or not: 1 for the "
+        "current one, while the container is running.",
+        _health_status_samples,
         ("status",),
-        lambda c: _one_hot(HEALTH_STATUSES, c.health_status if c.running else None),
     ),
     _ContainerMetric(
-        "docker_container_created_timestamp_seconds", (), lambda c: _unlabelled(c.created)
+        "docker_container_created_timestamp_seconds",
+        "When the container was created.",
+        lambda c: _unlabelled(c.created),
     ),
-    _ContainerMetric("docker_container_started_timestamp_seconds", (), _detail("started")),
-    _ContainerMetric("docker_container_finished_timestamp_seconds", (), _detail("finished")),
-    _ContainerMetric("docker_container_restarts_total", (), _detail("restarts")),
-    _ContainerMetric("docker_container_exit_code", (), _detail("exit_code")),
-    _ContainerMetric("docker_container_start_failed", (), _detail("start_failed")),
-    _ContainerMetric("docker_container_oom_killed", (), _detail("oom_killed")),
-    _ContainerMetric("docker_container_health_failing_streak", (), _detail("failing_streak")),
-    _ContainerMetric(
-        "docker_container_health_last_probe_timestamp_seconds", (), _detail("probe", "ended")
+    _detail(
+        "docker_container_started_timestamp_seconds",
+        "When the container last started, from State.StartedAt.",
+        "started",
     ),
-    _ContainerMetric(
-        "docker_container_health_last_probe_duration_seconds", (), _detail("probe", "duration")
+    _detail(
+        "docker_container_finished_timestamp_seconds",
+        "When the container last ended, from State.FinishedAt.",
+        "finished",
     ),
-    _ContainerMetric(
-        "docker_container_health_last_probe_exit_code", (), _detail("probe", "exit_code")
+    _detail(
+        "docker_container_restarts_total",
+        "Restarts by the restart policy since the last manual start, from RestartCount.",
+        "restarts",
     ),
-    _ContainerMetric(
-        "docker_container_health_interval_seconds", (), _detail("healthcheck", "interval")
+    _detail(
+        "docker_container_exit_code",
+        "The exit code of the last run, from State.ExitCode: for exited, dead and restarting.",
+        "exit_code",
     ),
-    _ContainerMetric(
-        "docker_container_health_timeout_seconds", (), _detail("healthcheck", "timeout")
+    _detail(
+        "docker_container_start_failed",
+        "Whether the last attempt to start the container failed, from State.Error.",
+        "start_failed",
     ),
-    _ContainerMetric("docker_container_health_retries", (), _detail("healthcheck", "retries")),
-    _ContainerMetric("docker_container_memory_limit_bytes", (), _detail("memory_limit")),
-    _ContainerMetric("docker_container_cpu_limit_cores", (), _detail("cpu_limit")),
-    _ContainerMetric("docker_container_pids_limit", (), _detail("pids_limit")),
+    _detail(
+        "docker_container_oom_killed",
+        "Whether the container was killed because memory ran out, from State.OOMKilled.",
+        "oom_killed",
+    ),
+    _detail(
+        "docker_container_health_failing_streak",
+        "Healthchecks failed in a row, from State.Health.FailingStreak.",
+        "failing_streak",
+    ),
+    _detail(
+        "docker_container_health_last_probe_timestamp_seconds",
+        "When the last probe of this run ended, by the engine's clock, from State.Health.Log.",
+        "probe",
+        "ended",
+    ),
+    _detail(
+        "docker_container_health_last_probe_duration_seconds",
+        "How long the last probe of this run took, from State.Health.Log.",
+        "probe",
+        "duration",
+    ),
+    _detail(
+        "docker_container_health_last_probe_exit_code",
+        "The exit code of the last probe of this run, from State.Health.Log: 0 it passed,"
+        " -1 it was not run to its end, others it failed.",
+        "probe",
+        "exit_code",
+    ),
+    _detail(
+        "docker_container_health_interval_seconds",
+        "The time between two probes, from Config.Healthcheck.Interval.",
+        "healthcheck",
+        "interval",
+    ),
+    _detail(
+        "docker_container_health_timeout_seconds",
+        "The longest duration of a probe, from Config.Healthcheck.Timeout.",
+        "healthcheck",
+        "timeout",
+    ),
+    _detail(
+        "docker_container_health_retries",
+        "The failed probes in a row that make it unhealthy, from Config.Healthcheck.Retries.",
+        "healthcheck",
+        "retries",
+    ),
+    _detail(
+        "docker_container_memory_limit_bytes",
+        "The limit of memory, from HostConfig.Memory.",
+        "memory_limit",
+    ),
+    _detail(
+        "docker_container_cpu_limit_cores",
+        "The limit of CPU time, from HostConfig.NanoCpus, or CpuQuota by CpuPeriod.",
+        "cpu_limit",
+    ),
+    _detail(
+        "docker_container_pids_limit",
+        "The limit of processes, from HostConfig.PidsLimit.",
+        "pids_limit",
+    ),
     _ContainerMetric(
         "docker_container_restart_policy",
+        "The container's restart policy, from HostConfig.RestartPolicy; 1.",
+        _restart_policy_samples,
         ("policy",),
-        lambda c: (
-            (((c.details.restart_policy,), 1),)
-            if c.details and c.details.restart_policy
-            else ()
-        ),
     ),
+)
+_LABELS: Final = (
+    "docker_container_labels",
+    "The container's labels named in CONTAINER_LABELS; 1.",
 )
 
 
 class _ContainerFamily(Metric):
     """A metric of all containers; creates each sample only when it is read.
 
-    A list of samples would take megabytes, and encoding 10,000 containers would take a quarter longer.
+    A list of samples would take megabytes, and encoding 10,000 containers a quarter longer.
     """
 
     def __init__(self, metric: _ContainerMetric, containers: Sequence[Container] = ()) -> None:
         kind = "counter" if metric.name.endswith("_total") else "gauge"
-        super().__init__(metric.name.removesuffix("_total"), _HELP[metric.name], kind)
+        super().__init__(metric.name.removesuffix("_total"), metric.help, kind)
         self._metric = metric
         self._containers = containers
         self.has_samples = any(map(metric.samples_of, containers))
@@ -214,13 +266,11 @@ class _ContainerFamily(Metric):
     @property  # type: ignore[override]  # the base class has a list; encoders only iterate
     def samples(self) -> Iterator[Sample]:
         """Yield the samples."""
-        name, own_labels, samples_of = self._metric
-        labels = ("id", "name", *own_labels)
+        names = ("id", "name", *self._metric.labels)
         for c in self._containers:
-            for values, value in samples_of(c):
-                yield Sample(
-                    name, dict(zip(labels, (c.id, c.name, *values), strict=True)), value
-                )
+            for values, value in self._metric.samples_of(c):
+                labels = dict(zip(names, (c.id, c.name, *values), strict=True))
+                yield Sample(self._metric.name, labels, value)
 
     @samples.setter
     def samples(self, _: list[Sample]) -> None:
@@ -230,48 +280,46 @@ class _ContainerFamily(Metric):
         self, containers: Sequence[Container], changes: _Changes | None
     ) -> _ContainerFamily:
         """Return the family of these containers: this object, unless a sample has changed."""
+        if changes is None:
+            return _ContainerFamily(self._metric, containers)
         samples_of = self._metric.samples_of
-        if changes is not None and all(
-            samples_of(was) == samples_of(now) for was, now in changes
-        ):
-            return self
-        return _ContainerFamily(self._metric, containers)
+        for was, now in changes:
+            if samples_of(was) != samples_of(now):
+                return _ContainerFamily(self._metric, containers)
+        return self
 
 
-class Publications:
-    """Turns snapshots into publications.
+class SnapshotMetrics:
+    """The families of snapshots, one snapshot after the other.
 
-    A family whose samples are the same as in the last snapshot stays the same object, so that it is not
-    encoded again. `label_keys` are the container labels to export.
+    A family whose samples are the same as in the last snapshot stays the same object, so that
+    it is not encoded again. `label_keys` are the container labels to export.
     """
 
     def __init__(self, label_keys: Sequence[str] = ()) -> None:
-        labels = tuple(map(label_name, label_keys))
-        chosen = _ContainerMetric(
-            "docker_container_labels", labels, lambda c: ((c.labels, 1),)
-        )
-        metrics = (
-            (*_CONTAINER_METRICS, chosen, _UNKNOWN)
-            if label_keys
-            else (*_CONTAINER_METRICS, _UNKNOWN)
-        )
+        metrics = [*_CONTAINER_METRICS]
+        if label_keys:
+            labels = tuple(map(label_name, label_keys))
+            metrics.append(_ContainerMetric(*_LABELS, lambda c: ((c.labels, 1),), labels))
         self._families = [*map(_ContainerFamily, metrics)]
+        self._unknown = _ContainerFamily(_UNKNOWN)
+
+        # The containers of `_families`.
         self._containers: tuple[Container, ...] = ()
 
-    def of(self, snapshot: Snapshot) -> Publication:
-        """Return the publication of a snapshot."""
-        changes = _changes(self._containers, snapshot.containers)
-        self._containers = snapshot.containers
-        self._families = [
-            each.updated(snapshot.containers, changes) for each in self._families
-        ]
-        known = [each for each in self._families[:-1] if each.has_samples]
-        unknown = [each for each in self._families[-1:] if each.has_samples]
+    def families_of(self, snapshot: Snapshot) -> Publication:
+        """Return the families of a snapshot."""
+        containers = snapshot.containers
+        changes = _changes(self._containers, containers)
+        self._containers = containers
+        self._families = [each.updated(containers, changes) for each in self._families]
+        self._unknown = self._unknown.updated(containers, changes)
+        unknown = [each for each in (self._unknown,) if each.has_samples]
+        known = unknown
+        if snapshot.listed:
+            known = [each for each in self._families if each.has_samples]
         return Publication(
-            families=[
-                *_engine_families(snapshot.engine, up=snapshot.up),
-                *(known if snapshot.listed else unknown),
-            ],
+            families=[*_engine_families(snapshot.engine, up=snapshot.up), *known],
             fallback=[*_engine_families(None, up=False), *unknown],
             own=_own_families(snapshot),
             trusted_until=snapshot.trusted_until,
@@ -279,7 +327,10 @@ class Publications:
 
 
 def _changes(before: Sequence[Container], after: Sequence[Container]) -> _Changes | None:
-    """Return each changed container before and after; `None` if ids, names or their order differ."""
+    """Return each changed container before and after.
+
+    `None` if ids, names or their order differ: then all samples have to be made again.
+    """
     if [(c.id, c.name) for c in before] != [(c.id, c.name) for c in after]:
         return None
     return [(was, now) for was, now in zip(before, after, strict=True) if was != now]
@@ -288,69 +339,51 @@ def _changes(before: Sequence[Container], after: Sequence[Container]) -> _Change
 @lru_cache(maxsize=4)
 def _engine_families(engine: EngineInfo | None, *, up: bool) -> tuple[Metric, ...]:
     if engine is None or not up:
-        return (_gauge("docker_up", up),)
-    labels = {name: getattr(engine, name) for name in ("version", "api_version", "os", "arch")}
-    return _gauge("docker_up", up), _info("docker_engine_info", labels)
+        return (gauge(_UP, up),)
+    names = ("version", "api_version", "os", "arch")
+    labels = {name: getattr(engine, name) for name in names}
+    return gauge(_UP, up), _info(_ENGINE_INFO, labels)
 
 
 def _own_families(snapshot: Snapshot) -> list[Metric]:
     counts = snapshot.counts
     return [
         build_info(),
-        _counter("docker_exporter_polls_total", ("result",), counts.polls),
-        _gauge("docker_exporter_poll_duration_seconds", snapshot.duration),
-        _gauge("docker_exporter_last_success_timestamp_seconds", snapshot.last_success),
-        _gauge("docker_exporter_containers_watched", len(snapshot.containers)),
-        _counter("docker_exporter_api_requests_total", ("endpoint",), counts.requests),
-        _counter("docker_exporter_api_errors_total", ("endpoint", "reason"), counts.errors),
+        counter(_POLLS, ("result",), counts.polls),
+        gauge(_POLL_DURATION, snapshot.duration),
+        gauge(_LAST_SUCCESS, snapshot.last_success),
+        gauge(_WATCHED, len(snapshot.containers)),
+        counter(_REQUESTS, ("endpoint",), counts.requests),
+        counter(_ERRORS, ("endpoint", "reason"), counts.errors),
     ]
 
 
 def build_info() -> Metric:
     """Return the versions of the exporter and of Python."""
     versions = {"version": __version__, "python_version": platform.python_version()}
-    return _info("docker_exporter_build_info", versions)
+    return _info(_BUILD_INFO, versions)
 
 
-def push_families(results: Mapping[str, int], last: float) -> list[Metric]:
-    """Return the number of pushes by result, and the time of the last success, in Unix seconds."""
-    return [
-        _counter("docker_exporter_pushes_total", ("result",), results),
-        _gauge("docker_exporter_last_push_timestamp_seconds", last),
-    ]
+def gauge(metric: tuple[str, str], value: float) -> Metric:
+    """Return a gauge without labels; `metric` is its name and HELP."""
+    return GaugeMetricFamily(*metric, value)
 
 
-def textfile_families(results: Mapping[str, int]) -> list[Metric]:
-    """Return the number of writes of the text file by result."""
-    return [_counter("docker_exporter_textfile_writes_total", ("result",), results)]
+def counter(
+    metric: tuple[str, str], labels: Sequence[str], counts: Mapping[Any, int]
+) -> Metric:
+    """Return a counter; `metric` is its name and HELP.
 
-
-def expiry_publication(*, up: bool, expired: int, trusted_until: float) -> Publication:
-    """Return the publication of `expire`: whether the gateway answered, and the number of deleted groups."""
-    return Publication(
-        families=[_gauge("docker_exporter_gateway_up", up)],
-        fallback=[_gauge("docker_exporter_gateway_up", 0)],
-        own=[
-            build_info(),
-            _counter("docker_exporter_groups_expired_total", (), {(): expired}),
-        ],
-        trusted_until=trusted_until,
-    )
-
-
-def _gauge(name: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, _HELP[name], value)
-
-
-def _info(name: str, labels: Mapping[str, str]) -> Metric:
-    family = GaugeMetricFamily(name, _HELP[name], labels=[*labels])
-    family.add_metric([*labels.values()], 1)
+    The keys of `counts` are the value of its one label, or tuples of all values.
+    """
+    family = CounterMetricFamily(*metric, labels=labels)
+    for key, count in counts.items():
+        values = (key,) if isinstance(key, str) else key
+        family.add_metric(values, count)
     return family
 
 
-def _counter(name: str, labels: Sequence[str], counts: Mapping[Any, int]) -> Metric:
-    """Return a counter; the keys of `counts` are the value of its one label, or tuples of all values."""
-    family = CounterMetricFamily(name, _HELP[name], labels=labels)
-    for values, count in counts.items():
-        family.add_metric((values,) if isinstance(values, str) else values, count)
+def _info(metric: tuple[str, str], labels: Mapping[str, str]) -> Metric:
+    family = GaugeMetricFamily(*metric, labels=[*labels])
+    family.add_metric([*labels.values()], 1)
     return family

@@ -16,8 +16,8 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from docker_prom_exporter.intervals import each_interval
-from docker_prom_exporter.metrics import expiry_publication
 from docker_prom_exporter.outlets.errors import MAX_DETAIL, OutletError, one_line
+from docker_prom_exporter.outlets.metrics import expiry_publication
 from docker_prom_exporter.outlets.pushgateway import Gateway, GatewayRequest
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from prometheus_client.exposition import delete_from_gateway, push_to_gateway
 from docker_prom_exporter import __version__
 from docker_prom_exporter.deadline import call
 from docker_prom_exporter.exposition import Families
-from docker_prom_exporter.metrics import push_families
 from docker_prom_exporter.outlets.errors import MAX_DETAIL, OutletError, one_line
+from docker_prom_exporter.outlets.metrics import push_families
 from docker_prom_exporter.texts import parse_duration
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import structlog
 from prometheus_client.exposition import generate_latest
 
 from docker_prom_exporter.exposition import Families
-from docker_prom_exporter.metrics import textfile_families
 from docker_prom_exporter.outlets.errors import OutletError, one_line
+from docker_prom_exporter.outlets.metrics import textfile_families
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from bench.crowd import crowd
 from bench.measuring import Row, cost, resident
 from docker_prom_exporter import logs
 from docker_prom_exporter.exposition import Exposition
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from support.simulated import poller_for
 
 _TOLERANCE = 1.25
@@ -46,11 +46,11 @@ def _measure(size: int, rounds: int) -> dict[str, float]:
 def _main(url: str, rounds: str) -> None:
     logs.configure("warning", "logfmt")
     poller = poller_for(url, docker_timeout=60, poll_interval=60)
-    exposition, publications = Exposition(), Publications()
+    exposition, metrics = Exposition(), SnapshotMetrics()
     scrape = partial(exposition.render, gzipped=True)
 
     def publish() -> None:
-        exposition.publish(publications.of(poller.snapshot))
+        exposition.publish(metrics.families_of(poller.snapshot))
 
     scrape()
     measured = {

@@ -13,7 +13,7 @@ from bench.measuring import Row, at_most, cost, medians
 from docker_prom_exporter.containers import LABEL
 from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.exposition import Exposition
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from support.clock import Clock
 from support.real import DOCKER_28, DOCKER_28_CONTAINERD, IMAGE, Engine
 from support.simulated import poller_for
@@ -215,7 +215,7 @@ def _poll(
     poller = poller_for(
         engine.url, container_health_filter_label=only_labelled, docker_timeout=60
     )
-    exposition, publications = Exposition(), Publications()
+    exposition, metrics = Exposition(), SnapshotMetrics()
     exposition.render(gzipped=True)
 
     def poll() -> None:
@@ -223,7 +223,7 @@ def _poll(
         snapshot = poller.poll()
         if not snapshot.listed:
             raise RuntimeError("the engine did not answer")
-        exposition.publish(publications.of(snapshot))
+        exposition.publish(metrics.families_of(snapshot))
 
     poll()
     return poll

@@ -25,7 +25,7 @@ from bench.measuring import Row, at_most, cost, medians
 from docker_prom_exporter import logs
 from docker_prom_exporter.containers import Container
 from docker_prom_exporter.exposition import Exposition, Families
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from support.builders import container, details, snapshot
 from support.exporters import exporter
 from support.hostile import hostile_clients
@@ -92,17 +92,17 @@ def _one_change(size: int, rounds: int) -> Row:
     """Compare encoding and gzipping one change with prometheus-client encoding everything, without gzip."""
     containers = _crowd(size)
     verdicts = cycle(("unhealthy", "healthy"))
-    exposition, publications = Exposition(clock=lambda: 101.0), Publications()
-    exposition.publish(publications.of(snapshot(*containers)))
+    exposition, metrics = Exposition(clock=lambda: 101.0), SnapshotMetrics()
+    exposition.publish(metrics.families_of(snapshot(*containers)))
     exposition.render(gzipped=True)
 
     def change() -> None:
         changed = containers[0]._replace(health_status=next(verdicts))
-        exposition.publish(publications.of(snapshot(changed, *containers[1:])))
+        exposition.publish(metrics.families_of(snapshot(changed, *containers[1:])))
         exposition.render(gzipped=True)
 
     def all_by_prometheus_client() -> None:
-        publication = Publications().of(snapshot(*containers))
+        publication = SnapshotMetrics().families_of(snapshot(*containers))
         generate_latest(Families([*publication.families, *publication.own]))
 
     measured = medians(
@@ -183,7 +183,7 @@ def _say(line: str) -> None:
 def _serve(engine: str) -> None:
     """Serve the result of one poll with prometheus-client's own server, until standard input ends."""
     logs.configure("warning", "logfmt")
-    publication = Publications().of(poller_for(engine, docker_timeout=30).poll())
+    publication = SnapshotMetrics().families_of(poller_for(engine, docker_timeout=30).poll())
     registry = CollectorRegistry()
     registry.register(Families([*publication.families, *publication.own]))
     for collector in (PlatformCollector(registry=None), ProcessCollector(registry=None)):

@@ -7,7 +7,7 @@ from pathlib import Path
 from docker_prom_exporter.containers import read_inspect
 from docker_prom_exporter.demo import Play
 from docker_prom_exporter.demo.play import SLOW
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from support.builders import snapshot
 from support.machine import COMPOSE
 from support.missing import require_program
@@ -40,12 +40,12 @@ def samples_of_the_play() -> dict[str, dict[int, float]]:
     series: dict[str, dict[int, float]] = defaultdict(dict)
     now = float(BEGIN)
     play = Play(clock=lambda: now)
-    publications = Publications()
+    metrics = SnapshotMetrics()
     for scrape in range(SLOW // STEP + 1):
         now = BEGIN + scrape * STEP
         read = [read_inspect(each.inspect(now), now=now) for each in play.containers()]
         watched = [each for each in read if each and each.is_watched(only_labelled=True)]
-        published = publications.of(snapshot(*watched, last_success=now))
+        published = metrics.families_of(snapshot(*watched, last_success=now))
         for family in [*published.families, *published.own]:
             if family.name not in used and f"{family.name}_total" not in used:
                 continue

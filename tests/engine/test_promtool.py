@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from docker_prom_exporter.exposition import Exposition
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from support.builders import gallery, snapshot
 from support.missing import require_program
 
@@ -15,7 +15,7 @@ def test_promtool_is_silent(*, listed: bool) -> None:
     """`promtool check metrics` reports neither an error nor a bad name in the exposition."""
     promtool = require_program("promtool")
     exposition = Exposition(clock=lambda: 101.0)
-    exposition.publish(Publications().of(snapshot(*gallery(), listed=listed)))
+    exposition.publish(SnapshotMetrics().families_of(snapshot(*gallery(), listed=listed)))
     checked = subprocess.run(
         [promtool, "check", "metrics"],
         input=b"".join(exposition.render().body),

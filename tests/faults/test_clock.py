@@ -5,7 +5,7 @@ import time
 import pytest
 
 from docker_prom_exporter.exposition import Exposition
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from support.expositions import parse
 from support.simulated import poller_for, simulation
 
@@ -22,11 +22,11 @@ def test_a_jump_changes_nothing_but_timestamps(
         engine.stage.add("web", health="healthy")
         poller = poller_for(engine.url, poll_interval=0.5, docker_timeout=2)
         passed = 0.0
-        exposition, publications = (
+        exposition, metrics = (
             Exposition(clock=lambda: time.monotonic() + passed),
-            Publications(),
+            SnapshotMetrics(),
         )
-        exposition.publish(publications.of(poller.poll()))
+        exposition.publish(metrics.families_of(poller.poll()))
         seen = []
         for jump in jumps:
             monkeypatch.setattr(time, "time", lambda jump=jump: wall() + jump)
@@ -35,7 +35,7 @@ def test_a_jump_changes_nothing_but_timestamps(
                 seen.append(
                     (scrape.value("docker_up"), scrape.value("container_health", name="web"))
                 )
-                exposition.publish(publications.of(poller.poll()))
+                exposition.publish(metrics.families_of(poller.poll()))
         passed = poller.snapshot.trusted_for + 0.1
         stale = parse(b"".join(exposition.render().body).decode())
 

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from docker_prom_exporter.exposition import Exposition
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from support.simulated import poller_for
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -106,10 +106,10 @@ def without_process(exposition: str) -> str:
 def scraper(url: str, **options: Any) -> Callable[[], Scrape]:
     """Return a function that polls the engine at this address and returns a scrape of the result."""
     poller = poller_for(url, **options)
-    exposition, publications = Exposition(), Publications(poller.settings.container_labels)
+    exposition, metrics = Exposition(), SnapshotMetrics(poller.settings.container_labels)
 
     def scrape() -> Scrape:
-        exposition.publish(publications.of(poller.poll()))
+        exposition.publish(metrics.families_of(poller.poll()))
         return parse(b"".join(exposition.render().body).decode())
 
     return scrape

@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.parser import (
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.exposition import OPENMETRICS, TEXT, Exposition, Format
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from support.expositions import Scrape, parse
 from support.simulated import Simulation, answers_json, poller_for, simulation
 
@@ -39,7 +39,7 @@ class Judge:
         if failures:
             raise AssertionError(f"the poll raised: {failures}") from failures[0]["exc_info"]
         exposition = Exposition()
-        exposition.publish(Publications().of(snapshot))
+        exposition.publish(SnapshotMetrics().families_of(snapshot))
         list(parse_openmetrics(_render(exposition, OPENMETRICS)))  # type: ignore[no-untyped-call]
         scrape = parse(_render(exposition))
         for container, value in scrape.by("id", "container_health").items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from docker_prom_exporter.containers import Container, Details
 from docker_prom_exporter.exposition import Exposition
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from docker_prom_exporter.snapshot import Snapshot
 from docker_prom_exporter.web import App, BearerToken, BoundedServer, Site, StatusPage, listen
 from support import builders
@@ -58,7 +58,7 @@ PAGE = StatusPage(snapshot, poll_interval=5, only_labelled=True, details=True)
 def serving(take: Callable[[], Snapshot], token: BearerToken | None = None) -> Iterator[str]:
     """Yield the address of a web server; its page shows what `take` returns, its metrics the first result."""
     exposition = Exposition()
-    exposition.publish(Publications().of(take()))
+    exposition.publish(SnapshotMetrics().families_of(take()))
     site = Site(exposition, lambda: True, lambda: True, replace(PAGE, take=take))
     listener = listen("127.0.0.1", 0)
     server = BoundedServer(listener, App(site, "ConnectInfo", token))

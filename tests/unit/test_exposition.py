@@ -35,7 +35,7 @@ from docker_prom_exporter.exposition import (
     Format,
     Publication,
 )
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from docker_prom_exporter.snapshot import EngineInfo, Snapshot
 from support.builders import snapshot
 from support.expositions import without_process
@@ -143,9 +143,9 @@ def histories(draw: st.DrawFn) -> list[Snapshot]:
 @given(history=histories())
 def test_equals_what_prometheus_client_renders(history: list[Snapshot]) -> None:
     """Whatever was published before, the bytes are those that prometheus-client writes for all families."""
-    exposition, publications = Exposition(clock=lambda: 101), Publications(("team",))
+    exposition, metrics = Exposition(clock=lambda: 101), SnapshotMetrics(("team",))
     for now in history:
-        exposition.publish(publications.of(now))
+        exposition.publish(metrics.families_of(now))
         for form, (encode, _) in FORMATS.items():
             expected = encode(Families(exposition.families())).decode()
             zipped = without_process(body(exposition.render(form, gzipped=True)).decode())
@@ -158,7 +158,7 @@ def test_equals_what_prometheus_client_renders(history: list[Snapshot]) -> None:
 def test_parses(history: list[Snapshot]) -> None:
     """prometheus-client's strict parsers read each container, with each character of its name."""
     now = history[0]
-    exposition = published(Publications().of(now))
+    exposition = published(SnapshotMetrics().families_of(now))
     believed = now.listed and exposition.is_trusted()
     expected = {(c.id, c.name): float(c.health if believed else 0) for c in now.containers}
     for form, (_, parse) in FORMATS.items():
@@ -282,7 +282,7 @@ def test_only_what_changed_is_encoded(encoder: Encoder) -> None:
 
 
 def test_kept_bytes_are_zipped_once() -> None:
-    """Two scrapes between two publications share the gzipped bytes of the published families."""
+    """Two scrapes between two metrics share the gzipped bytes of the published families."""
     exposition = published(publication(1))
     before, after = (exposition.render(gzipped=True).body for _ in range(2))
 
@@ -313,7 +313,7 @@ def test_names_are_picked(form: Format, name: str) -> None:
 
 def test_names_are_picked_together() -> None:
     """Several `name[]` add up, and a counter is found by its sample's name."""
-    exposition = published(Publications().of(snapshot()))
+    exposition = published(SnapshotMetrics().families_of(snapshot()))
     names = ("docker_exporter_polls_total", "docker_up", "docker_up")
     picked = text(exposition, TEXT, *names)
 
@@ -326,7 +326,7 @@ def test_names_are_picked_together() -> None:
 @pytest.mark.parametrize("names", [(), ("web", "db", "own", "other")])
 @pytest.mark.parametrize("form", FORMATS)
 def test_publications_during_a_scrape(form: Format, names: tuple[str, ...]) -> None:
-    """A scrape never mixes publications: one that is published during a scrape is for the next scrape."""
+    """A scrape never mixes metrics: one that is published during a scrape is for the next scrape."""
     generations = iter(range(1, 99))
 
     def publish() -> int:

@@ -7,7 +7,7 @@ from prometheus_client import Metric
 
 from docker_prom_exporter.containers import Container
 from docker_prom_exporter.exposition import OPENMETRICS, TEXT, Exposition, Format, Publication
-from docker_prom_exporter.metrics import Publications
+from docker_prom_exporter.metrics import SnapshotMetrics
 from docker_prom_exporter.snapshot import ENDPOINTS, FAILURES, REASONS, Snapshot
 from support.builders import CREATED, IMAGE_ID, container, details, gallery, snapshot
 from support.expositions import without_process
@@ -33,14 +33,16 @@ def test_golden(
     monkeypatch.setattr("docker_prom_exporter.metrics.__version__", "1.2.3")
     monkeypatch.setattr("platform.python_version", lambda: "3.11.2")
     exposition = Exposition(clock=lambda: 101)
-    exposition.publish(Publications(LABEL_KEYS).of(snapshot(*gallery(), **changes)))
+    exposition.publish(
+        SnapshotMetrics(LABEL_KEYS).families_of(snapshot(*gallery(), **changes))
+    )
     served = b"".join(exposition.render(form).body).decode()
 
     assert [] == differences(golden, without_process(served))
 
 
 def published(now: Snapshot) -> Publication:
-    return Publications().of(now)
+    return SnapshotMetrics().families_of(now)
 
 
 def by_name(families: Any) -> dict[str, Metric]:
@@ -97,9 +99,9 @@ def test_only_changed_families_are_renewed(
     containers: tuple[Container, ...], expected: set[str]
 ) -> None:
     """A change renews only the families that show it; other containers or another order renew all."""
-    publications = Publications()
-    before = by_name(publications.of(snapshot(*CROWD)).families)
-    after = by_name(publications.of(snapshot(*containers)).families)
+    metrics = SnapshotMetrics()
+    before = by_name(metrics.families_of(snapshot(*CROWD)).families)
+    after = by_name(metrics.families_of(snapshot(*containers)).families)
 
     assert before.keys() == after.keys()
     assert expected == {name for name, family in after.items() if family is not before[name]}
@@ -107,10 +109,10 @@ def test_only_changed_families_are_renewed(
 
 def test_families_after_an_outage() -> None:
     """After an outage that changed no containers, the families are the same objects as before."""
-    publications = Publications()
-    before = publications.of(snapshot(*CROWD))
-    lost = publications.of(snapshot(*CROWD, up=False, listed=False))
-    after = publications.of(snapshot(*CROWD))
+    metrics = SnapshotMetrics()
+    before = metrics.families_of(snapshot(*CROWD))
+    lost = metrics.families_of(snapshot(*CROWD, up=False, listed=False))
+    after = metrics.families_of(snapshot(*CROWD))
 
     assert before.fallback[1] is lost.families[1]
     assert [*map(id, before.families)] == [*map(id, after.families)]
@@ -118,12 +120,14 @@ def test_families_after_an_outage() -> None:
 
 def test_an_upgrade_of_the_engine() -> None:
     """An upgrade of the engine changes only `docker_engine_info`."""
-    publications = Publications()
-    before = by_name(publications.of(snapshot(*CROWD)).families)
+    metrics = SnapshotMetrics()
+    before = by_name(metrics.families_of(snapshot(*CROWD)).families)
     engine = snapshot().engine
     assert engine is not None
     after = by_name(
-        publications.of(snapshot(*CROWD, engine=engine._replace(version="30.0.0"))).families
+        metrics.families_of(
+            snapshot(*CROWD, engine=engine._replace(version="30.0.0"))
+        ).families
     )
 
     assert ["docker_engine_info"] == [
@@ -221,7 +225,7 @@ def test_restart_policy(policy: str | None, expected: dict[str, float] | None) -
 def test_chosen_labels() -> None:
     """The chosen labels are in a family of their own; without chosen labels it does not exist."""
     now = snapshot(container(labels=("payments", "")))
-    family = by_name(Publications(("com.example.team", "tier")).of(now).families)[
+    family = by_name(SnapshotMetrics(("com.example.team", "tier")).families_of(now).families)[
         "docker_container_labels"
     ]
 
