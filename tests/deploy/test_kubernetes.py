@@ -6,7 +6,7 @@ from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from docker_prom_exporter import web
 from support.machine import COMPOSE
@@ -19,7 +19,7 @@ POD_MONITOR = re.compile(r"^# With the Prometheus operator:\n#\n((?:# .*\n)+)", 
 
 def objects() -> dict[str, Document]:
     """Return the objects in the file, by kind."""
-    return {each["kind"]: each for each in yaml.safe_load_all(FILE.read_text())}
+    return {each["kind"]: each for each in YAML(typ="safe").load_all(FILE.read_text())}
 
 
 def containers() -> dict[str, Document]:
@@ -30,9 +30,9 @@ def containers() -> dict[str, Document]:
 
 def composed() -> Document:
     """Return the exporter's service in registry.yml."""
-    services: dict[str, Document] = yaml.safe_load((COMPOSE / "registry.yml").read_text())[
-        "services"
-    ]
+    services: dict[str, Document] = YAML(typ="safe").load(
+        (COMPOSE / "registry.yml").read_text()
+    )["services"]
     return services["docker-prom-exporter"]
 
 
@@ -97,7 +97,7 @@ def test_the_pod_monitor() -> None:
     """The PodMonitor in the comment selects the pod and scrapes the exporter's port."""
     found = POD_MONITOR.search(FILE.read_text())
     assert found
-    monitor = yaml.safe_load(found[1].replace("# ", "", 1).replace("\n# ", "\n"))
+    monitor = YAML(typ="safe").load(found[1].replace("# ", "", 1).replace("\n# ", "\n"))
     labels = objects()["Deployment"]["spec"]["template"]["metadata"]["labels"]
 
     assert labels == monitor["spec"]["selector"]["matchLabels"]
