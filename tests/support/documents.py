@@ -5,7 +5,8 @@ import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
-from support.machine import REPOSITORY
+# Not from support.machine: the unit tests have only the dependencies of the extra `test`.
+REPOSITORY = Path(__file__).parents[2]
 
 DOCUMENTS = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("[!.]*/README.md"))]
 

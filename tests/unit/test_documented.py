@@ -10,10 +10,9 @@ from docker_prom_exporter.outlets import Expirer, open_outlets
 from docker_prom_exporter.registry import Scanner
 from docker_prom_exporter.settings import OPTIONS
 from support import golden
-from support.documents import tables
+from support.documents import REPOSITORY, tables
 from support.expositions import without_process
 from support.gateway import push_settings
-from support.machine import REPOSITORY
 from support.storages import HandMade
 
 README = REPOSITORY / "README.md"
