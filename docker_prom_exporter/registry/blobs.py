@@ -82,7 +82,7 @@ class Blobs:
             for name in self.files.folders(f"{self._path}/{algorithm}", required=True):
                 if algorithm in digests.WIDTHS and _PREFIX.fullmatch(name):
                     keys.add((digests.WIDTHS[algorithm], int(name, 16)))
-        for key in keys:
+        for key in sorted(keys):
             self._list(key)
         changed, self._changed = self._changed, False
         return changed

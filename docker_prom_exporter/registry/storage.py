@@ -158,7 +158,7 @@ class Storage:
         for state in by_name:
             unusable += state.unusable
         known = {each.defect for each in unusable}
-        for problem in self._files.problems.values():
+        for _, problem in sorted(self._files.problems.items()):
             if problem not in known:
                 unusable.append(Unusable("", "", problem))
         return Contents(

@@ -24,7 +24,7 @@ SMALL: dict[str, Callable[[], Iterator[Row]]] = {
     "scrapes": partial(scrapes.rows, size=3, few=2, rounds=1, scrapes=5),
     "footprint": partial(footprint.rows, size=3, rounds=1, polls=20),
     "growth": partial(growth.rows, sizes=(1, 3), rounds=1),
-    "registry": partial(registries.rows, repositories=2, tags=2, rounds=1),
+    "registry": partial(registries.rows, repositories=10, tags=20, rounds=1),
 }
 
 

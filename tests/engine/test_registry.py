@@ -14,6 +14,7 @@ from docker_prom_exporter.registry import Scanner
 from docker_prom_exporter.registry.storage import Contents, Repository, Storage, Tag, Unusable
 from support.missing import require_program
 from support.registries import VERSIONS, Registry, registry, write_layout
+from support.registry_mutations import Mutations, check
 from support.storages import (
     CONFIG,
     OCI_INDEX,
@@ -437,3 +438,20 @@ def test_promtool_finds_no_fault_but_inherited_names(subject: Subject) -> None:
         "repository_revisions_total",
         "repository_tag_layers_total",
     } == {fault.split()[0] for fault in faults}
+
+
+def test_random_mutations(tmp_path: Path) -> None:
+    """After each of 30 random changes and damages, every metric is what an oracle finds."""
+    with registry(tmp_path / "3", "3.1.2", validation=VALIDATION) as running:
+        running.push("app", image(A), A, CONFIG, tag="latest")
+        mutations = Mutations(
+            running, [Registry(tmp_path, "2.8.2", root=running.root)], seed=1
+        )
+        kept = Storage(str(running.storage))
+        done = []
+        for _ in range(30):
+            done.append(mutations.step())
+            try:
+                check(running.storage, kept)
+            except AssertionError as error:
+                raise AssertionError("\n".join([*done, str(error)])) from error

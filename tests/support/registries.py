@@ -83,22 +83,28 @@ class Registry:
     """A registry that stores its images in a folder."""
 
     def __init__(
-        self, folder: Path, version: str = "2.8.2", *, upstream: str = "", **options: object
+        self,
+        folder: Path,
+        version: str = "2.8.2",
+        *,
+        upstream: str = "",
+        root: Path | None = None,
+        **options: object,
     ) -> None:
         """Choose a free port, and write the configuration to `folder`.
 
-        A registry with the address of an `upstream` is its pull-through cache. `options` are
-        more sections of the configuration.
+        A registry with the address of an `upstream` is its pull-through cache. `root` is that
+        of another registry's files, `options` are more sections of the configuration.
         """
         self.version = version
         self._port = free_port()
         self._config = folder / "registry.yml"
-        root = folder / "data"
+        self.root = root or folder / "data"
         config: dict[str, object] = {
             "version": "0.1",
             "log": {"level": "warn"},
             "storage": {
-                "filesystem": {"rootdirectory": str(root)},
+                "filesystem": {"rootdirectory": str(self.root)},
                 "delete": {"enabled": True},
             },
             "http": {"addr": f"127.0.0.1:{self._port}"},
@@ -110,7 +116,7 @@ class Registry:
         self._program = Command([program(version)], {"OTEL_TRACES_EXPORTER": "none"})
         self._daemon = Daemon(folder / "registry.log")
         self.address = f"127.0.0.1:{self._port}"
-        self.storage = root / "docker/registry/v2"
+        self.storage = self.root / "docker/registry/v2"
 
     def start(self) -> None:
         """Start the registry and return once it accepts connections."""
