@@ -10,7 +10,7 @@ from docker_prom_exporter.containers import (
     DOUBTS,
     LABEL,
     ContainerHealth,
-    read_inspect,
+    parse_inspect,
     stores_images_in_containerd,
 )
 from docker_prom_exporter.deadline import NEVER
@@ -90,7 +90,7 @@ class _Check:
         containers, expensive = listed or ([], False)
         inspected = self._inspect(info, containers)
         self._report_health(
-            read_inspect(
+            parse_inspect(
                 inspected,
                 now=pong and pong.date,
                 is_podman=info is not None and info.is_podman,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from docker_prom_exporter.containers import (
     LABEL,
-    read_inspect,
-    read_row,
+    parse_inspect,
+    parse_row,
     stores_images_in_containerd,
 )
 from docker_prom_exporter.deadline import NEVER
@@ -292,7 +292,7 @@ class Requests:
     def _parse_rows(self, answer: Sequence[Any]) -> Rows:
         rows: dict[str, Row] = {}
         for fields in answer:
-            row = read_row(
+            row = parse_row(
                 fields, self._settings.container_labels, health_listed=self.health_listed
             )
             if row is not None:
@@ -302,7 +302,7 @@ class Requests:
     def _parse_inspect(
         self, poll: Poll, container_id: str, answer: dict[str, Any]
     ) -> Container:
-        container = read_inspect(
+        container = parse_inspect(
             answer,
             self._settings.container_labels,
             now=poll.date,

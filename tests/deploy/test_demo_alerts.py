@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from docker_prom_exporter.containers import read_inspect
+from docker_prom_exporter.containers import parse_inspect
 from docker_prom_exporter.demo import Play
 from docker_prom_exporter.demo.play import SLOW
 from docker_prom_exporter.metrics import SnapshotMetrics
@@ -43,7 +43,7 @@ def samples_of_the_play() -> dict[str, dict[int, float]]:
     metrics = SnapshotMetrics()
     for scrape in range(SLOW // STEP + 1):
         now = BEGIN + scrape * STEP
-        read = [read_inspect(each.inspect(now), now=now) for each in play.containers()]
+        read = [parse_inspect(each.inspect(now), now=now) for each in play.containers()]
         watched = [each for each in read if each and each.is_watched(only_labelled=True)]
         published = metrics.families_of(snapshot(*watched, last_success=now))
         for family in [*published.families, *published.own]:

@@ -17,8 +17,8 @@ from docker_prom_exporter.containers import (
     ContainerHealth,
     Details,
     Row,
-    read_inspect,
-    read_row,
+    parse_inspect,
+    parse_row,
     stores_images_in_containerd,
 )
 from docker_prom_exporter.demo import SimulatedContainer
@@ -48,16 +48,16 @@ WHILE_RUNNING = {
 def read(answer: Any, *label_keys: str, health_listed: bool = True) -> Container:
     """Read a row, or an inspect answer, which has an object in its `State`."""
     if isinstance(answer["State"], dict):
-        found = read_inspect(answer, label_keys)
+        found = parse_inspect(answer, label_keys)
     else:
-        row = read_row(answer, label_keys, health_listed=health_listed)
+        row = parse_row(answer, label_keys, health_listed=health_listed)
         found = row and row.container
     assert found is not None
     return found
 
 
 def listed(answer: Any) -> Row:
-    found = read_row(answer)
+    found = parse_row(answer)
     assert found is not None
     return found
 
@@ -211,8 +211,8 @@ def test_name_of_an_inspect(name: Any, expected: str) -> None:
 )
 def test_invalid_ids(container_id: Any) -> None:
     """An answer is not a container if its id is invalid, for example one that changes a request's path."""
-    assert read_row(row(Id=container_id)) is None
-    assert read_inspect(inspect({}, Id=container_id)) is None
+    assert parse_row(row(Id=container_id)) is None
+    assert parse_inspect(inspect({}, Id=container_id)) is None
 
 
 LABELS = {
@@ -717,7 +717,7 @@ def assert_exportable(found: Container) -> None:
 @example(answer=row(Health={"Status": "healthy"}), health_listed=True)
 def test_any_row_can_be_read(answer: Any, *, health_listed: bool) -> None:
     """No row raises an error, and a container is healthy only if its row says that it runs and is healthy."""
-    found = read_row(answer, ("team",), health_listed=health_listed)
+    found = parse_row(answer, ("team",), health_listed=health_listed)
     if found is None:
         return
     says_healthy = at(answer, "Health", "Status") == "healthy" or at(
@@ -748,7 +748,7 @@ def test_any_inspect_can_be_read(answer: Any, *, is_podman: bool) -> None:
 
     Where it says so, only a probe that is too old stands against it.
     """
-    found = read_inspect(answer, ("team",), now=1714979999, is_podman=is_podman)
+    found = parse_inspect(answer, ("team",), now=1714979999, is_podman=is_podman)
     if found is None:
         return
     says_healthy = at(answer, "State", "Health", "Status") == "healthy"
@@ -847,7 +847,7 @@ def test_a_label_that_resembles_the_exporters(key: str, similar: bool) -> None: 
     """A misspelled key of the label is recognized, unless the container has the label, too."""
     row = {"Id": "a", "Labels": {"other": "x", key: "true"}}
     both = {"Id": "a", "Labels": {key: "true", LABEL: "true"}}
-    parsed, labelled = read_row(row), read_row(both)
+    parsed, labelled = parse_row(row), parse_row(both)
 
     assert parsed
     assert labelled

@@ -11,8 +11,8 @@ from docker_prom_exporter.containers import (
     Container,
     Details,
     Healthcheck,
-    read_inspect,
-    read_row,
+    parse_inspect,
+    parse_row,
 )
 from docker_prom_exporter.demo import SimulatedContainer, SimulatedEngine
 from support.builders import container
@@ -65,13 +65,13 @@ def test_an_inspect() -> None:
         ),
     )
 
-    assert expected == read_inspect(simulated.inspect())
+    assert expected == parse_inspect(simulated.inspect())
 
 
 def checked(now: float, **what: Any) -> Container:
     """Return a container that started at BEGIN, inspected so many seconds after that."""
     simulated = SimulatedContainer("web", **{"started": BEGIN, "health": "healthy", **what})
-    found = read_inspect(simulated.inspect(BEGIN + now), now=BEGIN + now)
+    found = parse_inspect(simulated.inspect(BEGIN + now), now=BEGIN + now)
     assert found is not None
     return found
 
@@ -225,7 +225,7 @@ def test_wording_of_status(state: str, expected: str) -> None:
 )
 def test_the_ages_of_the_demo_are_read(state: str, age: int) -> None:
     """The minimum age read from the demo's wording is not above the true age, and not far below."""
-    row = read_row(
+    row = parse_row(
         SimulatedContainer("web", state, started=BEGIN, finished=BEGIN).row(BEGIN + age)
     )
 

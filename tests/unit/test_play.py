@@ -10,7 +10,7 @@ from docker_prom_exporter.containers import (
     STATES,
     Container,
     ContainerHealth,
-    read_row,
+    parse_row,
 )
 from docker_prom_exporter.demo import Play, SimulatedContainer
 from docker_prom_exporter.demo.play import LIVELY, SLOW
@@ -34,7 +34,7 @@ def played(
 
 
 def listed(each: SimulatedContainer, now: float) -> Container:
-    found = read_row(each.row(now))
+    found = parse_row(each.row(now))
     assert found is not None
     return found.container
 

@@ -11,8 +11,8 @@ from docker_prom_exporter.containers import (
     ContainerHealth,
     Healthcheck,
     Probe,
-    read_inspect,
-    read_row,
+    parse_inspect,
+    parse_row,
 )
 from support.builders import inspect, old_row, row
 
@@ -59,7 +59,7 @@ def inspected(
         Config={"Image": "nginx:1.27", "Labels": {}, "Healthcheck": healthcheck},
     )
     clock = None if now is None else STARTED + now
-    found = read_inspect(answer, now=clock, is_podman=is_podman)
+    found = parse_inspect(answer, now=clock, is_podman=is_podman)
     assert found is not None
     return found
 
@@ -123,7 +123,7 @@ def test_only_unhealthy_is_pending(status: str, expected: ContainerHealth) -> No
 )
 def test_pending_in_a_row(streak: Any, doubt: str | None) -> None:
     """From API 1.52 on a row shows that no probe has failed; it does not show the retries."""
-    listed = read_row(row(Health={"Status": "unhealthy", "FailingStreak": streak}))
+    listed = parse_row(row(Health={"Status": "unhealthy", "FailingStreak": streak}))
     assert listed is not None
 
     assert (UNKNOWN if doubt else UNHEALTHY, doubt) == verdict(listed.container)
@@ -131,7 +131,7 @@ def test_pending_in_a_row(streak: Any, doubt: str | None) -> None:
 
 def test_an_old_row_is_never_pending() -> None:
     """Before API 1.52 a row has no streak."""
-    listed = read_row(old_row(Status="Up 5 minutes (unhealthy)"))
+    listed = parse_row(old_row(Status="Up 5 minutes (unhealthy)"))
     assert listed is not None
 
     assert (UNHEALTHY, None) == verdict(listed.container)
@@ -304,7 +304,7 @@ def test_settings_of_podman(interval: dict[str, int], expected: float | None) ->
 def test_settings_without_health(settings: Any, has_one: bool) -> None:  # noqa: FBT001
     """Before its first start a container has settings, if there is a test, and no health."""
     answer = inspect({"Status": "created"}, Config={"Healthcheck": settings})
-    found = read_inspect(answer)
+    found = parse_inspect(answer)
     assert found is not None
     assert found.details is not None
 
@@ -312,7 +312,7 @@ def test_settings_without_health(settings: Any, has_one: bool) -> None:  # noqa:
 
 
 def limits(**host_config: Any) -> tuple[float | None, ...]:
-    found = read_inspect(inspect({}, HostConfig=host_config))
+    found = parse_inspect(inspect({}, HostConfig=host_config))
     assert found is not None
     assert found.details is not None
     return found.details.memory_limit, found.details.cpu_limit, found.details.pids_limit
@@ -343,7 +343,7 @@ def test_limits(host_config: dict[str, Any], expected: tuple[float | None, ...])
 )
 def test_a_start_that_failed(error: Any, failed: bool) -> None:  # noqa: FBT001
     """A text in `State.Error` shows that the last start failed; the text is not kept."""
-    found = read_inspect(inspect({"Status": "created", "Error": error}))
+    found = parse_inspect(inspect({"Status": "created", "Error": error}))
     assert found is not None
     assert found.details is not None
 
