@@ -165,15 +165,19 @@ class Blobs:
         if complete and not self.files.has_problems_in(path):
             listed.version = version
         self._prefixes[key] = listed
-        self._keep_manifests(known, listed)
+        self._keep(known, listed)
         return listed
 
-    def _keep_manifests(self, known: _Prefix, listed: _Prefix) -> None:
+    def _keep(self, known: _Prefix, listed: _Prefix) -> None:
+        """Keep what was known of the blobs that are still there."""
         for digest, number in known.numbers.items():
             if known.sizes[number] != listed.size(digest):
                 self._changed = True
-            elif number in known.manifests:
-                listed.manifests[listed.numbers[digest]] = known.manifests[number]
+                continue
+            place = listed.numbers[digest]
+            listed.holders[place] = known.holders[number]
+            if number in known.manifests:
+                listed.manifests[place] = known.manifests[number]
 
     def _read(self, digest: bytes) -> Manifest:
         self.manifests_read += 1

@@ -1078,3 +1078,13 @@ def test_many_indexes_deep(storage: HandMade) -> None:
 
     assert (1, len(A)) == tag(contents)[2:]
     assert () == contents.unusable
+
+
+def test_a_missing_blob_beside_one_that_is_held(storage: HandMade) -> None:
+    """A folder that is listed again, for a blob that is gone, keeps what holds the others."""
+    storage.push_image("app", A)
+    beside = digest_of(A)[:-1] + ("0" if digest_of(A)[-1] != "0" else "1")
+    storage.link("app", beside)
+    storage.tag("app", "gone", beside)
+
+    assert 0 == scan(storage).blob_bytes["nothing"]
