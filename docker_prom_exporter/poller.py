@@ -138,19 +138,22 @@ class Poller:
     def _succeeded(self, result: PollResult) -> Snapshot:
         """Return the snapshot of a poll; without the list of new containers it has failed."""
         self._log.log_result(result, self._info)
-        complete = result.list_error is None
-        self._counts.polls["success" if complete else "failure"] += 1
+        failure, last_success = None, time.time()
+        if result.list_error is not None:
+            failure = self._failure(result.list_error)
+            last_success = self.snapshot.last_success
+        self._counts.polls["success" if failure is None else "failure"] += 1
         return replace(
             self.snapshot,
             up=True,
             listed=True,
-            failure=None if result.list_error is None else self._failure(result.list_error),
+            failure=failure,
             engine=self._info,
             mode=result.mode,
             containers=result.containers,
             unwatched=result.unwatched,
             postponed=result.postponed,
-            last_success=time.time() if complete else self.snapshot.last_success,
+            last_success=last_success,
         )
 
     def _failed(self, error: EngineError) -> Snapshot:

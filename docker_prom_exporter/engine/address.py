@@ -85,7 +85,9 @@ def _host_and_port(text: str, default_port: int) -> str | None:
             return None
     except ValueError:
         return None
-    return f"{name}:{port}" if 0 < port <= 65535 else None
+    if not 0 < port <= 65535:
+        return None
+    return f"{name}:{port}"
 
 
 def _given(origin: str, text: str) -> str:
@@ -93,7 +95,9 @@ def _given(origin: str, text: str) -> str:
     shown = re.sub(r"(?s)\?.*", "?…", re.sub(r"(?s)(?<=://).*@", "…@", text))
     if origin.startswith("context"):
         return f"{origin} with the address {shown!r}"
-    return f"{origin}={shown!r}" if origin == "DOCKER_HOST" else f"{origin} {shown!r}"
+    if origin == "DOCKER_HOST":
+        return f"{origin}={shown!r}"
+    return f"{origin} {shown!r}"
 
 
 def _ssh_refused(rest: str, origin: str) -> str:
@@ -101,7 +105,9 @@ def _ssh_refused(rest: str, origin: str) -> str:
     host = login = "HOST"
     if match := _SSH.fullmatch(rest):
         user, host, port = match.groups()
-        login = f"{user}@{host}" if user else host
+        login = host
+        if user:
+            login = f"{user}@{host}"
         if port:
             login = f"-p {port} {login}"
     return (

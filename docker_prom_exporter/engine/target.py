@@ -83,8 +83,9 @@ def find_target(docker_host: str | None, environ: Mapping[str, str]) -> Target:
 
 
 def _from_option(docker_host: str, environ: Mapping[str, str], folder: Path | None) -> Target:
-    given = environ.get("DOCKER_HOST") == docker_host
-    origin = "DOCKER_HOST" if given else "--docker-host"
+    origin = "--docker-host"
+    if environ.get("DOCKER_HOST") == docker_host:
+        origin = "DOCKER_HOST"
     text = docker_host.strip()
     if not text:
         return _from_default(environ, folder)
@@ -106,8 +107,9 @@ def _from_default(environ: Mapping[str, str], folder: Path | None) -> Target:
 
 def _from_context(name: str, environ: Mapping[str, str], folder: Path | None) -> Target:
     """Use a context: its metadata, and the files for TLS in a folder of their own."""
-    variable = bool(environ.get("DOCKER_CONTEXT"))
-    source = "DOCKER_CONTEXT" if variable else "currentContext of config.json"
+    source = "currentContext of config.json"
+    if environ.get("DOCKER_CONTEXT"):
+        source = "DOCKER_CONTEXT"
     origin = f"context {name!r}"
     if folder is None:
         raise BadTargetError(f"{origin} ({source}) can't be used: set HOME or DOCKER_CONFIG")
@@ -134,7 +136,7 @@ def _remote(scheme: str, host_and_port: str, origin: str, tls: Tls | None) -> Ta
 
 
 def _config_folder(environ: Mapping[str, str]) -> Path | None:
-    """Return the CLI's configuration folder, which need not exist; `None` if the user has no home."""
+    """Return the CLI's configuration folder, which need not exist; `None` without a home."""
     if environ.get("DOCKER_CONFIG"):
         return Path(environ["DOCKER_CONFIG"])
     home = environ.get("USERPROFILE" if sys.platform == "win32" else "HOME")
@@ -143,7 +145,9 @@ def _config_folder(environ: Mapping[str, str]) -> Path | None:
             home = pwd.getpwuid(os.getuid()).pw_dir
         except KeyError:  # a user without an entry, as in many containers
             return None
-    return Path(home, ".docker") if home else None
+    if not home:
+        return None
+    return Path(home, ".docker")
 
 
 def _read_config(folder: Path | None) -> tuple[Any, str]:
@@ -156,7 +160,9 @@ def _read_config(folder: Path | None) -> tuple[Any, str]:
     path = folder / "config.json"
     try:
         text = path.read_bytes().decode("utf-8", "replace").lstrip(" \t\r\n")
-        return (_decoder().raw_decode(text)[0] if text else None), ""
+        if not text:
+            return None, ""
+        return _decoder().raw_decode(text)[0], ""
     except (FileNotFoundError, NotADirectoryError):
         return None, ""
     except OSError as error:
@@ -204,7 +210,7 @@ def _decoder() -> json.JSONDecoder:
 
 
 def _field(fields: Any, name: str) -> Any:
-    """Return the last value of a field that is not null; Go's decoder takes a name in any case."""
+    """Return the last value of a field that is not null; Go takes a name in any case."""
     found = None
     if isinstance(fields, tuple):
         for key, value in fields:
@@ -219,9 +225,11 @@ def _text(value: Any) -> str:
 
 def _headers(config: Any) -> dict[str, str]:
     """Return `HttpHeaders`, without what can't be sent or would change where a request goes."""
-    headers = {}
+    headers: dict[str, str] = {}
     fields = _field(config, "HttpHeaders")
-    for name, value in fields if isinstance(fields, tuple) else ():
+    if not isinstance(fields, tuple):
+        return headers
+    for name, value in fields:
         sendable = isinstance(value, str) and value.isascii() and value.isprintable()
         if sendable and _HEADER_NAME.fullmatch(name) and name.lower() not in _OWN_HEADERS:
             headers[name] = value.strip()
@@ -234,9 +242,12 @@ def _variables_tls(environ: Mapping[str, str], folder: Path | None) -> Tls | Non
     `ca.pem` must exist then, as for the CLI; the certificate and the key may be missing.
     """
     verified = bool(environ.get("DOCKER_TLS_VERIFY"))
-    if not verified and not environ.get("DOCKER_TLS"):
+    if verified:
+        origin = "DOCKER_TLS_VERIFY"
+    elif environ.get("DOCKER_TLS"):
+        origin = "DOCKER_TLS"
+    else:
         return None
-    origin = "DOCKER_TLS_VERIFY" if verified else "DOCKER_TLS"
     path = environ.get("DOCKER_CERT_PATH")
     if path:
         folder, origin = Path(path), f"{origin}, DOCKER_CERT_PATH"
@@ -252,7 +263,9 @@ def _context_tls(folder: Path, digest: str, origin: str, *, skip_verify: bool) -
     try:
         names = [path.name for path in files.iterdir()]
     except FileNotFoundError:
-        return Tls(origin, verified=False) if skip_verify else None
+        if not skip_verify:
+            return None
+        return Tls(origin, verified=False)
     except OSError as error:
         raise BadTargetError(
             f"{origin} can't be used: its TLS files in {str(files)!r}: "
@@ -262,9 +275,8 @@ def _context_tls(folder: Path, digest: str, origin: str, *, skip_verify: bool) -
 
 
 def _tls_of(folder: Path, names: list[str], origin: str, *, verified: bool) -> Tls:
-    ca, cert, key = (
-        folder / name if name in names else None for name in ("ca.pem", "cert.pem", "key.pem")
-    )
+    files: dict[str, Path | None] = {name: folder / name for name in names}
+    ca, cert, key = map(files.get, ("ca.pem", "cert.pem", "key.pem"))
     return Tls(origin, verified, ca, cert, key)
 
 
