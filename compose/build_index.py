@@ -99,7 +99,9 @@ class Buildah:
         """Build one platform after the other, as `--platform a,b` orders them at random."""
         native = run("buildah", "info", "--format={{.host.os}}/{{.host.arch}}")
         name = f"localhost/docker-prom-exporter:index-{os.getpid()}"
-        command = ["buildah", "build", f"--timestamp={_commit_time()}", f"--manifest={name}"]
+        # Of a base that is already in its storage buildah 1.28 makes another manifest.
+        command = ["buildah", "build", "--pull-always", f"--manifest={name}"]
+        command += [f"--timestamp={_commit_time()}"]
         command += _build_args({**arguments, "BUILDPLATFORM": native})
         # From 1.41 on buildah reads this variable, but not together with --timestamp.
         env = {key: os.environ[key] for key in os.environ if key != "SOURCE_DATE_EPOCH"}

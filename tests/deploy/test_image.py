@@ -445,25 +445,6 @@ def test_the_readme_is_right(workshop: Workshop) -> None:
 
 
 @pytest.mark.usefixtures("readme")
-def test_the_published_image_is_run_where_there_is_an_owner(
-    workshop: Workshop, engine: Engine
-) -> None:
-    """With OWNER set, the README's commands build nothing and run the image of that owner."""
-    engine.cli("tag", "docker-prom-exporter", "ghcr.io/example/docker-prom-exporter")
-    script = quick_start().replace("OWNER=\n", "OWNER=example\n")
-    script = script.replace("/var/run/docker.sock:/", f"{engine.listen}:/")
-    script = script.replace("%g /var/run/docker.sock", f"%g {engine.listen}")
-    engine.remove_containers()
-    subprocess.run(
-        ["bash", "-ec", script], env=workshop.environment(), check=True, cwd="/", timeout=60
-    )
-
-    assert "ghcr.io/example/docker-prom-exporter" == workshop.inspect(
-        "docker-prom-exporter", ".Config.Image"
-    )
-
-
-@pytest.mark.usefixtures("readme")
 def test_the_readmes_container_is_healthy(engine: Engine) -> None:
     """The container of the README's `docker run` becomes healthy, and reports Docker and itself."""
     wait_for(
@@ -494,4 +475,23 @@ def test_buildah_builds_the_same(workshop: Workshop, engine: Engine) -> None:
     ]
     assert __version__ in engine.cli(
         "run", "--rm", "docker-prom-exporter:buildah", "--version"
+    )
+
+
+@pytest.mark.usefixtures("readme")
+def test_the_published_image_is_run_where_there_is_an_owner(
+    workshop: Workshop, engine: Engine
+) -> None:
+    """With OWNER set, the README's commands build nothing and run the image of that owner."""
+    engine.cli("tag", "docker-prom-exporter", "ghcr.io/example/docker-prom-exporter")
+    script = quick_start().replace("OWNER=\n", "OWNER=example\n")
+    script = script.replace("/var/run/docker.sock:/", f"{engine.listen}:/")
+    script = script.replace("%g /var/run/docker.sock", f"%g {engine.listen}")
+    engine.remove_containers()
+    subprocess.run(
+        ["bash", "-ec", script], env=workshop.environment(), check=True, cwd="/", timeout=60
+    )
+
+    assert "ghcr.io/example/docker-prom-exporter" == workshop.inspect(
+        "docker-prom-exporter", ".Config.Image"
     )

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,13 +99,10 @@ class Press:
         return self._run([script, "push", f"{checkout}/index", self.image])
 
     def _run(self, command: list[str], umask: int = -1, **variables: str) -> str:
-        # Each command has a storage of its own, as on a fresh machine.
-        storage = Path(tempfile.mkdtemp(dir=self.folder))
-        (storage / "storage.conf").write_text(STORAGE.format(folder=storage))
         env = {
             **self.workshop.environment(),
             "BUILDAH_ISOLATION": "chroot",
-            "CONTAINERS_STORAGE_CONF": f"{storage}/storage.conf",
+            "CONTAINERS_STORAGE_CONF": f"{self.folder}/storage.conf",
             "HOME": str(self.folder),
             **variables,
         }
@@ -161,6 +157,7 @@ def press(pool: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Press
     folder = tmp_path_factory.mktemp("press")
     with registry(folder) as running:
         insecure = INSECURE.format(address=running.address)
+        (folder / "storage.conf").write_text(STORAGE.format(folder=folder))
         (folder / ".config/containers").mkdir(parents=True)
         (folder / ".config/containers/registries.conf").write_text(insecure)
         for engine in pool.lend(ContainerdDocker(**vars(DOCKER_26))):
