@@ -1,3 +1,3 @@
-"""Tells Prometheus whether Docker is up and how each container's health is."""
+"""Tells Prometheus whether Docker is up, and the health of each container."""
 
 __version__ = "1.0.0"

@@ -20,9 +20,9 @@ from docker_prom_exporter.texts import span
 from docker_prom_exporter.watching import why_none_watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from docker_prom_exporter.containers import Container
+    from docker_prom_exporter.containers import Container, Probe
     from docker_prom_exporter.deadline import Deadline
     from docker_prom_exporter.engine import Engine
     from docker_prom_exporter.settings import Settings
@@ -36,19 +36,21 @@ _OUTCOMES: Final = {
     "bad_response": "nonsense",
     "error": "failed",
 }
-_GREEN, _RED, _YELLOW = "32", "31", "33"
+_GREEN: Final = "32"
+_RED: Final = "31"
+_YELLOW: Final = "33"
 
 _MAX_NAMES: Final = 20
 
 
 class Report(NamedTuple):
-    """Writes lines of a topic, a word and an explanation, the word in colour if `coloured`."""
+    """Writes lines of a topic, a word and an explanation."""
 
     stream: TextIO
-    coloured: bool = False
+    coloured: bool = False  # whether a terminal shows the words in colour
 
-    def say(self, topic: str, word: str, explanation: str = "", *, colour: str = "") -> None:
-        """Write one line."""
+    def write(self, topic: str, word: str, explanation: str = "", *, colour: str = "") -> None:
+        """Write one line. A colour is the number of an ANSI escape code."""
         padded = f"{word:<9}"
         if self.coloured and colour:
             padded = f"\033[{colour}m{padded}\033[0m"
@@ -58,103 +60,98 @@ class Report(NamedTuple):
 
 
 def check(engine: Engine, settings: Settings, report: Report) -> int:
-    """Ask each endpoint once and report.
+    """Request each endpoint once and report.
 
     Return 0 if container health can be reported, else 1.
     """
-    report.say("engine", engine.url)
+    report.write("engine", engine.url)
     return _Check(engine, settings, report).run()
 
 
 class _Check:
+    _errors: dict[str, EngineError]  # the failed requests, by endpoint
+
     def __init__(self, engine: Engine, settings: Settings, report: Report) -> None:
         self._engine = engine
         self._settings = settings
         self._report = report
-        self._errors: dict[str, EngineError] = {}
+        self._errors = {}
 
     def run(self) -> int:
-        info = self._ask("version", self._engine.connect, _describe)
-        if error := self._errors.get("version"):
-            if error.status is None and error.reason != "bad_response":
-                for endpoint in ("ping", "list", "inspect"):
-                    self._skip(endpoint, "the engine did not answer")
-                return self._fail("Docker did not answer")
+        info = self._request("version", self._engine.connect, _describe)
+        error = self._errors.get("version")
+        if error and error.status is None and error.reason != "bad_response":
+            for endpoint in ("ping", "list", "inspect"):
+                self._skip(endpoint, "the engine did not answer")
+            return self._fail("Docker did not answer")
+        if error:
+            # A proxy may deny /version only; the ping has the API version, too.
             self._engine.connect_without_version(NEVER)
-        pong = self._ask("ping", self._engine.ping, lambda _: "")
-
-        def list_all(_: Deadline) -> Any:
-            return list_everything(self._engine, self._settings)
-
-        listed = self._ask("list", list_all, lambda answer: f"{len(answer[0])} containers")
+        pong = self._request("ping", self._engine.ping, lambda _: "")
+        listed = self._request(
+            "list",
+            lambda _: list_everything(self._engine, self._settings),
+            lambda answer: f"{len(answer[0])} containers",
+        )
         containers, expensive = listed or ([], False)
         inspected = self._inspect(info, containers)
-        self._report_health(
-            parse_inspect(
-                inspected,
-                now=pong and pong.date,
-                is_podman=info is not None and info.is_podman,
-            ),
-            pong and pong.date,
-        )
-        if listed:
-            self._report_watched(containers)
+        self._report_health(inspected, info, pong and pong.date)
+        if listed is None:
+            self._report.write("watched", "unknown", "the list did not answer", colour=_RED)
         else:
-            self._report.say("watched", "unknown", "the list did not answer", colour=_RED)
+            self._report_containers(containers)
         if self._errors.keys() - {"inspect"}:
             return self._fail("version, ping and list must answer")
-        expensive = expensive or stores_images_in_containerd(inspected)
-        self._report_mode(info, expensive=expensive and not info.is_podman)
-        if "inspect" in self._errors and info.is_podman:
+        self._report_mode(info, expensive=expensive or stores_images_in_containerd(inspected))
+        # Podman's list has no health.
+        if info.is_podman and "inspect" in self._errors:
             return self._fail(f"{info.name} reports health by inspect only")
-        self._succeed(containers)
-        return 0
+        return self._succeed(containers)
 
-    def _succeed(self, containers: list[Container]) -> None:
+    def _succeed(self, containers: list[Container]) -> int:
         """Report the success; in yellow where there is nothing to report about, and why."""
         explanation = "container health can be reported"
         if "inspect" in self._errors:
             explanation += ", but no restarts, exit codes and times"
         colour = _GREEN
-        if not any(map(self._is_watched, containers)):
+        watched, _ = self._split(containers)
+        if not watched:
             why = why_none_watched(
                 only_labelled=self._settings.container_health_filter_label,
                 unwatched=len(containers),
             )
             explanation += f", but no container is watched: {why}"
             colour = _YELLOW
-        self._report.say("result", "good", explanation, colour=colour)
+        self._report.write("result", "good", explanation, colour=colour)
+        return 0
 
     def _fail(self, why: str) -> int:
-        self._report.say(
-            "result", "bad", f"container health can't be reported: {why}", colour=_RED
-        )
+        explanation = f"container health can't be reported: {why}"
+        self._report.write("result", "bad", explanation, colour=_RED)
         return 1
 
-    def _ask(
+    def _request(
         self,
         endpoint: str,
-        question: Callable[[Deadline], Any],
+        request: Callable[[Deadline], Any],
         describe: Callable[[Any], str],
     ) -> Any:
-        """Ask one question, report the outcome, return the answer or `None`."""
+        """Send one request, report the outcome, return the answer or `None`."""
         began = time.monotonic()
         try:
-            answer = question(NEVER)
+            answer = request(NEVER)
         except EngineError as error:
             self._errors[endpoint] = error
-            explanation = ": ".join(
-                filter(None, (error.detail, advise(error, self._engine.url)))
-            )
-            self._report.say(endpoint, _OUTCOMES[error.reason], explanation, colour=_RED)
+            explanation = _joined(": ", error.detail, advise(error, self._engine.url))
+            self._report.write(endpoint, _OUTCOMES[error.reason], explanation, colour=_RED)
             return None
         took = f"in {(time.monotonic() - began) * 1000:.0f} ms"
-        explanation = ", ".join(filter(None, (describe(answer), took)))
-        self._report.say(endpoint, "answered", explanation, colour=_GREEN)
+        explanation = _joined(", ", describe(answer), took)
+        self._report.write(endpoint, "answered", explanation, colour=_GREEN)
         return answer
 
     def _skip(self, endpoint: str, why: str) -> None:
-        self._report.say(endpoint, "not asked", why, colour=_YELLOW)
+        self._report.write(endpoint, "not asked", why, colour=_YELLOW)
 
     def _inspect(self, info: EngineInfo | None, containers: list[Container]) -> Any:
         """Inspect one container, the worst of the watched ones if there are any."""
@@ -162,97 +159,138 @@ class _Check:
             return self._skip("inspect", "the list named no container")
         if not self._settings.container_details and info and not info.is_podman:
             return self._skip("inspect", "CONTAINER_DETAILS=false needs none")
-        watched = [container for container in containers if self._is_watched(container)]
-        one = min(watched or containers, key=_badness)
+        watched, _ = self._split(containers)
+        worst = min(watched or containers, key=_badness)
 
-        def question(deadline: Deadline) -> Any:
-            answer = self._engine.inspect([one.id], deadline).answers[one.id]
+        def inspect(deadline: Deadline) -> Any:
+            answer = self._engine.inspect([worst.id], deadline).answers[worst.id]
             if not isinstance(answer, EngineError):
                 return answer
+            # A container may be removed between the list and the inspect.
             if answer.reason == "not_found":
                 return None
             raise answer
 
-        return self._ask(
-            "inspect",
-            question,
-            lambda answer: one.name if answer else f"{one.name} was removed meanwhile",
-        )
+        def describe(answer: Any) -> str:
+            if answer is None:
+                return f"{worst.name} was removed meanwhile"
+            return worst.name
 
-    def _report_health(self, container: Container | None, now: float | None) -> None:
+        return self._request("inspect", inspect, describe)
+
+    def _report_health(
+        self, inspected: Any, info: EngineInfo | None, now: float | None
+    ) -> None:
         """Report why the inspected container is not healthy; `now` is the engine's clock."""
+        is_podman = info is not None and info.is_podman
+        container = parse_inspect(inspected, now=now, is_podman=is_podman)
         if container is None or not container.running or container.details is None:
             return
         if container.health in (ContainerHealth.HEALTHY, ContainerHealth.ALIVE):
             return
-        status = container.health_status or "what the exporter does not know"
-        reasons = [f"{container.name}: the engine says {status}"]
-        if container.doubt:
-            reasons[0] += f", but {DOUBTS[container.doubt]}"
-        if probe := container.details.probe:
-            age = "" if now is None else f" {span(now - probe.ended)} ago"
-            reasons.append(f"last probe{age}: {probe.outcome}")
+        explanation = _why_not_healthy(container, container.details.probe, now)
         word = container.doubt or container.health_status or "unknown"
-        self._report.say("health", word, "; ".join(reasons), colour=_YELLOW)
+        self._report.write("health", word, explanation, colour=_YELLOW)
 
-    def _is_watched(self, container: Container) -> bool:
-        return container.is_watched(only_labelled=self._settings.container_health_filter_label)
+    def _split(self, containers: list[Container]) -> tuple[list[Container], list[Container]]:
+        """Return the watched containers, and the others."""
+        watched, others = [], []
+        for container in containers:
+            if container.is_watched(
+                only_labelled=self._settings.container_health_filter_label
+            ):
+                watched.append(container)
+            else:
+                others.append(container)
+        return watched, others
 
-    def _report_watched(self, containers: list[Container]) -> None:
-        """Report the watched containers, and the other containers by reason."""
-        watched = [container for container in containers if self._is_watched(container)]
-        colour, count = _GREEN if watched else _YELLOW, f"{len(watched)} of {len(containers)}"
-        self._report.say("watched", count, _names(watched), colour=colour)
-        left_out: dict[str, list[Container]] = {}
-        for container in containers:
-            if not self._is_watched(container):
-                left_out.setdefault(_why_left_out(container), []).append(container)
-        for why, group in left_out.items():
-            self._report.say("left out", str(len(group)), f"{why}: {_names(group)}")
-        misspelled: dict[str, list[Container]] = {}
-        for container in containers:
-            if container.similar_label:
-                misspelled.setdefault(container.similar_label, []).append(container)
-        for key, group in misspelled.items():
+    def _report_containers(self, containers: list[Container]) -> None:
+        """Report the watched containers, the others by reason, and misspelled labels."""
+        watched, others = self._split(containers)
+        colour = _YELLOW
+        if watched:
+            colour = _GREEN
+        count = f"{len(watched)} of {len(containers)}"
+        self._report.write("watched", count, _names(watched), colour=colour)
+        for why, group in _grouped(others, _why_not_watched):
+            self._report.write("left out", str(len(group)), f"{why}: {_names(group)}")
+        for key, group in _grouped(containers, lambda container: container.similar_label):
             explanation = f"the label {key} is not {LABEL}: {_names(group)}"
-            self._report.say("typo?", str(len(group)), explanation, colour=_YELLOW)
-        if self._settings.container_labels:
-            self._report.say("labels", "exported", ", ".join(self._settings.container_labels))
+            self._report.write("typo?", str(len(group)), explanation, colour=_YELLOW)
+        labels = self._settings.container_labels
+        if labels:
+            self._report.write("labels", "exported", ", ".join(labels))
 
     def _report_mode(self, info: EngineInfo, *, expensive: bool) -> None:
-        """Report how each poll finds the containers, and why."""
+        """Report how each poll requests the containers, and why."""
         mode = choose_mode(
             podman=info.is_podman,
-            expensive=expensive,
+            expensive=expensive and not info.is_podman,
             details=self._settings.container_details,
             denied="inspect" in self._errors,
         )
-        colour = "" if mode.reason == "engine" else _YELLOW
-        self._report.say("mode", mode.name, mode.explanation, colour=colour)
+        # The other modes cost more, or report less, than the engine allows.
+        colour = _YELLOW
+        if mode.reason == "engine":
+            colour = ""
+        self._report.write("mode", mode.name, mode.explanation, colour=colour)
 
 
 def _describe(info: EngineInfo) -> str:
-    name, platform = (
-        f"{info.name} {info.version}".strip(),
-        "/".join(filter(None, (info.os, info.arch))),
-    )
-    return ", ".join(filter(None, (name, f"API {info.api_version}", platform)))
+    name = _joined(" ", info.name, info.version)
+    platform = _joined("/", info.os, info.arch)
+    return _joined(", ", name, f"API {info.api_version}", platform)
+
+
+def _joined(separator: str, *parts: str) -> str:
+    """Join the parts that are not empty."""
+    return separator.join(filter(None, parts))
+
+
+def _why_not_healthy(container: Container, probe: Probe | None, now: float | None) -> str:
+    status = container.health_status or "what the exporter does not know"
+    explanation = f"{container.name}: the engine says {status}"
+    if container.doubt:
+        explanation += f", but {DOUBTS[container.doubt]}"
+    if probe is None:
+        return explanation
+    age = ""
+    if now is not None:
+        age = f" {span(now - probe.ended)} ago"
+    return f"{explanation}; last probe{age}: {probe.outcome}"
 
 
 def _badness(container: Container) -> int:
     """Return 0 for an unhealthy container, 1 for another without a verdict, 2 for the rest."""
     if container.health == ContainerHealth.UNHEALTHY:
         return 0
-    return 1 if container.health == ContainerHealth.UNKNOWN else 2
+    if container.health == ContainerHealth.UNKNOWN:
+        return 1
+    return 2
 
 
-def _why_left_out(container: Container) -> str:
+def _why_not_watched(container: Container) -> str:
     if container.has_invalid_label:
         return f"the label {LABEL} is neither true nor false"
-    return f"no label {LABEL}=true" if container.enabled is None else f"{LABEL}=false"
+    if container.enabled is None:
+        return f"no label {LABEL}=true"
+    return f"{LABEL}=false"
 
 
-def _names(containers: Iterable[Container]) -> str:
-    names = [container.name for container in containers]
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more
+def _grouped(
+    containers: Iterable[Container], key_of: Callable[[Container], str | None]
+) -> Iterable[tuple[str, list[Container]]]:
+    """Return the containers by a key, in the order of the first of each; not those without."""
+    groups: dict[str, list[Container]] = {}
+    for container in containers:
+        key = key_of(container)
+        if key:
+            groups.setdefault(key, []).append(container)
+    return groups.items()
+
+
+def _names(containers: Sequence[Container]) -> str:
+    names = ", ".join(container.name for container in containers[:_MAX_NAMES])
+    if len(containers) <= _MAX_NAMES:
+        return names
+    return f"{names} and {len(containers) - _MAX_NAMES} more"

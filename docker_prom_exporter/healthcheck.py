@@ -25,18 +25,21 @@ def healthcheck(address: str, port: int, *, encrypted: bool) -> int:
     """
     hosts = _OWN_ADDRESSES.get(address, (address,))
     try:
-        with _connect(hosts, port) as plain:
-            connection = _encrypted(plain) if encrypted else plain
-            with connection, connection.makefile("rb") as file:
-                connection.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
-                answer = file.read(_MAX_BYTES).decode("utf-8", "replace")
+        connection = _connect(hosts, port)
+        if encrypted:
+            connection = _encrypted(connection)
+        with connection, connection.makefile("rb") as file:
+            connection.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
+            answer = file.read(_MAX_BYTES).decode("utf-8", "replace")
     except OSError as error:
         where = f"{' and '.join(hosts)} port {port}"
         sys.stdout.write(f"no answer from {where}: {error.strerror or error}\n")
         return 1
     head, _, body = answer.partition("\r\n\r\n")
     sys.stdout.write(f"{body.strip()}\n")
-    return 0 if head.startswith("HTTP/1.1 200 ") else 1
+    if head.startswith("HTTP/1.1 200 "):
+        return 0
+    return 1
 
 
 def _connect(hosts: tuple[str, ...], port: int) -> socket.socket:

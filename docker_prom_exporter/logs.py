@@ -28,17 +28,23 @@ _RETRY_INTERVAL: Final = 0.05
 
 
 class Writer:
-    """Writes lines to a file descriptor in a daemon thread; without a descriptor, writes nothing.
+    """Writes lines to a file descriptor, in a daemon thread. It is a structlog logger, too.
 
-    When 1,000 lines are queued, each new line replaces the oldest. `notice` turns the number of lost lines
-    into a line that is written before the next one. The writer is a structlog logger, too.
+    When 1,000 lines are queued, each new line replaces the oldest. `notice` turns the number
+    of dropped lines into a line that is written before the next one. Without a descriptor
+    nothing is written.
     """
+
+    _lines: deque[str]  # not written yet
+    _dropped: int  # lines that were neither written nor mentioned in a notice
+    _is_writing: bool  # whether the thread writes a line that it has taken from the queue
+    _changed: threading.Condition  # guards the three
 
     def __init__(self, descriptor: int | None, notice: Callable[[int], str]) -> None:
         self._descriptor = descriptor
         self._notice = notice
-        self._lines: deque[str] = deque(maxlen=_MAX_QUEUED)
-        self._lost = 0
+        self._lines = deque(maxlen=_MAX_QUEUED)
+        self._dropped = 0
         self._is_writing = False
         self._changed = threading.Condition()
         if descriptor is not None:
@@ -47,7 +53,8 @@ class Writer:
     def msg(self, line: str) -> None:
         """Queue a line."""
         with self._changed:
-            self._lost += len(self._lines) == _MAX_QUEUED
+            if len(self._lines) == _MAX_QUEUED:
+                self._dropped += 1
             self._lines.append(line)
             self._changed.notify_all()
 
@@ -65,17 +72,22 @@ class Writer:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines)
-                lost, line = self._lost, self._lines.popleft()
-                self._lost, self._is_writing = 0, True
-            written = self._write(f"{self._notice(lost)}\n{line}\n" if lost else f"{line}\n")
+                text = self._lines.popleft() + "\n"
+                dropped, self._dropped = self._dropped, 0
+                self._is_writing = True
+            if dropped:
+                text = f"{self._notice(dropped)}\n{text}"
+            # Without the lock: it blocks while nobody reads, and others must not wait for that.
+            written = self._write(text)
             with self._changed:
                 self._is_writing = False
                 if not written:
-                    self._lost += lost + 1
+                    self._dropped += dropped + 1
                 self._changed.notify_all()
 
     def _write(self, text: str) -> bool:
-        """Write the whole text; False if it failed. `sys.stderr` would keep the interpreter from exiting."""
+        """Write the whole text, or return False."""
+        # Not to `sys.stderr`, whose lock would keep the interpreter from exiting.
         data = text.encode("utf-8", "backslashreplace")
         while data:
             try:
@@ -88,36 +100,39 @@ class Writer:
 
 
 def configure(level: str, form: str) -> Writer:
-    """Log events of `level` and above as `console`, `logfmt` or `json`; `auto` is `console` on a terminal.
+    """Log events of `level` and above as `console`, `logfmt` or `json`.
 
-    From then on whatever else Python or a library writes to standard error becomes an event, too:
-    a write of its own would hang the thread of a poll or a request while nobody reads. Close the
-    returned writer before the process ends.
+    `auto` is `console` on a terminal. Whatever else Python or a library then writes to
+    standard error becomes an event, too: a write of its own would hang the thread of a poll or
+    a request while nobody reads. Close the returned writer before the process ends.
     """
     descriptor = _standard_error()
     coloured = descriptor is not None and os.isatty(descriptor)
-    if form == "auto":
-        form = "console" if coloured else "logfmt"
+    if form == "auto" and coloured:
+        form = "console"
+    time_key = "time"
+    if form == "console":
+        time_key = "timestamp"  # which ConsoleRenderer puts first
     renderers: dict[str, structlog.typing.Processor] = {
         "console": structlog.dev.ConsoleRenderer(colors=coloured),
         "json": structlog.processors.JSONRenderer(ensure_ascii=False),
-        "logfmt": structlog.processors.LogfmtRenderer(
-            key_order=("time", "level", "event"), bool_as_flag=False
-        ),
     }
+    logfmt = structlog.processors.LogfmtRenderer(
+        key_order=("time", "level", "event"), bool_as_flag=False
+    )
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(
-            fmt="iso", utc=True, key="timestamp" if form == "console" else "time"
-        ),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key=time_key),
         structlog.processors.format_exc_info,
         _one_line,
-        renderers[form],
+        renderers.get(form, logfmt),
     ]
     rendering = structlog.wrap_logger(
         structlog.ReturnLogger(), processors, structlog.BoundLogger
     )
-    writer = Writer(descriptor, lambda lost: rendering.warning("log.lines_lost", lines=lost))
+    writer = Writer(
+        descriptor, lambda dropped: rendering.warning("log.lines_lost", lines=dropped)
+    )
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -150,7 +165,7 @@ def _set_hooks(writer: Writer) -> None:
     def warn(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
     ) -> None:
-        # Some warnings come with each connection. One that was logged adds nothing later.
+        # Some warnings come with each connection; each is logged once.
         key = category, str(message), filename, lineno
         if key not in warned and len(warned) < _MAX_WARNINGS:
             warned.add(key)
@@ -160,7 +175,7 @@ def _set_hooks(writer: Writer) -> None:
             )
 
     def thread_failed(failed: threading.ExceptHookArgs) -> None:
-        name = failed.thread.name if failed.thread else None
+        name = getattr(failed.thread, "name", None)
         log.error("thread.failed", thread=name, exc_info=failed.exc_value)
 
     def ignored(unraisable: sys.UnraisableHookArgs) -> None:
@@ -179,24 +194,27 @@ def _set_hooks(writer: Writer) -> None:
 class _StandardError(io.TextIOBase):
     """A text stream for `sys.stderr`: each line that is written to it becomes an event."""
 
+    _unfinished: str  # the line that is being written
+
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
         self._log = structlog.get_logger()
-        self._begun = ""
+        self._unfinished = ""
 
     def write(self, text: str) -> int:
         """Log each complete line; keep the rest until the next write or `flush`."""
-        *lines, self._begun = (self._begun + text).split("\n")
+        *lines, self._unfinished = (self._unfinished + text).split("\n")
         for line in lines:
-            self._say(line)
-        if len(self._begun) > _MAX_TEXT:
+            self._log_line(line)
+        # Somebody may write for ever without a line break.
+        if len(self._unfinished) > _MAX_TEXT:
             self.flush()
         return len(text)
 
     def flush(self) -> None:
         """Log what was written without a line break."""
-        begun, self._begun = self._begun, ""
-        self._say(begun)
+        line, self._unfinished = self._unfinished, ""
+        self._log_line(line)
 
     def fileno(self) -> int:
         """Return the descriptor; raises `OSError` if standard error was closed at the start."""
@@ -204,13 +222,16 @@ class _StandardError(io.TextIOBase):
             raise OSError("standard error is closed")
         return self._descriptor
 
-    def _say(self, line: str) -> None:
+    def _log_line(self, line: str) -> None:
         if line.strip():
             self._log.warning("stderr.written", text=line[:_MAX_TEXT])
 
 
 def _standard_error() -> int | None:
-    """Return its descriptor; None if it was closed at the start: another file may have that number now."""
+    """Return its descriptor, or `None` if it was closed at the start.
+
+    Then another file may have the number 2.
+    """
     with suppress(AttributeError, OSError, ValueError):
         return sys.stderr.fileno()
     return None
@@ -219,7 +240,7 @@ def _standard_error() -> int | None:
 def _one_line(
     _: object, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    return {
-        key: printable(value) if isinstance(value, str) else value
-        for key, value in event.items()
-    }
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = printable(value)
+    return event

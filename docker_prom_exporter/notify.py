@@ -22,19 +22,26 @@ class Notifier:
     Without `NOTIFY_SOCKET`, which systemd sets for a unit with `Type=notify`, nothing is sent.
     """
 
+    # The path of systemd's socket, or its abstract name after a null byte, or empty.
     _address: str
-    """The path of systemd's socket, or its abstract name after a null byte, or empty."""
+    # The unit's `WatchdogSec` in seconds, `None` without one.
     _watchdog: float | None
-    """The unit's `WatchdogSec` in seconds; `None` without one."""
+    # Whether systemd was told that the service is ready.
+    _announced: bool
 
     def __init__(self, environ: Mapping[str, str]) -> None:
+        self._address = ""
         address = environ.get("NOTIFY_SOCKET", "")
-        if address.startswith("@"):
-            address = "\0" + address[1:]
-        self._address = address if address.startswith(("/", "\0")) else ""
-        usec = environ.get("WATCHDOG_USEC", "")
-        ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self._watchdog = int(usec) / 1e6 if usec.isdecimal() and ours else None
+        if address.startswith("/"):
+            self._address = address
+        elif address.startswith("@"):
+            self._address = "\0" + address[1:]
+        self._watchdog = None
+        microseconds = environ.get("WATCHDOG_USEC", "")
+        pid = str(os.getpid())
+        # The variables may be inherited from a parent that is the service's main process.
+        if microseconds.isdecimal() and environ.get("WATCHDOG_PID", pid) == pid:
+            self._watchdog = int(microseconds) / 1e6
         self._announced = False
 
     def report(self, *, ready: bool, healthy: bool) -> float | None:
@@ -57,6 +64,7 @@ class Notifier:
             return None
         if healthy:
             self._send("WATCHDOG=1")
+        # sd_watchdog_enabled(3) recommends half of the time.
         return self._watchdog / 2
 
     def stopping(self) -> None:

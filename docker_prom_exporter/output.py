@@ -36,6 +36,7 @@ def standard_output() -> Iterator[TextIO]:
         raise CommandError("can't write to standard output: it is closed")
     try:
         yield sys.stdout
+        # What is still buffered can fail, too.
         sys.stdout.flush()
     except OSError as error:
         # Discard the buffer: at exit the interpreter would flush it and report another error.
@@ -49,4 +50,6 @@ def standard_output() -> Iterator[TextIO]:
 
 def printable(text: str) -> str:
     """Escape text of an engine or a client that could break a line or colour a terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    if text.isprintable():
+        return text
+    return text.encode("unicode_escape").decode()

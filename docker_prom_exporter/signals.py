@@ -13,8 +13,15 @@ _NAMES: Final = ("SIGTERM", "SIGINT", "SIGHUP")
 class StopSignals:
     """Notes the first signal after its creation, and ends the process at the second.
 
-    Only the main thread may create it. PID 1 gets only the signals that it has a handler for.
+    Only the main thread may create it.
     """
+
+    _noted: bool  # whether there was a signal
+    _ends_at_once: bool  # whether the first signal ends the process, as the second does
+    _code: int | None  # the exit code then; `None`: 128 plus the signal's number
+    # Python writes each signal's number to the socket, so that `wait` can't miss one.
+    _reader: socket.socket
+    _writer: socket.socket
 
     def __init__(self) -> None:
         self._noted = False
@@ -23,12 +30,14 @@ class StopSignals:
         self._reader, self._writer = socket.socketpair()
         self._writer.settimeout(0)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        # The process 1 of a container gets only the signals that it has a handler for.
         for name in _NAMES:
             number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number is not None and (
-                name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN
-            ):
-                signal.signal(number, self._handle)
+            if number is None:
+                continue
+            if name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN:
+                continue
+            signal.signal(number, self._handle)
 
     def end_at_once(self, code: int | None = None) -> None:
         """End the process at the first signal, or now if there was one already.
@@ -42,8 +51,8 @@ class StopSignals:
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for the first signal, for ever by default; return whether there was one.
 
-        Python writes to the socket at each signal. An event that the handler sets would lose
-        three of 3,000 signals that arrive just when the wait begins, or would deadlock.
+        An event that the handler sets would lose three of 3,000 signals that arrive just when
+        the wait begins, or would deadlock.
         """
         self._reader.settimeout(seconds)
         try:
@@ -53,6 +62,11 @@ class StopSignals:
         return True
 
     def _handle(self, number: int, _: object) -> None:
-        if self._noted or self._ends_at_once:
-            os._exit(128 + number if self._code is None else self._code)
-        self._noted = True
+        if not self._noted and not self._ends_at_once:
+            self._noted = True
+            return
+        code = self._code
+        if code is None:
+            code = 128 + number
+        # Unlike `sys.exit` this can't be caught, and waits for no thread.
+        os._exit(code)

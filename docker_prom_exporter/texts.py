@@ -11,6 +11,7 @@ _BOOLEANS: Final = {
 }
 
 _NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
+# In the order in which a duration must have them.
 _SECONDS: Final = {
     "y": 365 * 86400,
     "w": 7 * 86400,
@@ -25,13 +26,22 @@ _DURATION: Final = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in _SE
 
 def span(seconds: float) -> str:
     """Format seconds with their two largest units: `2 h 5 min`."""
-    minutes, s = divmod(max(int(seconds), 0), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    units = ((days, "d"), (h, "h"), (m, "min"), (s, "s"))
-    first = next((place for place, (count, _) in enumerate(units) if count), 3)
-    largest = [f"{count} {unit}" for count, unit in units[first : first + 2] if count]
-    return " ".join(largest) or "0 s"
+    # A clock that was set back gives a negative time.
+    seconds = max(int(seconds), 0)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return _two_units(seconds, 60, "min", 1, "s")
+    if seconds < 86400:
+        return _two_units(seconds, 3600, "h", 60, "min")
+    return _two_units(seconds, 86400, "d", 3600, "h")
+
+
+def _two_units(seconds: int, larger: int, larger_name: str, smaller: int, name: str) -> str:
+    count, rest = divmod(seconds, larger)
+    if rest < smaller:
+        return f"{count} {larger_name}"
+    return f"{count} {larger_name} {rest // smaller} {name}"
 
 
 def parse_boolean(text: str) -> bool | None:
@@ -52,8 +62,10 @@ def parse_duration(text: str) -> float:
     match = _DURATION.fullmatch(text)
     if not text or match is None:
         raise ValueError(f"not a duration: {text!r}")
-    counts = zip(match.groups("0"), _SECONDS.values(), strict=True)
-    return sum(float(count) * seconds for count, seconds in counts)
+    total = 0.0
+    for count, seconds in zip(match.groups("0"), _SECONDS.values(), strict=True):
+        total += float(count) * seconds
+    return total
 
 
 def label_name(key: str) -> str:
@@ -65,10 +77,10 @@ def label_name(key: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Return a string with lone surrogates replaced, or an empty one if it is no string.
-
-    JSON allows lone surrogates, UTF-8 does not.
-    """
+    """Return a string without lone surrogates, or an empty one if the value is not a string."""
     if not isinstance(value, str):
         return ""
-    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if value.isascii():
+        return value
+    # JSON allows lone surrogates, UTF-8 does not.
+    return value.encode("utf-8", "replace").decode()

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 _QUALITY: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
-# What a client that names none of the formats may mean by "anything", with its text range
-# first.
+# What a client may name that gets the text format.
 _TEXT_RANGES: Final = ("text/plain", "text/*", "*/*")
 
 # Prometheus's escaping schemes for names. All names of the exporter are the same in each.
@@ -23,11 +22,14 @@ _ESCAPINGS: Final = ("allow-utf-8", "underscores", "dots", "values")
 
 
 class _Range(NamedTuple):
-    """A media type or a coding in lower case, with its quality and parameters."""
+    """An entry of a header."""
 
-    name: str
-    quality: float
-    parameters: dict[str, str]
+    name: str  # a media type or a coding, in lower case
+    quality: float  # from 0, refused, to 1
+    parameters: dict[str, str]  # without the quality
+
+
+_REFUSED: Final = _Range("", 0, {})
 
 
 def choose_exposition(accept: str) -> tuple[Format, str]:
@@ -37,51 +39,60 @@ def choose_exposition(accept: str) -> tuple[Format, str]:
     to it. If the chosen range has a valid `escaping`, the content type repeats it, as
     Prometheus 3 expects.
     """
-    ranges = [*_ranges(accept)]
-    understood = [each for each in ranges if each.parameters.get("version") in (None, "1.0.0")]
-    openmetrics = _best(understood, "application/openmetrics-text")
-    form, chosen = TEXT, _best(ranges, *_TEXT_RANGES)
-    if openmetrics is not None and openmetrics.quality >= _quality(chosen):
+    text = openmetrics = _REFUSED
+    for each in _ranges(accept):
+        if each.name in _TEXT_RANGES:
+            text = _better(text, each)
+        elif each.name == "application/openmetrics-text" and _is_1_0(each):
+            openmetrics = _better(openmetrics, each)
+    form, chosen = TEXT, text
+    if openmetrics.quality > 0 and openmetrics.quality >= text.quality:
         form, chosen = OPENMETRICS, openmetrics
-    escaping = chosen.parameters.get("escaping") if chosen else None
+    escaping = chosen.parameters.get("escaping")
     if escaping in _ESCAPINGS:
         return form, f"{form.content_type}; escaping={escaping}"
     return form, form.content_type
 
 
+def _is_1_0(openmetrics: _Range) -> bool:
+    # A client that names no version takes any.
+    return openmetrics.parameters.get("version", "1.0.0") == "1.0.0"
+
+
 def accepts_gzip(accept_encoding: str) -> bool:
     """Return whether a client names gzip, with a quality above 0."""
-    return _best(_ranges(accept_encoding), "gzip") is not None
+    return _quality(_ranges(accept_encoding), "gzip") > 0
 
 
 def prefers_html(accept: str) -> bool:
     """Return whether a client prefers HTML to text and OpenMetrics, as browsers do."""
     ranges = [*_ranges(accept)]
-    html = _best(ranges, "text/html")
-    other = _best(ranges, "text/plain", "application/openmetrics-text")
-    return html is not None and html.quality >= _quality(other)
+    html = _quality(ranges, "text/html")
+    other = _quality(ranges, "text/plain", "application/openmetrics-text")
+    return html > 0 and html >= other
 
 
-def _best(ranges: Iterable[_Range], *names: str) -> _Range | None:
-    """Return the range with the highest quality above 0, the first of equals.
-
-    `None` without one.
-    """
-    best = None
-    for each in ranges:
-        if each.name in names and each.quality > _quality(best):
-            best = each
+def _better(best: _Range, other: _Range) -> _Range:
+    """Return the range with the higher quality, the first of equals."""
+    if other.quality > best.quality:
+        return other
     return best
 
 
-def _quality(best: _Range | None) -> float:
-    return 0 if best is None else best.quality
+def _quality(ranges: Iterable[_Range], *names: str) -> float:
+    """Return the highest quality of the ranges with these names, 0 without one."""
+    best = _REFUSED
+    for each in ranges:
+        if each.name in names:
+            best = _better(best, each)
+    return best.quality
 
 
 def _ranges(header: str) -> Iterator[_Range]:
-    """Yield the entries of a header; those whose quality is malformed are left out."""
+    """Yield the entries of a header that are well-formed."""
     for choice in header.lower().split(","):
-        name, *pairs = (part.strip() for part in choice.split(";"))
+        name, *pairs = choice.split(";")
+        name = name.strip()
         parameters = {}
         for pair in pairs:
             key, _, value = pair.partition("=")
