@@ -3,7 +3,8 @@
 
     .venv/bin/python .github/awesome_alerts.py
 
-The entry has the alerts that need no recording rule, without the labels that only help to route.
+The entry has the alerts that need no recording rule, without the labels that only help to
+route.
 """
 
 import re

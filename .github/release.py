@@ -89,7 +89,8 @@ def packages(folder: str) -> None:
         run("git", "archive", f"--output={archive}", "HEAD")
         with tarfile.open(archive) as tar:
             tar.extractall(f"{sources}/tree", filter="data")
-        # The times in the packages are the commit's, so that another build gives the same files.
+        # The times in the packages are the commit's, so that another build gives the same
+        # files.
         env = os.environ | {"SOURCE_DATE_EPOCH": run("git", "log", "-1", "--format=%ct")}
         build = (python, "-m", "hatchling", "build", f"--directory={target}")
         run(*build, "--target=sdist", "--target=wheel", env=env, cwd=Path(sources, "tree"))
@@ -189,8 +190,8 @@ def released_versions() -> list[Version]:
 def tags_of(version: Version, released: Sequence[Version]) -> list[str]:
     """Return the tags that an image of this version gets.
 
-    `X.Y`, `X` and `latest` go to the highest version only: a fix for an old release moves none of
-    a newer one.
+    `X.Y`, `X` and `latest` go to the highest version only: a fix for an old release moves none
+    of a newer one.
     """
     tags = [".".join(map(str, version))]
     for parts in (2, 1, 0):

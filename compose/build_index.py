@@ -6,8 +6,8 @@
     compose/build_index.py --with buildah [FOLDER]
     compose/build_index.py -- --network=host        the builder's own options come last
 
-FOLDER (default: index) becomes an OCI layout. The same commit, bases and version of the builder
-give the same digests. "The image" in compose/README.md has more.
+FOLDER (default: index) becomes an OCI layout. The same commit, bases and version of the
+builder give the same digests. "The image" in compose/README.md has more.
 """
 
 import argparse

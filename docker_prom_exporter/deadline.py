@@ -1,4 +1,4 @@
-"""Time limits for requests, whether they wait for a name lookup, a connection or a slow answer."""
+"""Time limits for requests, whatever they wait for."""
 
 from __future__ import annotations
 

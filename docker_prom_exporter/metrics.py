@@ -1,4 +1,4 @@
-"""Metrics of containers, the engine and the exporter: name, HELP, labels and samples of each."""
+"""Metrics of containers, the engine and the exporter: name, HELP, labels, samples."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _REPORT_IT: Final = "this is a fault of the exporter: report it, with the stack in its log"
 _SLOW: Final = (
-    "polls take longer than POLL_INTERVAL, and what is left is inspected first in the next one: "
-    "raise POLL_INTERVAL, or watch fewer containers"
+    "polls take longer than POLL_INTERVAL, and what is left is inspected first in the next "
+    "one: raise POLL_INTERVAL, or watch fewer containers"
 )
 
 

@@ -38,8 +38,8 @@ _RETRIED_REASONS: Final = ("unreachable", "bad_response", "error")
 class Poller:
     """Polls an engine. One thread calls `run` or `poll`; any may read `snapshot`.
 
-    Once `stop` is set, nothing is published. `on_poll` is called with each snapshot after it is
-    published; the next poll waits until it returns.
+    Once `stop` is set, nothing is published. `on_poll` is called with each snapshot after it
+    is published; the next poll waits until it returns.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Poller:
         )
 
     def _failed(self, error: EngineError) -> Snapshot:
-        """Keep the last containers, with unknown health; Docker is up if it answered the ping."""
+        """Keep the last containers, with unknown health; up if the ping was answered."""
         self._counts.polls["failure"] += 1
         failure = self._failure(error)
         self._log.log_failure(error, failure)

@@ -52,7 +52,7 @@ REASONS: Final = ("unreachable", "timeout", "denied", "not_found", "bad_response
 FAILURES: Final = tuple(
     pair for pair in product(ENDPOINTS, REASONS) if pair != ("inspect", "not_found")
 )
-"""The counted pairs of endpoint and reason; a container removed before its inspect is no failure."""
+"""The counted pairs; a container removed before its inspect is no failure."""
 
 SIMULATED: Final = "-simulated"
 """The suffix of a simulated engine's version."""
@@ -79,7 +79,7 @@ class EngineInfo(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A failed request; `detail` is the cause in one line, `advice` the remedy, empty if unknown."""
+    """A failed request: cause and remedy in one line each; `advice` may be empty."""
 
     endpoint: str
     reason: str
@@ -89,7 +89,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Counts since the start: polls by result, requests by endpoint, errors by endpoint and reason."""
+    """Counts since the start."""
 
     polls: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("success", "failure"), 0)
@@ -112,12 +112,13 @@ class Counts:
 class Snapshot:
     """The result of one poll. Immutable and replaced as a whole: any thread may read it.
 
-    `up`: the engine answered the last ping; `since` is when `up` last changed, in Unix seconds. `listed`: the
-    containers were found, too; if not, `containers` are the last ones found, in unknown state, and `failure`
-    is the cause. `unwatched` counts the engine's other containers, `None` if they were not listed,
-    `postponed` the inspects for which the poll had no time. `ended` is
-    the end of the poll on the monotonic clock, `trusted_for` the time after it for which the snapshot is
-    trusted; both and `duration` are in seconds. `last_success` is in Unix seconds (0: never).
+    `up`: the engine answered the last ping; `since` is when `up` last changed, in Unix
+    seconds. `listed`: the containers were found, too; if not, `containers` are the last ones
+    found, in unknown state, and `failure` is the cause. `unwatched` counts the engine's other
+    containers, `None` if they were not listed, `postponed` the inspects for which the poll had
+    no time. `ended` is the end of the poll on the monotonic clock, `trusted_for` the time
+    after it for which the snapshot is trusted; both and `duration` are in seconds.
+    `last_success` is in Unix seconds (0: never).
     """
 
     ended: float
@@ -142,5 +143,5 @@ class Snapshot:
         return self.ended + self.trusted_for
 
     def distrusted(self) -> Snapshot:
-        """Return a copy with `up` and `listed` false, for a failed poll or a snapshot too old to trust."""
+        """Return a copy that is neither `up` nor `listed`: the poll failed, or is too old."""
         return replace(self, up=False, listed=False)

@@ -83,7 +83,7 @@ class InspectMode:
         return inspected
 
     def find_new(self, poll: Poll) -> Inspected:
-        """List the containers that may have been created since the last poll; inspect new ones.
+        """List containers that may have been created since the last poll; inspect new ones.
 
         If the list fails, that is counted and kept in `list_error`, unless nothing is known.
         """

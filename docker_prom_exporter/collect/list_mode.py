@@ -57,7 +57,7 @@ class _Known:
         return bool(began and began > date + 1)
 
     def with_streak_of(self, row: Row) -> Container:
-        """Return the container with the row's newer failing streak, which exists from API 1.52."""
+        """Return the container with the row's newer failing streak (API 1.52 on)."""
         details = self.container.details
         if details is not None and row.failing_streak not in (None, details.failing_streak):
             details = details._replace(failing_streak=row.failing_streak)
@@ -66,7 +66,7 @@ class _Known:
 
 
 class ListMode:
-    """Completes list rows with inspects, repeated so that no detail is older than ten minutes."""
+    """Completes list rows with inspects; no detail is older than ten minutes."""
 
     def __init__(self, requests: Requests, settings: Settings) -> None:
         self._requests = requests

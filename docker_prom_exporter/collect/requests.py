@@ -145,7 +145,8 @@ class Requests:
     ) -> Inspected:
         """Inspect containers, except those whose inspect timed out lately.
 
-        `listed` has rows of this poll. Raises `EngineError` if the engine gave no answer at all.
+        `listed` has rows of this poll. Raises `EngineError` if the engine gave no answer at
+        all.
         """
         due = self._due(ids)
         outcome = self._engine.inspect(due, poll.deadline, partial(self._parse_inspect, poll))

@@ -206,7 +206,7 @@ class Container(NamedTuple):
         return bool(self.enabled) or (self.enabled is None and not only_labelled)
 
     def without_verdict(self) -> Container:
-        """Return a copy without state, health and details, for when the engine does not answer."""
+        """Return a copy without state, health and details: the engine does not answer."""
         return self._replace(state="", health_status=None, details=None, doubt=None)
 
 
@@ -221,5 +221,6 @@ class Row(NamedTuple):
     min_age: float
     # From API 1.52 on.
     failing_streak: int | None
-    # The engine looked the image up in the containerd image store, which makes a list expensive.
+    # The engine looked the image up in the containerd image store, which makes a list
+    # expensive.
     described_image: bool

@@ -78,8 +78,9 @@ def parse_row(
 ) -> Row | None:
     """Parse one row of `/containers/json`; return `None` if it has no valid id.
 
-    `health_listed`: the engine lists the health of running containers. Docker does, in `Health`
-    from API 1.52 on and in the suffix of `Status` in every version; Podman before 6 does not.
+    `health_listed`: the engine lists the health of running containers. Docker does, in
+    `Health` from API 1.52 on and in the suffix of `Status` in every version; Podman before 6
+    does not.
     """
     summary, health_status, min_age = _parse_status(as_text(at(row, "Status")))
     if not health_listed:
@@ -177,7 +178,7 @@ def _container(
 
 
 def _similar_label(labels: Any) -> str:
-    """Return a key that resembles `LABEL`, as a misspelled one does, if `LABEL` itself is absent."""
+    """Return a key that resembles `LABEL`, if `LABEL` itself is absent."""
     if not isinstance(labels, dict) or LABEL in labels:
         return ""
     for key in labels:
@@ -188,7 +189,7 @@ def _similar_label(labels: Any) -> str:
 
 @lru_cache(maxsize=4096)
 def _resembles_label(key: str) -> bool:
-    """Compare the letters only: case, `-`, `_` and `.` are what is written wrongly most often."""
+    """Compare the letters only: most mistakes are in case, `-`, `_` and `.`."""
     matcher = SequenceMatcher(None, _letters(LABEL), _letters(key), autojunk=False)
     return matcher.quick_ratio() >= _SIMILAR and matcher.ratio() >= _SIMILAR
 
@@ -341,7 +342,7 @@ def _streak(fields: Any, health_status: str | None) -> int | None:
 
 
 def _own_name(names: Any) -> str:
-    """Return the name with one slash: legacy links add names, `/parent/alias`, in any order."""
+    """Return the name with one slash: legacy links add `/parent/alias`, in any order."""
     if isinstance(names, list):
         for name in names:
             text = as_text(name).removeprefix("/")

@@ -194,7 +194,7 @@ class SimulatedContainer:
         return {name: value for name, value in settings.items() if value}
 
     def status(self, now: float, age: Callable[[float], str] = _age) -> str:
-        """Return `Status` as moby's `State.String` does (container/state.go); `age` formats seconds."""
+        """Return `Status` as moby's `State.String` does (container/state.go)."""
         up, ago = age(now - self.started), age(now - self.finished)
         status = self._health(now)
         health = {"starting": " (health: starting)", None: ""}.get(status, f" ({status})")
@@ -210,7 +210,7 @@ class SimulatedContainer:
 
 
 class Request(BaseHTTPRequestHandler):
-    """One request to a simulated engine; other endpoints than the four are refused, as by a socket proxy."""
+    """One request; other endpoints than the four are refused, as by a socket proxy."""
 
     protocol_version = "HTTP/1.1"
     server_version = f"Docker/{VERSION} (linux)"
@@ -218,7 +218,7 @@ class Request(BaseHTTPRequestHandler):
     server: SimulatedEngine
 
     def setup(self) -> None:
-        """Send without delay: head and body are two packets, and TCP would wait between them."""
+        """Send without delay: TCP would wait between head and body."""
         if self.server.path is None:
             self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().setup()
@@ -247,10 +247,11 @@ class Request(BaseHTTPRequestHandler):
 
 
 class SimulatedEngine(ThreadingUnixStreamServer):
-    """Answers as a Docker engine does, from `containers()` at each request; listens inside `with`.
+    """Answers as a Docker engine does, from `containers()`; listens inside `with`.
 
-    It listens on a unix socket at `path`, or, without one, on a port of 127.0.0.1, which needs no
-    file. Subclasses in tests override `respond`, which gets each request, and `answer`, which returns its JSON.
+    It listens on a unix socket at `path`, or, without one, on a port of 127.0.0.1, which needs
+    no file. Subclasses in tests override `respond`, which gets each request, and `answer`,
+    which returns its JSON.
     """
 
     daemon_threads = True

@@ -56,7 +56,7 @@ _USUAL_API_VERSION: Final = "1.41"
 
 
 class Pong(NamedTuple):
-    """Result of a ping: whether the connected engine answered, and its clock in Unix seconds."""
+    """A ping: whether the connected engine answered, and its clock in Unix seconds."""
 
     same_engine: bool
     date: float | None
@@ -65,10 +65,10 @@ class Pong(NamedTuple):
 class Inspects(NamedTuple):
     """The outcome of several inspects.
 
-    `answers` has the parsed answer or the error by container id; an inspect that was not begun,
-    or was cut by the deadline, has none. `late` are the containers whose inspect took the whole
-    timeout, or that of a proxy in between. `outlasted` tells whether another inspect was
-    answered after the last of them began.
+    `answers` has the parsed answer or the error by container id; an inspect that was not
+    begun, or was cut by the deadline, has none. `late` are the containers whose inspect took
+    the whole timeout, or that of a proxy in between. `outlasted` tells whether another inspect
+    was answered after the last of them began.
     """
 
     answers: dict[str, Any | EngineError]
@@ -122,7 +122,7 @@ class Engine:
         return info
 
     def connect_without_version(self, deadline: Deadline) -> None:
-        """Use the API version that a ping names, else a usual one; `check` needs this when `/version` fails.
+        """Use the API version that a ping names, else a usual one, when `/version` fails.
 
         moby names its version in each answer, even in one that refuses the request's version.
         """
@@ -143,7 +143,7 @@ class Engine:
         self._listed = None, None
 
     def ping(self, deadline: Deadline) -> Pong:
-        """Request `/_ping`, and compare its headers with the last ping's to detect another engine."""
+        """Request `/_ping`; its headers show whether it is the same engine as before."""
         client = self._connected()
         if not self._ask("ping", deadline, client.ping):
             raise EngineError("ping", "bad_response", "the answer is not OK")
@@ -163,8 +163,8 @@ class Engine:
     ) -> Any:
         """List all containers, or those that match every filter; return `parse` of the rows.
 
-        The filters are moby's: `label`, `id`, and `since` and `before`, each with the full id of
-        one container. Rows are large and not kept. If the same request gets the same bytes
+        The filters are moby's: `label`, `id`, and `since` and `before`, each with the full id
+        of one container. Rows are large and not kept. If the same request gets the same bytes
         again, the last result is returned without a call of `parse`.
         """
         client = self._connected()
@@ -190,8 +190,8 @@ class Engine:
     ) -> Inspects:
         """Inspect containers, a few at a time.
 
-        `parse` gets the id and the answer, a JSON object; no answer is kept. No further inspect
-        begins after a denied one.
+        `parse` gets the id and the answer, a JSON object; no answer is kept. No further
+        inspect begins after a denied one.
         """
         run = _InspectRun(self._connected(), parse)
 
@@ -248,7 +248,7 @@ class Engine:
 
 
 class _InspectRun:
-    """Inspects containers in several threads, and notes when each began and any was answered."""
+    """Inspects containers in several threads, and notes when."""
 
     def __init__(self, client: Client, parse: Callable[[str, dict[str, Any]], Any]) -> None:
         # An inspect was refused; all others would be, too.
@@ -286,7 +286,7 @@ def _unix_time(date: str) -> float | None:
 
 
 def _engine_info(answer: Any) -> EngineInfo:
-    """Read the answer of `/version`; Podman's has a component `Podman Engine`, Docker's an `Engine`."""
+    """Parse `/version`: Podman's has a component `Podman Engine`, Docker's an `Engine`."""
     fields = answer if isinstance(answer, dict) else {}
     api_version = fields.get("ApiVersion")
     if not isinstance(api_version, str) or not _VERSION.fullmatch(api_version):

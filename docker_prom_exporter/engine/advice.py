@@ -21,31 +21,36 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from docker_prom_exporter.engine.errors import EngineError
 
-# In this order: settings of calum4's proxy, of tecnativa's and linuxserver's, and wollomatic's expression.
+# In this order: settings of calum4's proxy, of tecnativa's and linuxserver's, and wollomatic's
+# expression.
 _DENIED_BY_PROXY: Final = {
-    "version": r"a socket proxy must allow GET /version: VERSION=1, or -allowGET=(/v[\d.]+)?/version",
+    "version": "a socket proxy must allow GET /version: VERSION=1, "
+    r"or -allowGET=(/v[\d.]+)?/version",
     "ping": r"a socket proxy must allow GET /_ping: PING=1, or -allowGET=(/v[\d.]+)?/_ping",
-    "list": "a socket proxy must allow GET /containers/json: CONTAINER_LIST=1 or CONTAINERS=1, "
-    r"or -allowGET=(/v[\d.]+)?/containers/json",
-    "inspect": "a socket proxy must allow GET /containers/{id}/json: CONTAINER_INSPECT=1 or CONTAINERS=1, "
-    r"or -allowGET=(/v[\d.]+)?/containers/[a-zA-Z0-9_.-]+/json; without it, set CONTAINER_DETAILS=false",
+    "list": "a socket proxy must allow GET /containers/json: "
+    r"CONTAINER_LIST=1 or CONTAINERS=1, or -allowGET=(/v[\d.]+)?/containers/json",
+    "inspect": "a socket proxy must allow GET /containers/{id}/json: "
+    "CONTAINER_INSPECT=1 or CONTAINERS=1, "
+    r"or -allowGET=(/v[\d.]+)?/containers/[a-zA-Z0-9_.-]+/json; "
+    "without it, set CONTAINER_DETAILS=false",
 }
 
 _TOO_SLOW: Final = {
-    "ping": "the engine is stuck or slow: look at its log, or give it longer with DOCKER_TIMEOUT",
-    "inspect": "something holds the container, such as docker cp of a large file or a volume that "
-    "hangs; or the engine is slow: give it longer with DOCKER_TIMEOUT",
+    "ping": "the engine is stuck or slow: look at its log, "
+    "or give it longer with DOCKER_TIMEOUT",
+    "inspect": "something holds the container, such as docker cp of a large file or a "
+    "volume that hangs; or the engine is slow: give it longer with DOCKER_TIMEOUT",
 }
 
 _BY_STATUS: Final = {
     400: "the engine refused the API version, which a proxy in between may hide or an upgrade "
     "have changed; or it speaks HTTPS: then use tcp://HOST:2376 with DOCKER_TLS_VERIFY=1 and "
     "DOCKER_CERT_PATH",
-    401: "a proxy in front of the engine asks for credentials: HttpHeaders of the Docker CLI's "
-    "config.json may hold them; or use a socket proxy",
+    401: "a proxy in front of the engine asks for credentials: HttpHeaders of the Docker "
+    "CLI's config.json may hold them; or use a socket proxy",
     404: "nothing there speaks Docker's API: check the address in DOCKER_HOST",
-    502: "the socket proxy answers, the engine behind it does not: is the socket mounted into the "
-    "proxy, and may the proxy use it?",
+    502: "the socket proxy answers, the engine behind it does not: is the socket mounted into "
+    "the proxy, and may the proxy use it?",
 }
 _BY_STATUS[503] = _BY_STATUS[504] = _BY_STATUS[502]
 
@@ -53,14 +58,15 @@ _BY_STATUS[503] = _BY_STATUS[504] = _BY_STATUS[502]
 _BY_CAUSE: Final[dict[type[BaseException], str]] = {
     socket.gaierror: "no name server knows {0.hostname!r}: check DOCKER_HOST; "
     "two containers know each other's names only on a network they share",
-    ssl.SSLCertVerificationError: "the engine's certificate isn't trusted: DOCKER_CERT_PATH, with "
-    "DOCKER_TLS_VERIFY=1, or the context must have the ca.pem that signed it, and it must be "
+    ssl.SSLCertVerificationError: "the engine's certificate isn't trusted: DOCKER_CERT_PATH, "
+    "with DOCKER_TLS_VERIFY=1, or the context must have the ca.pem that signed it, and it must be "
     "issued for {0.hostname}",
     ConnectionRefusedError: "nobody listens at {0.netloc}: check DOCKER_HOST; socket proxies "
     "listen on 2375",
 }
 
-# OpenSSL's names for what a server says about the client's certificate, and for an answer without TLS.
+# OpenSSL's names for what a server says about the client's certificate, and for an answer
+# without TLS.
 _CERTIFICATE_REFUSED: Final = frozenset(
     (
         "TLSV13_ALERT_CERTIFICATE_REQUIRED",
@@ -91,7 +97,7 @@ _OTHER_SOCKETS: Final = (
 
 
 def advise(error: EngineError, url: str) -> str:
-    """Return one line on how to fix a failed request, or an empty string if no remedy is known.
+    """Return one line on how to fix a failed request; empty if no remedy is known.
 
     `url` is the engine's address as `Engine.url` gives it.
     """
@@ -123,8 +129,8 @@ def _socket_advice(error: EngineError, path: Path) -> str:
     if not stat.S_ISSOCK(_mode(path)):
         return _no_socket_advice(path)
     return (
-        f"nobody listens on {path}: {_START}; in a container that mounts the socket's file, it "
-        "may be a socket from before the engine restarted: restart the container, or mount the "
+        f"nobody listens on {path}: {_START}; in a container that mounts the socket's file, "
+        "it may be a socket from before the engine restarted: restart the container, or mount the "
         "socket's folder instead"
     )
 
@@ -187,7 +193,7 @@ def _forbidden_socket_advice(path: Path) -> str:
 
 
 def _mode_allows(path: Path, status: os.stat_result) -> bool:
-    """Whether the owner, the group or the others of a socket may use it, and this process is one.
+    """Whether owner, group or others may use a socket, and this process is one of them.
 
     `os.access` also knows that root may use all; but SELinux may deny it what the mode allows.
     """
@@ -215,7 +221,7 @@ def _user_name(uid: int) -> str:
 
 
 def _group(gid: int) -> tuple[str, list[str]]:
-    """Return a group's name, or its gid as a string, and the members that the group database lists."""
+    """Return a group's name, or its gid as a string, and its listed members."""
     if sys.platform != "win32":
         with suppress(KeyError):
             entry = grp.getgrgid(gid)

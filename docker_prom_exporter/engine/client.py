@@ -77,8 +77,8 @@ class Client(APIClient):
     def __init__(
         self, target: Target, timeout: float, version: str, in_flight: InFlight
     ) -> None:
-        # docker-py's own constructor is not called: it reads config.json wherever it finds one,
-        # where an odd entry raises an error, and it reads `base_url` in a way of its own.
+        # docker-py's own constructor is not called: it reads config.json wherever it finds
+        # one, where an odd entry raises an error, and it reads `base_url` in a way of its own.
         requests.Session.__init__(self)
         self.pinged: Mapping[str, str] = {}
         self.base_url, adapter = _adapter(target, timeout)
@@ -102,8 +102,8 @@ class Client(APIClient):
     ) -> requests.Response:
         """Send a request as a session does, but never with a body, cookies or credentials.
 
-        `Session.request` also reads proxies, certificates and credentials from the environment,
-        and merges settings, which takes a quarter of the CPU time of a request.
+        `Session.request` also reads proxies, certificates and credentials from the
+        environment, and merges settings, which takes a quarter of the CPU time of a request.
         """
         request = requests.PreparedRequest()
         request.prepare(method, url, headers=self.headers, params=params)
@@ -112,8 +112,8 @@ class Client(APIClient):
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send only `GET`s of the four endpoints; limit the answer's size.
 
-        The adapter sends one request and follows no redirect. Raises `requests.HTTPError` unless
-        the status is 200, and `ForbiddenRequestError` before anything is sent.
+        The adapter sends one request and follows no redirect. Raises `requests.HTTPError`
+        unless the status is 200, and `ForbiddenRequestError` before anything is sent.
         """
         url = request.url or ""
         path = urlsplit(url).path
@@ -137,7 +137,7 @@ class Client(APIClient):
         return response
 
     def list_unparsed(self, limit: int, filters: Mapping[str, list[str]]) -> bytes:
-        """Return `/containers/json` unparsed: docker-py's `containers` parses even an unchanged answer."""
+        """Return `/containers/json` unparsed: an unchanged answer need not be parsed."""
         url = f"{self.base_url}/v{self.api_version}/containers/json"
         params = {
             "all": 1,
@@ -174,7 +174,8 @@ class _TlsAdapter(requests.adapters.HTTPAdapter):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        # urllib3 1.26 tells OpenSSL no name for an IP address; it compares the name itself then.
+        # urllib3 1.26 tells OpenSSL no name for an IP address; it compares the name itself
+        # then.
         if urllib3.__version__.startswith("1."):  # type: ignore[attr-defined]
             context.check_hostname = False
         super().__init__()
@@ -200,9 +201,10 @@ def parse_rows(body: bytes) -> list[Any]:
 
 
 def _trim_row(fields: dict[str, Any]) -> dict[str, Any]:
-    """Drop the unused fields of a row while the list is parsed: a few hundred full rows are megabytes.
+    """Drop unused fields of a row at once: a few hundred full rows are megabytes.
 
-    Only a row has `Names` that are not a string: labels may have any key, but their values are strings.
+    Only a row has `Names` that are not a string: labels may have any key, but their values are
+    strings.
     """
     if isinstance(fields.get("Names", ""), str):
         return fields
@@ -210,7 +212,7 @@ def _trim_row(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(response: requests.Response) -> None:
-    """Read an answer to its end; raises `BadAnswerError` above `_MAX_BYTES`, as requests has no limit."""
+    """Read an answer to its end; `BadAnswerError` above `_MAX_BYTES`."""
     content = BytesIO()
     with response:
         for chunk in response.iter_content(_CHUNK):
@@ -224,8 +226,8 @@ def _read(response: requests.Response) -> None:
 class InFlight:
     """The connections of running requests by thread, so that another thread can end a request.
 
-    docker-py's timeout is for each read, so that an answer that drips can outlast it. Shutting the connection
-    down ends any read.
+    docker-py's timeout is for each read, so that an answer that drips can outlast it. Shutting
+    the connection down ends any read.
     """
 
     def __init__(self) -> None:
@@ -234,8 +236,8 @@ class InFlight:
     def watch(self, adapter: requests.adapters.HTTPAdapter) -> None:
         """Record the connection of each request through the adapter.
 
-        On a unix socket all paths then share one pool: docker-py makes a pool for each path, which leaves an
-        idle connection for each inspect.
+        On a unix socket all paths then share one pool: docker-py makes a pool for each path,
+        which leaves an idle connection for each inspect.
         """
         unix, pool_of = (
             isinstance(adapter, UnixHTTPAdapter),

@@ -1,4 +1,4 @@
-"""Errors of engine requests, and their conversion from those of docker-py, requests and urllib3."""
+"""Errors of engine requests, made from those of docker-py, requests and urllib3."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _REASONS_BY_STATUS: Final = {
 
 
 class EngineError(Exception):
-    """A request failed: `endpoint` and `reason` as `snapshot` lists them, and one line of detail.
+    """A request failed: `endpoint` and `reason` as in `snapshot`, and one line of detail.
 
-    The detail never quotes the engine's answer, so that no text of a container can reach a log. `status` is
-    the HTTP status, `None` without an answer.
+    The detail never quotes the engine's answer, so that no text of a container can reach a
+    log. `status` is the HTTP status, `None` without an answer.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class EngineError(Exception):
 
 
 class BadTargetError(EngineError):
-    """The Docker host, context, certificates or the Docker CLI's `config.json` can't be used."""
+    """The Docker host, its context or its certificates can't be used."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("version", "error", detail)
@@ -54,8 +54,8 @@ class BadAnswerError(Exception):
     """The answer is not of the expected form; the message never quotes the answer."""
 
 
-# The first entry that matches one of the causes decides. Certificate errors are ValueErrors, too.
-# urllib3's errors for a refused connection and for an unknown name are timeouts by class.
+# The first entry that matches one of the causes decides. Certificate errors are ValueErrors,
+# too. urllib3's errors for a refused connection and for an unknown name are timeouts by class.
 _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
     ((urllib3.exceptions.NewConnectionError,), "unreachable", "can't connect"),
     (
@@ -78,7 +78,7 @@ _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = 
 
 
 def engine_error(endpoint: str, error: Exception) -> EngineError:
-    """Return the `EngineError` for an exception of docker-py, requests, urllib3 or the system."""
+    """Return the `EngineError` for an exception of a library or the system."""
     if isinstance(error, BadAnswerError):
         return EngineError(endpoint, "bad_response", str(error))
     if isinstance(error, requests.HTTPError) and error.response is not None:
@@ -98,7 +98,7 @@ def engine_error(endpoint: str, error: Exception) -> EngineError:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and its causes; requests and urllib3 keep causes in `args` and `reason`."""
+    """Yield an exception and its causes, which libraries keep in `args` and `reason`."""
     yield error
     hidden = (*error.args, getattr(error, "reason", None), error.__cause__)
     inner = next((one for one in hidden if isinstance(one, BaseException)), None)

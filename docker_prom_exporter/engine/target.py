@@ -43,10 +43,11 @@ _OWN_HEADERS: Final = frozenset(
 class Target(NamedTuple):
     """An engine's address, with what is needed to speak to it.
 
-    `url` is `unix:///PATH`, `npipe://PATH`, `http://HOST:PORT` or `https://HOST:PORT`; only the
-    last has `tls`. `origin` names the option, the variable or the context that it comes from.
-    `headers` are those of the CLI's `config.json` that go with each request. `ignored` says in
-    one line why that file counts as empty, and is empty if the file is fine or does not exist.
+    `url` is `unix:///PATH`, `npipe://PATH`, `http://HOST:PORT` or `https://HOST:PORT`; only
+    the last has `tls`. `origin` names the option, the variable or the context that it comes
+    from. `headers` are those of the CLI's `config.json` that go with each request. `ignored`
+    says in one line why that file counts as empty, and is empty if the file is fine or does
+    not exist.
     """
 
     url: str
@@ -62,7 +63,7 @@ class Target(NamedTuple):
 
 
 def find_target(docker_host: str | None, environ: Mapping[str, str]) -> Target:
-    """Find the engine that `docker version` would ask with this environment and the same files.
+    """Find the engine that `docker version` would ask, with the same environment and files.
 
     `docker_host` is the value of the option, from its flag or from `DOCKER_HOST`. Raises
     `BadTargetError` for what can't be used, and for `ssh://`, which only the CLI can use. The
@@ -177,7 +178,8 @@ def _read_context(path: Path, context: str) -> tuple[str, bool]:
         answer = _decoder().decode(path.read_bytes().decode("utf-8", "replace"))
     except FileNotFoundError as error:
         raise BadTargetError(
-            f"{context} can't be used: there is no {str(path)!r}, which docker context create writes"
+            f"{context} can't be used: there is no {str(path)!r}, "
+            "which docker context create writes"
         ) from error
     except OSError as error:
         why = error.strerror or type(error).__name__
@@ -194,14 +196,14 @@ def _read_context(path: Path, context: str) -> tuple[str, bool]:
         or not isinstance(skip_verify, bool | None)
     ):
         raise BadTargetError(
-            f"{context} can't be used: {str(path)!r} must hold JSON with Endpoints.docker.Host, "
-            "as docker context create writes it"
+            f"{context} can't be used: {str(path)!r} must hold JSON with "
+            "Endpoints.docker.Host, as docker context create writes it"
         )
     return host or "", bool(skip_verify)
 
 
 def _decoder() -> json.JSONDecoder:
-    """Return a decoder that makes an object a tuple of pairs, and refuses NaN, as Go's does."""
+    """Return a decoder that makes tuples of pairs of objects, and refuses NaN, as Go's."""
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(constant)
@@ -224,7 +226,7 @@ def _text(value: Any) -> str:
 
 
 def _headers(config: Any) -> dict[str, str]:
-    """Return `HttpHeaders`, without what can't be sent or would change where a request goes."""
+    """Return `HttpHeaders` that can be sent and don't change where a request goes."""
     headers: dict[str, str] = {}
     fields = _field(config, "HttpHeaders")
     if not isinstance(fields, tuple):

@@ -30,7 +30,7 @@ _EXPIRED: Final = (
 )
 _GATEWAY_UP: Final = (
     "docker_exporter_gateway_up",
-    "Whether the last request to the Pushgateway succeeded (1), or failed or is too old to trust (0).",
+    "Whether the Pushgateway could be asked; 0 also if the last request is too old to trust.",
 )
 
 

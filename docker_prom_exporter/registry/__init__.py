@@ -127,7 +127,7 @@ class Scanner:
         self._failure = cause
 
     def _checkpoint(self) -> None:
-        """End the scan if `stop` is set, log a long one's progress, republish during the first."""
+        """End the scan if `stop` is set; log progress; republish during the first scan."""
         if self._stop.is_set():
             raise _StoppedError
         now = time.monotonic()
@@ -143,7 +143,7 @@ class Scanner:
             self._publish(self.publication())
 
     def _log_unusable(self, unusable: Sequence[Unusable]) -> None:
-        """Log each unusable thing once, until it is usable again; of very many only the number."""
+        """Log each unusable thing once, until it is usable again; of many the number."""
         logged: Counter[str] = Counter()
         for each in unusable:
             if each in self._unusable:

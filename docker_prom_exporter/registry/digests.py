@@ -1,4 +1,4 @@
-"""Digests as bytes: the algorithm follows from the length. Text takes nearly twice the memory."""
+"""Digests as bytes, which take half the memory; the length tells the algorithm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Access to files that may change at any time, without following symbolic links or waiting for FIFOs."""
+"""Access to files that may change at any time: follow no link, wait for no FIFO."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NANOSECONDS_TO_SETTLE: Final = 2 * 10**9
 
 
 class Defect(NamedTuple):
-    """Why something can't be used: a `reason` of the metric, and a line of detail with its path."""
+    """Why something can't be used: the metric's `reason`, and a line with its path."""
 
     reason: str
     detail: str
@@ -130,7 +130,7 @@ class Files:
         raise DefectError(*self.absence(path))
 
     def absence(self, path: str) -> Defect:
-        """Return why nothing was found at a path: a problem there or above, or it is missing."""
+        """Return why nothing was found at a path: a problem there or above, or missing."""
         above = path
         while above:
             if above in self.problems:

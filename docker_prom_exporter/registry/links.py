@@ -155,7 +155,7 @@ def _read_digests(files: Files, path: str, known: DigestLinks) -> DigestLinks:
 
 
 def _read_digest(files: Files, path: str, name: bytes) -> bytes | Defect:
-    """Return the digest in a link. Only a name of another algorithm than sha256 is an alias."""
+    """Return the digest in a link; only a name not of sha256 is an alias."""
     target = _read_target(files, path)
     if isinstance(target, bytes) and target != name and len(name) == digests.WIDTHS["sha256"]:
         return Defect("corrupt", f"{path} holds another digest than its own")

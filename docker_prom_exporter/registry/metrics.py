@@ -1,4 +1,4 @@
-"""Names, HELP and labels of the metrics of a registry's storage, and their families from `Contents`."""
+"""Metrics of a registry's storage: name, HELP and labels; families of `Contents`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REVISIONS: Final = (
 )
 SIZE: Final = (
     "repository_size_bytes",
-    "Bytes on disk that the repository's usable tags hold: manifests, configs and layers, each blob once.",
+    "Bytes on disk that usable tags hold: manifests, configs and layers, each blob once.",
 )
 TAG_LAYERS: Final = (
     "repository_tag_layers_total",
@@ -77,7 +77,7 @@ def up_family(*, up: bool) -> Metric:
 
 
 def scan_families(duration: float, last_scan: float) -> list[Metric]:
-    """Return the families about the exporter; `duration` is in seconds, `last_scan` a Unix time."""
+    """Return the families of scans: `duration` in seconds, `last_scan` in Unix time."""
     return [
         build_info(),
         GaugeMetricFamily(*SCAN_DURATION, duration),

@@ -256,7 +256,7 @@ class Resolver:
         return None
 
     def _content_defect(self, named: Descriptor) -> Defect | None:
-        """Return why a layer or config can't be pulled; None if only this user can't read it."""
+        """Return why a layer or config can't be pulled; None if only we can't read it."""
         if named.kind == FOREIGN:
             return None
         target = self._layers.get(named.digest)

@@ -58,8 +58,8 @@ class StorageError(Exception):
 class Contents(NamedTuple):
     """The content of a storage.
 
-    `blob_bytes` has the bytes held by `tag`, `untagged` and `nothing`; without `nothing` if the
-    storage has blobs and no manifests, so that nobody can know what holds them.
+    `blob_bytes` has the bytes held by `tag`, `untagged` and `nothing`; without `nothing` if
+    the storage has blobs and no manifests, so that nobody can know what holds them.
     """
 
     repositories: tuple[Repository, ...] = ()
@@ -250,7 +250,7 @@ class Storage:
         return Resolver(name, path, links, self._blobs, cache=self._was_cache)
 
     def _check_again(self, states: dict[str, RepositoryState]) -> None:
-        """Read suspect repositories again, in case a link was just being written or deleted."""
+        """Read suspect repositories again: a link may have just been written or deleted."""
         suspects = [*states]
         for _ in range(_MAX_CHECKS):
             suspects = [name for name in suspects if states[name].unusable]
