@@ -39,11 +39,19 @@ def client_address(headers: HTTPMessage, peer: str, source: str) -> str:
         return peer
     last = values[-1].rpartition(",")[2].strip()
     if source == "RightmostForwarded":
-        given = _FORWARDED_FOR.search(last)
-        last = given[1] or given[2] if given else ""
+        last = _forwarded_for(last)
     elif source == "CloudFrontViewerAddress":
+        # It always has a port.
         last = last.rpartition(":")[0].strip("[]")
+    # The other headers have nothing but an address.
     try:
         return str(ipaddress.ip_address(last))
     except ValueError:
         return peer
+
+
+def _forwarded_for(element: str) -> str:
+    match = _FORWARDED_FOR.search(element)
+    if match is None:
+        return ""
+    return match[1] or match[2] or ""

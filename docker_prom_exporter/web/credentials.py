@@ -8,7 +8,7 @@ import re
 import ssl
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 import structlog
 
@@ -29,6 +29,13 @@ class CredentialsError(ValueError):
     """
 
 
+class _Contexts(NamedTuple):
+    """A TLS context for each kind of client."""
+
+    network: ssl.SSLContext
+    same_host: ssl.SSLContext
+
+
 class ServerTls:
     """TLS 1.2 or newer, with a certificate and optionally the CA of clients' certificates.
 
@@ -36,11 +43,14 @@ class ServerTls:
     logged once and the previous content stays in use.
     """
 
+    _needs_certificate: bool  # whether clients from the network must have one
+    _contexts: Reloaded[_Contexts]
+
     def __init__(self, cert_file: str, key_file: str, client_ca_file: str | None) -> None:
         self._needs_certificate = client_ca_file is not None
         files = filter(None, (cert_file, key_file, client_ca_file))
         self._contexts = Reloaded(
-            lambda: _contexts(cert_file, key_file, client_ca_file), *files
+            lambda: _load_contexts(cert_file, key_file, client_ca_file), *files
         )
 
     def wrap(self, connection: socket.socket, *, same_host: bool) -> ssl.SSLSocket:
@@ -48,14 +58,20 @@ class ServerTls:
 
         A client from this host's own address needs no certificate: the healthcheck has none.
         """
-        context = self._contexts.value()[same_host]
+        contexts = self._contexts.value()
+        context = contexts.network
+        if same_host:
+            context = contexts.same_host
         return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
     def is_certified(self, connection: ssl.SSLSocket) -> bool:
-        """Return whether the client has a valid certificate or needs none; after the handshake."""
-        return (
-            not self._needs_certificate or connection.getpeercert(binary_form=True) is not None
-        )
+        """Return whether the client has a valid certificate, or needs none.
+
+        This is known after the handshake.
+        """
+        if not self._needs_certificate:
+            return True
+        return connection.getpeercert(binary_form=True) is not None
 
 
 class BearerToken:
@@ -65,7 +81,7 @@ class BearerToken:
     """
 
     def __init__(self, path: str) -> None:
-        self._token = Reloaded(lambda: _token(path), path)
+        self._token = Reloaded(lambda: _load_token(path), path)
 
     def matches(self, authorization: str) -> bool:
         """Return whether the header has the token, as `Bearer` or as the password of `Basic`.
@@ -85,38 +101,45 @@ class BearerToken:
 
 
 class Reloaded(Generic[_T]):
-    """The result of `read`, which is called again when one of the files changes.
+    """The result of `load`, which is called again when one of the files changes.
 
     Thread-safe.
     """
 
-    def __init__(self, read: Callable[[], _T], *paths: str) -> None:
-        self._read = read
+    _value: _T  # of the last call that did not raise `CredentialsError`
+    _identities: list[tuple[int, ...] | None]  # of the files at the last call
+
+    def __init__(self, load: Callable[[], _T], *paths: str) -> None:
+        self._load = load
         self._paths = paths
-        self._seen = [*map(_identity, paths)]
-        self._value = read()
-        self._reading = threading.Lock()
+        # Before the files are read: a change meanwhile is noticed by the next request.
+        self._identities = [*map(_identity, paths)]
+        self._value = load()
+        self._loading = threading.Lock()
 
     def value(self) -> _T:
         """Return the last result."""
-        with self._reading:
-            seen, self._seen = self._seen, [*map(_identity, self._paths)]
-            if seen != self._seen:
-                log = structlog.get_logger()
-                try:
-                    self._value = self._read()
-                    log.info("credentials.changed", files=" ".join(self._paths))
-                except CredentialsError as error:
-                    advice = "what was read before stays in force"
-                    log.warning("credentials.unusable", cause=str(error), advice=advice)
+        with self._loading:
+            identities = [*map(_identity, self._paths)]
+            if identities != self._identities:
+                # Also if the files can't be used, so that this is logged once.
+                self._identities = identities
+                self._reload()
             return self._value
+
+    def _reload(self) -> None:
+        log = structlog.get_logger()
+        try:
+            self._value = self._load()
+        except CredentialsError as error:
+            advice = "the previous content stays in use"
+            log.warning("credentials.unusable", cause=str(error), advice=advice)
+        else:
+            log.info("credentials.changed", files=" ".join(self._paths))
 
 
 def _identity(path: str) -> tuple[int, ...] | None:
-    """Return values that change when the file is written or replaced.
-
-    None if there is no file.
-    """
+    """Return values that change when the file is written or replaced, `None` without one."""
     try:
         status = Path(path).stat()
     except OSError:
@@ -124,19 +147,17 @@ def _identity(path: str) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _contexts(
-    cert_file: str, key_file: str, client_ca_file: str | None
-) -> tuple[ssl.SSLContext, ...]:
-    """Return two TLS contexts: for clients from the network and from this host."""
-    _certificates(cert_file)
+def _load_contexts(cert_file: str, key_file: str, client_ca_file: str | None) -> _Contexts:
+    # OpenSSL does not say which file is missing or empty.
+    _load_certificates(cert_file)
     _read(key_file)
-    if client_ca_file is None:
-        return (_context(cert_file, key_file),) * 2
-    authorities = _certificates(client_ca_file)
-    contexts = _context(cert_file, key_file), _context(cert_file, key_file)
-    for context, mode in zip(contexts, (ssl.CERT_REQUIRED, ssl.CERT_OPTIONAL), strict=True):
-        context.load_verify_locations(cadata=authorities)
-        context.verify_mode = mode
+    contexts = _Contexts(_context(cert_file, key_file), _context(cert_file, key_file))
+    if client_ca_file is not None:
+        authorities = _load_certificates(client_ca_file)
+        contexts.network.load_verify_locations(cadata=authorities)
+        contexts.network.verify_mode = ssl.CERT_REQUIRED
+        contexts.same_host.load_verify_locations(cadata=authorities)
+        contexts.same_host.verify_mode = ssl.CERT_OPTIONAL
     return contexts
 
 
@@ -146,19 +167,21 @@ def _context(cert_file: str, key_file: str) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION
     try:
         context.load_cert_chain(cert_file, key_file, password=lambda: "")
-    except OSError as error:  # the error does not name the file
-        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-        cause = f"{cert_file}: OpenSSL can't use it: {reason}"
+    except OSError as error:
+        # The error does not name the file.
+        reason = getattr(error, "reason", error.strerror)
         if reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
             cause = f"{key_file}: this is not the key of {cert_file}"
         elif reason is None:
             cause = f"{key_file}: no private key as PEM and without a passphrase"
+        else:
+            cause = f"{cert_file}: OpenSSL can't use it: {reason}"
         raise CredentialsError(cause) from None
     return context
 
 
-def _certificates(path: str) -> str:
-    """Read certificates as PEM; the text around them may be in any language."""
+def _load_certificates(path: str) -> str:
+    # The text around the certificates may be in any language.
     text = _read(path).decode("ascii", "ignore")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
@@ -167,7 +190,7 @@ def _certificates(path: str) -> str:
     return text
 
 
-def _token(path: str) -> bytes:
+def _load_token(path: str) -> bytes:
     token = _read(path).strip()
     if not _TOKEN.fullmatch(token):
         raise CredentialsError(f"{path}: a token is one word of visible ASCII characters")
@@ -179,9 +202,9 @@ def _read(path: str) -> bytes:
         with Path(path).open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise CredentialsError(
-            f"{path}: {getattr(error, 'strerror', None) or error}"
-        ) from None
+        # A path with a null byte is a `ValueError`.
+        cause = getattr(error, "strerror", None) or error
+        raise CredentialsError(f"{path}: {cause}") from None
     if not content.strip():
         raise CredentialsError(f"{path}: the file is empty")
     if len(content) > _MAX_BYTES:

@@ -49,29 +49,23 @@ _REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) ([!-~]+) HTTP/1\.([01])\r?\n"
 
 
 class Request(NamedTuple):
-    """A request without its body.
-
-    `certified`: the client has a valid certificate, or needs none.
-    """
+    """A request without its body."""
 
     method: str
     path: str
     query: str
     headers: HTTPMessage
-    peer: str
-    certified: bool
+    peer: str  # the address of the connection's other end
+    certified: bool  # whether the client has a valid certificate, or needs none
 
 
 class Response(NamedTuple):
-    """An answer.
-
-    Clients share the parts of the body without copies; a header may occur twice.
-    """
+    """An answer."""
 
     status: HTTPStatus
-    body: tuple[bytes, ...]
+    body: tuple[bytes, ...]  # parts that all clients share, so that they are not copied
     content_type: str = "text/plain; charset=utf-8"
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()  # a name may occur twice
 
 
 def refusal(status: HTTPStatus, explanation: str, *headers: tuple[str, str]) -> Response:
@@ -81,10 +75,7 @@ def refusal(status: HTTPStatus, explanation: str, *headers: tuple[str, str]) -> 
 
 
 class _RefusedError(Exception):
-    """The request is not passed to the app.
-
-    Its arguments are the status of the answer and the reason.
-    """
+    """A request is not passed to the app. Its arguments are those of `refusal`."""
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -97,16 +88,17 @@ def listen(address: str, port: int) -> socket.socket:
     try:
         return socket.create_server((address, port), family=family, dualstack_ipv6=dual)
     except OSError as error:
+        # A host without IPv6 can still serve all of its addresses.
         if address != "::" or error.errno != errno.EAFNOSUPPORT:
             raise
         return socket.create_server(("", port))
 
 
 class _Slot(NamedTuple):
-    """The client's host, and the monotonic time at which its connection is dropped."""
+    """A connection's right to a thread."""
 
-    host: str
-    deadline: float
+    host: str  # the client's address
+    deadline: float  # on the monotonic clock; then the connection is dropped
 
 
 class BoundedServer(ThreadingMixIn, BaseServer):
@@ -117,6 +109,17 @@ class BoundedServer(ThreadingMixIn, BaseServer):
     """
 
     daemon_threads = True
+
+    app: Callable[[Request], Response]
+    tls: ServerTls | None
+    # The connections that are not dropped, the longest-idle first.
+    _slots: dict[socket.socket, _Slot]
+    # Threads that have not ended, those of dropped connections included.
+    _thread_count: int
+    # Guards the two; notified when a thread ends.
+    _changed: threading.Condition
+    # Whether a lack of descriptors was logged.
+    _warned: bool
 
     def __init__(
         self,
@@ -129,9 +132,7 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         self.tls = tls
         self._listener = listener
         self._descriptor = listener.fileno()
-        self._slots: dict[
-            socket.socket, _Slot
-        ] = {}  # without dropped connections, longest-idle first
+        self._slots = {}
         self._thread_count = 0
         self._max_threads = _max_threads()
         self._changed = threading.Condition()
@@ -147,9 +148,8 @@ class BoundedServer(ThreadingMixIn, BaseServer):
     def stop(self) -> None:
         """Close the listener and every connection, within half a second."""
         threading.Thread(target=self.shutdown, daemon=True).start()
-        with suppress(
-            OSError
-        ):  # wakes `serve_forever` on Linux; other systems need half a second
+        # This wakes `serve_forever` on Linux; on other systems it wakes twice a second.
+        with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join(_STOP_TIMEOUT)
         self._listener.close()
@@ -169,19 +169,12 @@ class BoundedServer(ThreadingMixIn, BaseServer):
                 connection, (host, port, *_) = self._listener.accept()
         except OSError as error:
             if error.errno in _OUT_OF_DESCRIPTORS:
-                if not self._warned:
-                    advice = "raise the limit: ulimit -n"
-                    self._log.warning(
-                        "http.no_descriptors", cause=error.strerror, advice=advice
-                    )
-                self._warned = True
-                with self._changed:
-                    self._drop_one()  # this also waits: `accept` would fail again at once
+                self._free_a_descriptor(error)
             raise
         if self.tls is not None:
-            connection = self.tls.wrap(
-                connection, same_host=host == connection.getsockname()[0]
-            )
+            same_host = host == connection.getsockname()[0]
+            connection = self.tls.wrap(connection, same_host=same_host)
+        # An IPv4 client of an IPv6 listener has a mapped address.
         return connection, (host.removeprefix("::ffff:"), port)
 
     def verify_request(self, request: socket.socket, client_address: tuple[str, int]) -> bool:  # type: ignore[override]
@@ -190,9 +183,8 @@ class BoundedServer(ThreadingMixIn, BaseServer):
             while self._thread_count >= self._max_threads:
                 self._drop_one()
             self._thread_count += 1
-            self._slots[request] = _Slot(
-                client_address[0], time.monotonic() + _REQUEST_TIMEOUT
-            )
+            deadline = time.monotonic() + _REQUEST_TIMEOUT
+            self._slots[request] = _Slot(client_address[0], deadline)
         return True
 
     def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
@@ -209,10 +201,12 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         `serve_forever` calls this at least twice a second.
         """
         now = time.monotonic()
+        late = []
         with self._changed:
-            self._drop(
-                [connection for connection, slot in self._slots.items() if slot.deadline < now]
-            )
+            for connection, slot in self._slots.items():
+                if slot.deadline < now:
+                    late.append(connection)
+            self._drop(late)
 
     def handle_error(self, request: object, client_address: tuple[str, int]) -> None:  # noqa: ARG002  inherited
         """Log why a connection ended early."""
@@ -232,16 +226,18 @@ class BoundedServer(ThreadingMixIn, BaseServer):
         with self._changed:
             if connection not in self._slots:
                 raise ConnectionAbortedError("dropped")
-            self._slots[connection] = _Slot(
-                self._slots.pop(connection).host, time.monotonic() + seconds
-            )
+            slot = self._slots.pop(connection)
+            self._slots[connection] = slot._replace(deadline=time.monotonic() + seconds)
 
     def is_abandoned(self, connection: socket.socket) -> bool:
-        """Return whether the client hung up while others wait to be accepted (Linux only)."""
+        """Return whether the client hung up while others wait to be accepted.
+
+        Always false if the system is not Linux.
+        """
         if sys.platform != "linux":
             return False
         # If none waits, this client gets an answer: busybox's `nc` closes only its sending
-        # side.
+        # side, as if it had hung up.
         poll = select.poll()
         poll.register(connection, select.POLLRDHUP)
         poll.register(self._descriptor, select.POLLIN)
@@ -252,17 +248,24 @@ class BoundedServer(ThreadingMixIn, BaseServer):
 
         Wait briefly for a thread to end.
         """
-        for host, _ in Counter(slot.host for slot in self._slots.values()).most_common(1):
-            self._drop(
-                [
-                    next(
-                        connection
-                        for connection, slot in self._slots.items()
-                        if slot.host == host
-                    )
-                ]
-            )
+        counts = Counter(slot.host for slot in self._slots.values())
+        # There may be none: a thread does not end at once when its connection is dropped.
+        if counts:
+            greediest = max(counts, key=counts.__getitem__)
+            for connection, slot in self._slots.items():
+                if slot.host == greediest:
+                    self._drop([connection])
+                    break
         self._changed.wait(_DROP_TIMEOUT)
+
+    def _free_a_descriptor(self, error: OSError) -> None:
+        """Drop a connection, and warn once."""
+        if not self._warned:
+            advice = "raise the limit: ulimit -n"
+            self._log.warning("http.no_descriptors", cause=error.strerror, advice=advice)
+        self._warned = True
+        with self._changed:
+            self._drop_one()  # which also waits: `accept` would fail again at once
 
     def _drop(self, connections: Iterable[socket.socket]) -> None:
         """Shut down connections, which ends their threads, even if these wait for a client."""
@@ -278,21 +281,19 @@ def _max_threads() -> int:
     if sys.platform == "win32":
         return _MAX_CONNECTIONS
     limit = os.sysconf("SC_OPEN_MAX")
-    return (
-        _MAX_CONNECTIONS
-        if limit < 0
-        else max(1, min(_MAX_CONNECTIONS, limit - _OTHER_DESCRIPTORS))
-    )
+    if limit < 0:  # there is none
+        return _MAX_CONNECTIONS
+    return max(1, min(_MAX_CONNECTIONS, limit - _OTHER_DESCRIPTORS))
 
 
 class _ConnectionHandler(BaseHTTPRequestHandler):
     """Answers the requests of one connection."""
 
     protocol_version = request_version = "HTTP/1.1"
-    disable_nagle_algorithm = (
-        True  # otherwise the end of an answer waits for the client's delayed ACK
-    )
-    wbufsize = _BUFFER  # headers and a small body in one write
+    # Otherwise the end of an answer waits for the client's delayed ACK.
+    disable_nagle_algorithm = True
+    # Headers and a small body are one write.
+    wbufsize = _BUFFER
     server: BoundedServer
     rfile: io.BufferedReader
 
@@ -323,29 +324,26 @@ class _ConnectionHandler(BaseHTTPRequestHandler):
             raise _RefusedError(
                 HTTPStatus.BAD_REQUEST, "this is not a request of HTTP/1.0 or HTTP/1.1"
             )
-        method, target, minor = (group.decode("ascii") for group in match.groups())
-        lines = []
-        while (line := self._read_line()).strip():
-            lines.append(line.decode("latin-1"))
-            if len(lines) > _MAX_HEADERS:
-                raise _RefusedError(_TOO_LARGE, f"there may be {_MAX_HEADERS} headers")
-        headers = message_from_string("".join(lines), _class=HTTPMessage)
+        method, target, minor_version = match[1].decode(), match[2].decode(), match[3]
+        headers = self._read_headers()
         try:
             url = urlsplit(target)
         except ValueError:
             raise _RefusedError(
                 HTTPStatus.BAD_REQUEST, "the request target is invalid"
             ) from None
-        wishes = headers.get("Connection", "").lower()
-        has_body = (
-            "Transfer-Encoding" in headers or headers.get("Content-Length", "0").strip() != "0"
-        )
-        self.close_connection = (
-            "close" in wishes or (minor == "0" and "keep-alive" not in wishes) or has_body
-        )
+        self.close_connection = _has_body(headers) or not _is_kept(headers, minor_version)
         tls = self.server.tls
         certified = tls is None or tls.is_certified(self.request)
         return Request(method, url.path, url.query, headers, self.client_address[0], certified)
+
+    def _read_headers(self) -> HTTPMessage:
+        lines = []
+        while (line := self._read_line()).strip():
+            lines.append(line.decode("latin-1"))
+            if len(lines) > _MAX_HEADERS:
+                raise _RefusedError(_TOO_LARGE, f"there may be {_MAX_HEADERS} headers")
+        return message_from_string("".join(lines), _class=HTTPMessage)
 
     def _read_line(self) -> bytes:
         line = self.rfile.readline(_MAX_LINE + 1)
@@ -366,8 +364,9 @@ class _ConnectionHandler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Connection", "close" if self.close_connection else "keep-alive")
         self.end_headers()
-        for part in response.body if has_body else ():
-            self.wfile.write(part)
+        if has_body:
+            for part in response.body:
+                self.wfile.write(part)
         self.wfile.flush()
         if self.close_connection:
             self._linger()
@@ -375,11 +374,23 @@ class _ConnectionHandler(BaseHTTPRequestHandler):
             self.server.allow(self.request, _IDLE_TIMEOUT)
 
     def _linger(self) -> None:
-        """Discard what the client still sends: a reset at once could destroy the answer.
-
-        With TLS the bytes are not decrypted.
-        """
+        """Discard what the client still sends: a reset at once could destroy the answer."""
         self.server.allow(self.request, _LINGER_TIMEOUT)
+        # With TLS the bytes need not be decrypted.
         socket.socket.shutdown(self.request, socket.SHUT_WR)
         while socket.socket.recv(self.request, _BUFFER):
             pass
+
+
+def _has_body(headers: HTTPMessage) -> bool:
+    """Return whether a body follows the headers; it is not read."""
+    length = headers.get("Content-Length", "0").strip()
+    return "Transfer-Encoding" in headers or length != "0"
+
+
+def _is_kept(headers: HTTPMessage, minor_version: bytes) -> bool:
+    """Return whether the client keeps the connection; by default HTTP/1.0 does not."""
+    requested = headers.get("Connection", "").lower()
+    if "close" in requested:
+        return False
+    return minor_version == b"1" or "keep-alive" in requested
