@@ -44,6 +44,9 @@ class Outlet:
     withdraws what it delivered, and its thread ends.
     """
 
+    _results: dict[str, int]  # the number of deliveries by result
+    _failing: str | None  # why the last delivery failed, `None` if it succeeded
+
     def __init__(self, target: Pusher | TextFile, stop: threading.Event) -> None:
         self._target = target
         self._topic = target.topic
@@ -51,7 +54,7 @@ class Outlet:
         self._stop = stop
         self._wake = threading.Event()
         self._results = {"success": 0, "failure": 0}
-        self._failing: str | None = None
+        self._failing = None
 
     def families(self) -> list[Metric]:
         """Return the metrics about deliveries."""
@@ -62,22 +65,19 @@ class Outlet:
 
         Return whether it succeeded.
         """
-        failure = None
         try:
             self._target.deliver(exposition)
         except OutletError as error:
-            failure = error
+            self._failed(error.reason, error.detail)
+            return False
         except Exception as error:  # noqa: BLE001  a failed delivery must not end the thread
-            failure = OutletError(type(error).__name__, one_line(error))
-        self._results["failure" if failure else "success"] += 1
-        if failure and failure.reason != self._failing:
-            self._log.warning(
-                f"{self._topic}.failed", reason=failure.reason, detail=failure.detail
-            )
-        elif self._failing and not failure:
+            self._failed(type(error).__name__, one_line(error))
+            return False
+        self._results["success"] += 1
+        if self._failing is not None:
             self._log.info(f"{self._topic}.recovered")
-        self._failing = failure.reason if failure else None
-        return failure is None
+        self._failing = None
+        return True
 
     def start(self, exposition: Exposition) -> None:
         """Start the thread. Each delivery has the content of the exposition at that time."""
@@ -106,6 +106,12 @@ class Outlet:
             self._target.withdraw()
         except OutletError as error:
             self._not_withdrawn(str(error))
+
+    def _failed(self, reason: str, detail: str) -> None:
+        self._results["failure"] += 1
+        if reason != self._failing:
+            self._log.warning(f"{self._topic}.failed", reason=reason, detail=detail)
+        self._failing = reason
 
     def _not_withdrawn(self, reason: str) -> None:
         self._log.warning(f"{self._topic}.not_withdrawn", reason=reason)

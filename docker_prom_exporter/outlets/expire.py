@@ -2,57 +2,44 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import math
-import re
 import threading
 import time
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import structlog
-from prometheus_client.parser import text_string_to_metric_families
 
 from docker_prom_exporter.intervals import each_interval
-from docker_prom_exporter.outlets.errors import MAX_DETAIL, OutletError, one_line
+from docker_prom_exporter.outlets.errors import OutletError, one_line
+from docker_prom_exporter.outlets.gateway import Gateway, GatewayRequest
+from docker_prom_exporter.outlets.groups import (
+    last_pushes,
+    lines_about_pushes,
+    paths,
+    selector,
+)
 from docker_prom_exporter.outlets.metrics import expiry_publication
-from docker_prom_exporter.outlets.pushgateway import Gateway, GatewayRequest
 
 if TYPE_CHECKING:
     import http.client
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from docker_prom_exporter.exposition import Publication
+    from docker_prom_exporter.outlets.groups import Group
     from docker_prom_exporter.settings import Settings
 
-Group = frozenset[tuple[str, str]]
-"""A group's labels, `job` among them, with their values."""
-
+# In seconds.
 _FETCH_TIMEOUT: Final = 30
 _DELETE_TIMEOUT: Final = 5
-_SECONDS_TO_DELETE: Final = 1
-_INTERVALS_TO_TRUST: Final = 3
+_SECONDS_TO_DELETE: Final = 1  # in one run
 _REFUSED_FOR: Final = 600
+
+_INTERVALS_TO_TRUST: Final = 3
 _MAX_REFUSALS_LOGGED: Final = 20
 
 # By default newer gateways replace characters in UTF-8 label names, so that two groups can
-# look the same.
-# With this scheme, which older gateways ignore, label names are as in the path of the group.
+# have the same labels. With this scheme, which older gateways ignore, label names are as in the path of the group.
 _ACCEPT: Final = "text/plain;version=0.0.4;escaping=values"
-
-_BLOCK_BYTES: Final = 64 * 1024
-_MAX_LINE_BYTES: Final = (
-    2 * 1024 * 1024
-)  # a path, and so a group's label, has at most half of this
-_MAX_GROUPS: Final = 100_000
-_PUSHED: Final = b"push_time_seconds{"
-_FAILED: Final = b"push_failure_time_seconds{"
-_OWN: Final = b"pushgateway_"
-_PREFIXES: Final = (_PUSHED, _FAILED, _OWN)
-
-_PLAIN: Final = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*")
 
 
 class Expirer:
@@ -68,6 +55,15 @@ class Expirer:
     first_result: threading.Event
     """Is set when the first run has ended."""
 
+    # The groups that the last run found expired. The next run may delete them.
+    _candidates: set[Group]
+    # When to try again to delete a group, on the monotonic clock.
+    _refused: dict[Group, float]
+    # The number of deleted groups.
+    _expired: int
+    # Why the last run failed, empty before the first one, `None` if it succeeded.
+    _failing: str | None
+
     def __init__(
         self,
         settings: Settings,
@@ -81,10 +77,10 @@ class Expirer:
         self._publish = publish
         self._stop = stop
         self._log = structlog.get_logger().bind(url=self._gateway.url)
-        self._candidates: set[Group] = set()  # found expired by the last run
-        self._refused: dict[Group, float] = {}  # when to try again, on the monotonic clock
+        self._candidates = set()
+        self._refused = {}
         self._expired = 0
-        self._failing: str | None = ""  # why the last run failed; None if it succeeded
+        self._failing = ""
         self.first_result = threading.Event()
 
     def run(self) -> None:
@@ -137,7 +133,8 @@ class Expirer:
             raise OutletError(
                 "bad_response", "the answer has no Date to tell ages by", 200
             ) from None
-        pushes = last_pushes(_lines(response), self._job, now - self._expire_after)
+        until = now - self._expire_after
+        pushes = last_pushes(lines_about_pushes(response), self._job, until)
         return {group: now - last for group, last in pushes.items()}
 
     def _delete(self, expired: Mapping[Group, float]) -> bool:
@@ -148,6 +145,7 @@ class Expirer:
         """
         due = [group for group in expired if group in self._candidates]
         self._candidates = {*expired}
+        # A group that was pushed again, or is gone, is not refused any more.
         for group in self._refused.keys() - self._candidates:
             del self._refused[group]
         ends = time.monotonic() + _SECONDS_TO_DELETE
@@ -161,9 +159,8 @@ class Expirer:
                 self._delete_one(group, expired[group])
             except OutletError as error:
                 self._refuse(group, error)
-                if (
-                    error.status is None
-                ):  # without an answer, each of the others would wait, too
+                # Without an answer, each of the others would wait, too.
+                if error.status is None:
                     return False
         return False
 
@@ -174,7 +171,7 @@ class Expirer:
         self._candidates.remove(group)
         self._refused.pop(group, None)
         self._expired += 1
-        self._log.info("group.expired", group=_selector(group), age_seconds=round(age))
+        self._log.info("group.expired", group=selector(group), age_seconds=round(age))
 
     def _refuse(self, group: Group, error: OutletError) -> None:
         """Put a group aside for ten minutes, and log it if it was not refused before."""
@@ -183,7 +180,7 @@ class Expirer:
         if is_new and len(self._refused) <= _MAX_REFUSALS_LOGGED:
             self._log.warning(
                 "group.not_deleted",
-                group=_selector(group),
+                group=selector(group),
                 reason=error.reason,
                 detail=error.detail,
                 retry_seconds=_REFUSED_FOR,
@@ -195,98 +192,8 @@ class Expirer:
             self._log.info("gateway.found", job=self._job, expire_after=self._expire_after)
 
     def _failed(self, reason: str, detail: str) -> None:
+        # The next runs may not be in a row with those before the failure.
         self._candidates.clear()
         if reason != self._failing and not self._stop.is_set():
             self._failing = reason
             self._log.warning("gateway.lost", reason=reason, detail=detail)
-
-
-def _selector(group: Group) -> str:
-    """Return a group as PromQL selects it, cut to the length that a log line may have."""
-    labels = []
-    for name, value in sorted(group):
-        labels.append(f"{name}={json.dumps(value, ensure_ascii=False)}")
-    return f"{{{','.join(labels)}}}"[:MAX_DETAIL]
-
-
-def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, float]:
-    """Return the last push of each group of the job that was not pushed after `until`.
-
-    Times are Unix seconds. The lines are the gateway's exposition: `push_time_seconds` has the
-    labels of its group and is 0 if no push has succeeded. The last failure then counts
-    (`push_failure_time_seconds`). Raises `OutletError` if the lines are not from a
-    Pushgateway.
-    """
-    pushed: dict[Group, float] = {}
-    failed: dict[Group, float] = {}
-    is_gateway = False
-    for line in lines:
-        is_gateway = is_gateway or line.startswith(_OWN)
-        if line.startswith(_PUSHED) and (last := _value(line)) <= until:
-            _add(pushed, line, job, last)
-        elif line.startswith(_FAILED) and (last := _value(line)) > 0:
-            _add(failed, line, job, last)
-    if not is_gateway:
-        raise OutletError(
-            "bad_response", "/metrics is not a Pushgateway's: check --push-url", 200
-        )
-    lasts = {group: last or failed.get(group, math.inf) for group, last in pushed.items()}
-    return {group: last for group, last in lasts.items() if 0 < last <= until}
-
-
-def paths(group: Group) -> Iterator[str]:
-    """Yield the possible paths of the group on a gateway, usually one.
-
-    Each begins with the job. A gateway shows an empty `instance` for a group without one, and
-    never holds both groups.
-    """
-    for labels in dict.fromkeys((group, group - {("instance", "")})):
-        ordered = sorted(labels, key=lambda label: (label[0] != "job", label))
-        yield "/metrics" + "".join(_segment(name, value) for name, value in ordered)
-
-
-def _segment(name: str, value: str) -> str:
-    """Return a label as part of a path.
-
-    A gateway reads `%2F` as a slash, and removes `.` from the path.
-    """
-    if _PLAIN.fullmatch(value):
-        return f"/{name}/{value}"
-    return f"/{name}@base64/{base64.urlsafe_b64encode(value.encode()).decode() or '='}"
-
-
-def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Yield the lines about pushes and the gateway itself; a line that is too long is cut."""
-    stream = io.BufferedReader(cast("io.RawIOBase", response), _BLOCK_BYTES)
-    begins = True
-    while line := stream.readline(_MAX_LINE_BYTES):
-        if begins and line.startswith(_PREFIXES):
-            yield line
-        begins = line.endswith(b"\n")
-
-
-def _value(line: bytes) -> float:
-    """Return the value of a complete line: half of a recent time would be an old time."""
-    try:
-        return float(line[line.rindex(b"} ") + 2 : line.rindex(b"\n")])
-    except ValueError:
-        raise _unreadable(line) from None
-
-
-def _add(times: dict[Group, float], line: bytes, job: str, value: float) -> None:
-    try:
-        (family,) = text_string_to_metric_families(line.decode())
-        labels = family.samples[0].labels
-    except (ValueError, IndexError):
-        raise _unreadable(line) from None
-    if labels.get("job") == job:
-        times[frozenset(labels.items())] = value
-    if len(times) > _MAX_GROUPS:
-        raise OutletError("bad_response", f"more than {_MAX_GROUPS:,} groups of the job", 200)
-
-
-def _unreadable(line: bytes) -> OutletError:
-    name = line.partition(b"{")[0].decode()
-    return OutletError(
-        "bad_response", f"/metrics has a line of {name} that can't be read", 200
-    )

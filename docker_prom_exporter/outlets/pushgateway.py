@@ -2,165 +2,33 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
-import http.client
 import json
-import socket
-import ssl
 import time
-from contextlib import closing, suppress
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import tenacity
 from prometheus_client.exposition import delete_from_gateway, push_to_gateway
 
-from docker_prom_exporter import __version__
-from docker_prom_exporter.deadline import call
 from docker_prom_exporter.exposition import Families
-from docker_prom_exporter.outlets.errors import MAX_DETAIL, OutletError, one_line
+from docker_prom_exporter.outlets.errors import OutletError
+from docker_prom_exporter.outlets.gateway import Gateway, GatewayRequest, beginning
 from docker_prom_exporter.outlets.metrics import push_families
 from docker_prom_exporter.texts import parse_duration
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from prometheus_client.core import Metric
 
     from docker_prom_exporter.exposition import Exposition
     from docker_prom_exporter.settings import Settings
 
-T = TypeVar("T")
-
-_MAX_BYTES: Final = 64 * 1024
 _REQUEST_TIMEOUT: Final = 5
 _DELETE_TIMEOUT: Final = 0.65
-
-_ADVICE_BY_STATUS: Final = {
-    401: "check --push-username and --push-password-file",
-    403: "check --push-username and --push-password-file",
-    404: "check the path of --push-url",
-    407: "check --push-url: it leads to a proxy",
-}
-
-
-class GatewayRequest(NamedTuple):
-    """A request to a Pushgateway."""
-
-    method: str
-    url: str
-    headers: Sequence[tuple[str, str]] = ()
-    body: bytes = b""
-
-
-class Gateway:
-    """A Pushgateway. Each request opens a connection.
-
-    Redirects are not followed and the environment's proxies are not used, so that only
-    `--push-url` gets the password. Raises `OutletError` if the password or the certificates
-    can't be read.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.url = settings.push_url or ""
-        self._username = settings.push_username
-        self._password_file = settings.push_password_file
-        self._authorization()
-        parts, ca_file = urlsplit(self.url), settings.push_ca_file
-        host, is_https = parts.hostname or "", parts.scheme == "https"
-        tls = (
-            _tls(ca_file) if is_https or ca_file else None
-        )  # the system's certificates take a megabyte
-        self._connect: Callable[..., http.client.HTTPConnection] = (
-            partial(http.client.HTTPSConnection, host, parts.port, context=tls)
-            if is_https
-            else partial(http.client.HTTPConnection, host, parts.port)
-        )
-
-    def send(
-        self,
-        request: GatewayRequest,
-        seconds: float,
-        parse: Callable[[http.client.HTTPResponse], T],
-    ) -> T:
-        """Send a request, and return what `parse` makes of a 2xx answer, all within `seconds`.
-
-        Raises `OutletError`; `parse` may raise it, too.
-        """
-        agent = f"docker-prom-exporter/{__version__}"
-        headers = {**dict(request.headers), **self._authorization(), "User-Agent": agent}
-        connection = self._connect(timeout=seconds)
-        sockets: list[socket.socket] = []
-
-        def exchange() -> T:
-            with closing(connection):
-                connection.request(
-                    request.method, urlsplit(request.url).path, request.body, headers
-                )
-                sockets.append(connection.sock)  # `connection.sock` may be None later
-                with connection.getresponse() as response:
-                    if not 200 <= response.status < 300:
-                        raise _status_error(response)
-                    return parse(response)
-
-        try:
-            return call(exchange, seconds, lambda _: _shut_down(*sockets, connection.sock))
-        except TimeoutError as error:
-            raise OutletError("timeout", f"no answer within {seconds:.3g} s") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise OutletError("unreachable", one_line(error)) from error
-
-    def _authorization(self) -> dict[str, str]:
-        if self._username is None or self._password_file is None:
-            return {}
-        try:
-            password = Path(self._password_file).read_bytes().rstrip(b"\r\n")
-        except OSError as error:
-            detail = (
-                f"can't read --push-password-file {self._password_file}: {one_line(error)}"
-            )
-            raise OutletError("no_password", detail) from error
-        token = base64.b64encode(self._username.encode() + b":" + password).decode()
-        return {"Authorization": f"Basic {token}"}
-
-
-def _tls(ca_file: str | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise OutletError(
-            "no_ca", f"can't read --push-ca-file {ca_file}: {one_line(error)}"
-        ) from error
-
-
-def _shut_down(*sockets: socket.socket | None) -> None:
-    """Shut down sockets, so that no thread waits for them.
-
-    A socket is None during the name lookup.
-    """
-    for each in filter(None, sockets):
-        with suppress(OSError):
-            socket.socket.shutdown(each, socket.SHUT_RDWR)
-
-
-def _status_error(response: http.client.HTTPResponse) -> OutletError:
-    status = response.status
-    if 300 <= status < 400:
-        target = response.getheader("Location")
-        detail = f"redirects are not followed; it leads to {target}: set --push-url"
-    else:
-        said = _beginning(response).decode("utf-8", "replace")
-        detail = _ADVICE_BY_STATUS.get(status) or " ".join(said.split())
-    return OutletError(f"{status} {response.reason}".rstrip(), detail[:MAX_DETAIL], status)
-
-
-def _beginning(response: http.client.HTTPResponse) -> bytes:
-    return response.read(_MAX_BYTES)
 
 
 class Pusher:
@@ -172,6 +40,11 @@ class Pusher:
     """
 
     topic = "push"
+
+    _due: float  # when the next push is due, on the monotonic clock
+    _last: float  # when the last push that succeeded ended, in Unix seconds
+    _gzips: bool  # whether the gateway reads gzip
+    _expiry_logged: bool
 
     def __init__(self, settings: Settings, stop: threading.Event) -> None:
         self._gateway = Gateway(settings)
@@ -188,9 +61,7 @@ class Pusher:
             | tenacity.stop_when_event_set(stop),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=self._interval / 3),
             sleep=tenacity.sleep_using_event(stop),
-            retry=tenacity.retry_if_exception(
-                lambda e: isinstance(e, OutletError) and e.is_transient
-            ),
+            retry=tenacity.retry_if_exception(_is_transient),
             reraise=True,
         )
 
@@ -211,6 +82,7 @@ class Pusher:
         try:
             self._retrying(self._push, exposition, time.monotonic() + self._interval)
         finally:
+            # Pushes that were missed are not made up for.
             self._due = max(self._due + self._interval, time.monotonic())
         self._last = time.time()
 
@@ -250,7 +122,8 @@ class Pusher:
         except OutletError as error:
             if error.status != 400 or not self._gzips:
                 raise
-            self._gzips = False  # a Pushgateway before 1.5 reads gzip as invalid metrics
+            # A Pushgateway before 1.5 reads gzip as invalid metrics.
+            self._gzips = False
             self._push(exposition, deadline)
 
     def _time_to_live(self) -> float:
@@ -260,11 +133,10 @@ class Pusher:
         flag for it, which `/api/v1/status` shows (from 1.2).
         """
         request = GatewayRequest("GET", f"{self._gateway.url}/api/v1/status")
-        text = self._gateway.send(request, min(_REQUEST_TIMEOUT, self._interval), _beginning)
+        text = self._gateway.send(request, min(_REQUEST_TIMEOUT, self._interval), beginning)
         try:
-            return parse_duration(
-                json.loads(text)["data"]["flags"].get("metric.timetolive") or "0"
-            )
+            flags = json.loads(text)["data"]["flags"]
+            return parse_duration(flags.get("metric.timetolive") or "0")
         except (ValueError, LookupError, TypeError, AttributeError):
             raise OutletError(
                 "bad_response", "/api/v1/status tells no time to live", 200
@@ -283,4 +155,8 @@ class Pusher:
             headers = [*headers, ("Content-Encoding", "gzip")]
             data = gzip.compress(data)
         request = GatewayRequest(method, url, headers, data)
-        return partial(self._gateway.send, request, timeout or 0, _beginning)
+        return partial(self._gateway.send, request, timeout or 0, beginning)
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, OutletError) and error.is_transient

@@ -38,13 +38,17 @@ class TextFile:
 
     topic = "textfile"
 
+    _due: float  # when to replace it even if nothing has changed, on the monotonic clock
+    _written: tuple[Metric, ...] | None  # the families in it, `None` if that is unknown
+
     def __init__(self, path: Path, check_interval: float) -> None:
         self._path = path
         self._temporary = path.parent / f".{path.name}.tmp"
         self._check_interval = check_interval
         self._due = 0.0
-        self._written: tuple[Metric, ...] | None = None
+        self._written = None
         self.log = structlog.get_logger().bind(path=str(path))
+        # Report at the start what would fail at each write.
         try:
             if path.is_dir():
                 raise IsADirectoryError("it is a directory")
@@ -61,10 +65,11 @@ class TextFile:
 
     def is_due(self, exposition: Exposition) -> bool:
         """Return whether the families have changed, or a minute has passed."""
-        return self._written is None or (
-            time.monotonic() >= self._due
-            or [*map(id, exposition.current_families())] != [*map(id, self._written)]
-        )
+        if self._written is None or time.monotonic() >= self._due:
+            return True
+        # A family that has not changed is the same object.
+        current = exposition.current_families()
+        return [*map(id, current)] != [*map(id, self._written)]
 
     def pause(self) -> float:
         """Return the seconds until `is_due` has to be checked: a publication can expire."""
@@ -82,9 +87,8 @@ class TextFile:
         except OSError as error:
             with suppress(OSError):
                 self._temporary.unlink()
-            raise OutletError(
-                one_line(error), "the file stays as it was; look at its mtime"
-            ) from error
+            detail = "the file stays as it was; look at its mtime"
+            raise OutletError(one_line(error), detail) from error
         self._written = families
 
     def delivered(self) -> None:

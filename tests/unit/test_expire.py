@@ -19,7 +19,8 @@ from structlog.typing import EventDict
 
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.outlets.errors import OutletError
-from docker_prom_exporter.outlets.expire import Expirer, Group, last_pushes, paths
+from docker_prom_exporter.outlets.expire import Expirer
+from docker_prom_exporter.outlets.groups import Group, last_pushes, paths
 from support.expositions import Scrape, parse
 from support.gateway import TAKEN, FakeGateway, push_settings
 from support.simulated import DENIED, Fault, answers, drips, hangs, resets
@@ -365,7 +366,7 @@ def test_what_is_read_is_not_kept(gateway: FakeGateway) -> None:
 
 def test_a_maximum_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """More groups than the maximum are an error, so that the memory for them has a limit."""
-    monkeypatch.setattr("docker_prom_exporter.outlets.expire._MAX_GROUPS", 2)
+    monkeypatch.setattr("docker_prom_exporter.outlets.groups._MAX_GROUPS", 2)
 
     with pytest.raises(OutletError, match="more than 2 groups"):
         last_pushes(lines(*(pushes(OLD, instance=str(n)) for n in range(3))), JOB, RECENT)
