@@ -38,20 +38,21 @@ _HEALTHCHECK_OPTIONS: Final = (
 
 
 class _Command(NamedTuple):
-    """A command. `uses` names its options, each by itself or all of a group by the group."""
-
     help: str
-    uses: tuple[str, ...]
-    without: tuple[str, ...] = ()
-    serves: bool = False
-    defaults: Mapping[str, str] = MappingProxyType({})
+    uses: tuple[str, ...]  # names of options, and of groups of options
+    without: tuple[str, ...] = ()  # options of these groups that it does not use
+    serves: bool = False  # whether a signal is the normal end
+    defaults: Mapping[str, str] = MappingProxyType({})  # that differ from those of the options
     argument: str = ""
 
     @property
     def options(self) -> set[str]:
-        """Return the names of the options that it uses."""
-        used = {each.name for each in OPTIONS if {each.name, each.group} & {*self.uses}}
-        return used.difference(self.without)
+        """The names of the options that it uses."""
+        names = set()
+        for option in OPTIONS:
+            if option.name in self.uses or option.group in self.uses:
+                names.add(option.name)
+        return names.difference(self.without)
 
 
 _COMMANDS: Final[dict[str | None, _Command]] = {
@@ -95,7 +96,8 @@ _RUST_EXPORTER: Final = "docker-prometheus-exporter"
 _OTHER_FLAGS: Final = ("-h", "--help", "-V", "--version")
 _EPILOG: Final = (
     "Without a command it serves metrics until SIGTERM, SIGINT or SIGHUP. The word after each "
-    "flag is its environment variable. A flag wins over its variable; an empty variable counts as unset."
+    "flag is its environment variable. A flag wins over its variable; an empty variable counts "
+    "as unset."
 )
 
 
@@ -104,15 +106,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals = StopSignals()
     name = None
     try:
-        given = _parse(sys.argv[1:] if arguments is None else arguments)
+        if arguments is None:
+            arguments = sys.argv[1:]
+        given = _parse(arguments)
         name = given.pop("command")
         flags = {option.name: given.pop(option.name, None) for option in OPTIONS}
         _refuse_unused(name, flags)
         command = _COMMANDS[name]
         settings = read_settings(flags, os.environ, command.defaults, command.options)
     except BadOptionError as error:
-        return _fail(f"{error}; see {' '.join(filter(None, (_NAME, name)))} --help", 2)
-    signals.end_at_once(0 if command.serves else None)
+        command_line = " ".join(filter(None, (_NAME, name)))
+        return _fail(f"{error}; see {command_line} --help", 2)
+    # Until the command takes over the signals, which only those that serve do.
+    code = None
+    if command.serves:
+        code = 0
+    signals.end_at_once(code)
     try:
         return _run(name, settings, given)
     except CommandError as error:
@@ -127,10 +136,11 @@ def _refuse_unused(name: str | None, flags: Mapping[str, str | None]) -> None:
             continue
         if name:
             raise BadOptionError(f"{name} has no option {option.flag}")
-        others = [other for other, each in _COMMANDS.items() if option.name in each.options]
-        raise BadOptionError(
-            f"{option.flag} is an option of {' and '.join(filter(None, others))} only"
-        )
+        commands = []
+        for other, command in _COMMANDS.items():
+            if other and option.name in command.options:
+                commands.append(other)
+        raise BadOptionError(f"{option.flag} is an option of {' and '.join(commands)} only")
 
 
 def _run(name: str | None, settings: Settings, own: dict[str, Any]) -> int:
@@ -144,7 +154,8 @@ def _run(name: str | None, settings: Settings, own: dict[str, Any]) -> int:
                 settings.listen_port,
                 encrypted=bool(settings.web_tls_cert_file),
             )
-    from docker_prom_exporter import commands  # noqa: PLC0415  healthcheck starts faster without this
+    # `healthcheck` starts faster without this.
+    from docker_prom_exporter import commands  # noqa: PLC0415
 
     return commands.run(name, settings, own, rust_log=bool(rust_log))
 
@@ -165,10 +176,12 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     options = _Parser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
     _add_options(options)
     given, rest = options.parse_known_args(arguments)
-    if rest == ["healthcheck"]:  # building the full parser takes longer than the rest
+    # Building the full parser takes longer than the rest of a healthcheck.
+    if rest == ["healthcheck"]:
         return {"command": "healthcheck", **vars(given)}
+    # The full parser would take an unknown flag's value for a command.
     if rest and rest[0].startswith("-") and rest[0] not in _OTHER_FLAGS:
-        raise _unknown(rest)  # the full parser would take the flag's value for a command
+        raise _unknown(rest)
     given, rest = _parser().parse_known_args(arguments)
     if rest:
         raise _unknown(rest)
@@ -220,8 +233,7 @@ def _add_options(parser: ArgumentParser, shown: Collection[str] = ()) -> None:
 
     Show only some in the help.
     """
-    # Adding to a group is three times as fast as adding to the parser, which `healthcheck`
-    # feels.
+    # Adding to a group is three times as fast as adding to the parser.
     hidden = parser.add_argument_group()
     groups: dict[str, Any] = {}
     for option in OPTIONS:
@@ -230,8 +242,9 @@ def _add_options(parser: ArgumentParser, shown: Collection[str] = ()) -> None:
             continue
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(f"{option.group} options")
-        default = f" (default: {option.default})" if option.default else ""
-        text = f"{option.help}; takes {option.values.words}{default}"
+        text = f"{option.help}; takes {option.values.words}"
+        if option.default:
+            text += f" (default: {option.default})"
         groups[option.group].add_argument(option.flag, help=text.replace("%", "%%"))
     # Flags of the Rust exporter.
     hidden.add_argument(

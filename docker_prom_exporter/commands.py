@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
+    from prometheus_client.core import Metric
+
     from docker_prom_exporter.exposition import Publication
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import Snapshot
 
-# The server starts after the first result, so that no scrape is empty, or after this time in
-# seconds.
+# In seconds. The server starts after the first result, so that no scrape is empty, or then.
 _FIRST_RESULT_TIMEOUT: Final = 0.5
+# Limits of the steps of the end, which together are below the second that users wait for.
 _WORK_TIMEOUT: Final = 0.4
 _OUTLETS_TIMEOUT: Final = 0.7
 _LOG_TIMEOUT: Final = 0.25
@@ -84,8 +86,8 @@ def _warn_about(target: Target) -> None:
             "docker.certificate_not_verified",
             engine=target.url,
             origin=target.origin,
-            advice="whoever holds this address can pose as the engine: set DOCKER_TLS_VERIFY=1, "
-            "or create the context without skip-tls-verify",
+            advice="whoever holds this address can pose as the engine: set "
+            "DOCKER_TLS_VERIFY=1, or create the context without skip-tls-verify",
         )
 
 
@@ -94,28 +96,27 @@ def _check(settings: Settings) -> int:
 
     engine = _engine(settings, os.environ)
     with standard_output() as output:
-        coloured = (
-            output.isatty()
-            and not os.environ.get("NO_COLOR")
-            and os.environ.get("TERM") != "dumb"
-        )
+        # https://no-color.org
+        coloured = output.isatty() and not os.environ.get("NO_COLOR")
+        if os.environ.get("TERM") == "dumb":
+            coloured = False
         return check(engine, settings, Report(output, coloured=coloured))
 
 
 def _once(settings: Settings) -> int:
-    """Poll once; push, write and print the metrics.
-
-    The pushed group and the text file are kept.
-    """
+    """Poll once; push, write and print the metrics."""
     never = threading.Event()
     engine, outlets = _engine(settings, os.environ), _outlets(settings, never)
     with standard_output() as output:
         snapshot = Poller(engine, settings, never).poll()
         exposition = Exposition()
         exposition.publish(SnapshotMetrics(settings.container_labels).families_of(snapshot))
+        # They are not withdrawn: what is pushed and written stays for Prometheus.
         delivered = [outlet.deliver(exposition) for outlet in outlets]
         output.write(b"".join(exposition.render().body).decode())
-    return 0 if snapshot.up and all(delivered) else 1
+    if snapshot.up and all(delivered):
+        return 0
+    return 1
 
 
 def _demo(settings: Settings, seed: int) -> int:
@@ -194,21 +195,27 @@ class _Serving:
     `CommandError`.
     """
 
+    exposition: Exposition
+    stop: threading.Event
+    """Is set when the command has to end."""
+
+    _tls: web.ServerTls | None
+    _token: web.BearerToken | None
+
     def __init__(self, settings: Settings, signals: StopSignals) -> None:
         self._settings = settings
         self._signals = signals
-        cert, key = settings.web_tls_cert_file, settings.web_tls_key_file
-        token = settings.web_bearer_token_file
-        self._tls = (
-            web.ServerTls(cert, key, settings.web_client_ca_file) if cert and key else None
-        )
-        self._token = web.BearerToken(token) if token else None
         self.stop = threading.Event()
+        # Everything that can be wrong with the options is opened before anything starts.
+        self._tls = self._token = None
+        cert, key = settings.web_tls_cert_file, settings.web_tls_key_file
+        if cert and key:
+            self._tls = web.ServerTls(cert, key, settings.web_client_ca_file)
+        if settings.web_bearer_token_file:
+            self._token = web.BearerToken(settings.web_bearer_token_file)
         self._outlets = _outlets(settings, self.stop)
         self._listener = _listener(settings)
-        self.exposition = Exposition(
-            lambda: [f for outlet in self._outlets for f in outlet.families()]
-        )
+        self.exposition = Exposition(self._outlet_families)
 
     def publish(self, publication: Publication) -> None:
         """Replace the served publication and wake the outlets."""
@@ -239,6 +246,7 @@ class _Serving:
         for outlet in self._outlets:
             outlet.start(self.exposition)
         self._wait(is_healthy, first_result)
+        # Everything is told to end before anything is waited for.
         began = time.monotonic()
         self.stop.set()
         self._wake_outlets()
@@ -259,13 +267,21 @@ class _Serving:
             stopped = self._signals.wait(pause)
         notifier.stopping()
 
+    def _outlet_families(self) -> list[Metric]:
+        families = []
+        for outlet in self._outlets:
+            families += outlet.families()
+        return families
+
     def _wake_outlets(self) -> None:
         for outlet in self._outlets:
             outlet.wake()
 
     def _address(self) -> str:
         host, port, *_ = self._listener.getsockname()
-        scheme = "https" if self._tls else "http"
+        scheme = "http"
+        if self._tls:
+            scheme = "https"
         if ":" in host:
             host = f"[{host}]"
         return f"{scheme}://{host}:{port}/metrics"
@@ -294,12 +310,10 @@ def _listener(settings: Settings) -> socket.socket:
         return web.listen(settings.listen_addr, settings.listen_port)
     except OSError as error:
         address = f"--listen-addr {settings.listen_addr} --listen-port {settings.listen_port}"
-        advice = ""
+        message = f"can't listen on {address}: {error.strerror or error}"
         if error.errno == errno.EADDRINUSE:
-            advice = (
+            message += (
                 "; Portainer, MinIO, php-fpm and ClickHouse often have 9000: "
                 "set another --listen-port"
             )
-        raise CommandError(
-            f"can't listen on {address}: {error.strerror or error}{advice}"
-        ) from error
+        raise CommandError(message) from error

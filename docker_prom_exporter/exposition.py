@@ -18,24 +18,21 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
-    from prometheus_client.samples import Sample
 
 _GZIP_WBITS: Final = 31
 _GZIP_MEMORY: Final = 6  # of 9: the kept compressor takes 160 KiB, not the default's 256 KiB
 
 
 class Publication(NamedTuple):
-    """The families to serve until the next publication.
+    """The families to serve until the next publication. All samples of one have one name."""
 
-    A family in `families` that is the same object as in the last publication is not encoded
-    again. After `trusted_until`, a time on the monotonic clock, `fallback` replaces
-    `families`. `own` are the exporter's own families, which change with each publication. All
-    samples of a family have one name.
-    """
-
+    # One that is the same object as in the last publication is not encoded again.
     families: Sequence[Metric] = ()
+    # Served instead of `families` after `trusted_until`.
     fallback: Sequence[Metric] = ()
+    # About the exporter itself; they change with each publication.
     own: Sequence[Metric] = ()
+    # On the monotonic clock.
     trusted_until: float = math.inf
 
 
@@ -71,20 +68,21 @@ OPENMETRICS: Final = Format(
 
 
 class _EncodedFamily(NamedTuple):
-    """A family, the name of its samples (empty without samples), and its bytes."""
-
     family: Metric
-    sample_name: str
+    sample_name: str  # empty without samples
     text: bytes
 
 
 class Encoded(NamedTuple):
-    """A publication in one format."""
+    """A publication in one format.
+
+    The families are compressed once. A scrape copies the compressor, and adds what is its own.
+    """
 
     families: tuple[_EncodedFamily, ...]
-    zipped: bytes
-    zipping: zlib._Compress  # the compressor's state between `zipped` and `own`
-    own: bytes
+    zipped: bytes  # what the compressor has returned for `families`
+    zipping: zlib._Compress  # its state after them
+    own: bytes  # `Publication.own`, not compressed
 
 
 def _encode(form: Format, publication: Publication, before: Encoded | None = None) -> Encoded:
@@ -93,26 +91,50 @@ def _encode(form: Format, publication: Publication, before: Encoded | None = Non
     A family that is the same object as in `before` is not encoded again.
     """
     own = _text(form, publication.own)
-    known = {}
+    known: dict[int, _EncodedFamily] = {}
     if before is not None:
-        known = {id(each.family): each for each in before.families}
-        if [*known] == [*map(id, publication.families)]:
-            return before._replace(own=own)
+        for each in before.families:
+            known[id(each.family)] = each
+    # Nothing but `own` has changed, as after most polls.
+    if before is not None and [*known] == [*map(id, publication.families)]:
+        return before._replace(own=own)
     families = []
-    for family in publication.families:
-        families.append(known.get(id(family)) or _encode_family(form, family))
+    zipped = b""
     zipping = zlib.compressobj(level=1, wbits=_GZIP_WBITS, memLevel=_GZIP_MEMORY)
-    zipped = [zipping.compress(each.text) for each in families]
-    return Encoded(tuple(families), b"".join(zipped), zipping, own)
+    for family in publication.families:
+        encoded = known.get(id(family)) or _encode_family(form, family)
+        families.append(encoded)
+        zipped += zipping.compress(encoded.text)
+    return Encoded(tuple(families), zipped, zipping, own)
 
 
 def _encode_family(form: Format, family: Metric) -> _EncodedFamily:
-    first: Sample | None = next(iter(family.samples), None)
-    return _EncodedFamily(family, first.name if first else "", _text(form, [family]))
+    # The samples of containers are generated, so they have no index.
+    name = next((sample.name for sample in family.samples), "")
+    return _EncodedFamily(family, name, _text(form, [family]))
 
 
 def _text(form: Format, families: Iterable[Metric]) -> bytes:
+    # The end is added once, by `render`.
     return form.encode(Families(families)).removesuffix(b"# EOF\n")
+
+
+def _picked(
+    form: Format,
+    encoded: Iterable[_EncodedFamily],
+    others: Iterable[Metric],
+    names: Collection[str],
+) -> tuple[bytes, ...]:
+    """Return the families whose samples have one of the names."""
+    texts = []
+    for each in encoded:
+        if each.sample_name in names:
+            texts.append(each.text)
+    rest = []
+    for family in others:
+        if family.samples and family.samples[0].name in names:
+            rest.append(family)
+    return *texts, form.encode(Families(rest))
 
 
 class _Served(NamedTuple):
@@ -130,8 +152,8 @@ class Exposition:
     `python_info`. The first scrape after `trusted_until` encodes `fallback`.
     """
 
+    # Replaced as a whole, by the thread that holds `_encoding`. Others read it without a lock.
     _served: _Served
-    """Replaced as a whole, by the thread that holds `_encoding`."""
 
     def __init__(
         self,
@@ -181,17 +203,16 @@ class Exposition:
             self._others(), PLATFORM_COLLECTOR.collect(), PROCESS_COLLECTOR.collect()
         )
         if names:
-            picked = [each.text for each in encoded.families if each.sample_name in names]
-            others = []
-            for family in chain(current.publication.own, collected):
-                if family.samples and family.samples[0].name in names:
-                    others.append(family)
-            return Answer((*picked, form.encode(Families(others))), gzipped=False)
+            own = current.publication.own
+            body = _picked(form, encoded.families, chain(own, collected), names)
+            return Answer(body, gzipped=False)
         rest = encoded.own + form.encode(Families(collected))
-        if not gzipped:
-            return Answer((*(each.text for each in encoded.families), rest), gzipped=False)
-        zipping = encoded.zipping.copy()
-        return Answer((encoded.zipped, zipping.compress(rest) + zipping.flush()), gzipped=True)
+        if gzipped:
+            zipping = encoded.zipping.copy()
+            body = encoded.zipped, zipping.compress(rest) + zipping.flush()
+            return Answer(body, gzipped=True)
+        texts = [each.text for each in encoded.families]
+        return Answer((*texts, rest), gzipped=False)
 
     def _current(self) -> _Served:
         """Return the publication to serve.
@@ -200,12 +221,13 @@ class Exposition:
         """
         served = self._served
         publication = served.publication
-        if (
-            self._clock() <= publication.trusted_until
-            or publication.families is publication.fallback
-        ):
+        if self._clock() <= publication.trusted_until:
+            return served
+        # The first scrape that came too late has done the rest.
+        if publication.families is publication.fallback:
             return served
         with self._encoding:
+            # Unless another thread has published meanwhile.
             if self._served is served:
                 self.publish(publication._replace(families=publication.fallback))
             return self._served

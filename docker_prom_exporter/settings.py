@@ -33,27 +33,21 @@ class BadOptionError(ValueError):
 
 
 class Values(NamedTuple):
-    """The valid values of an option, in words.
+    """The valid values of an option."""
 
-    `parse` returns None or raises `ValueError` for all others.
-    """
-
-    parse: Callable[[str], Any]
+    parse: Callable[[str], Any]  # returns `None` or raises `ValueError` for all others
     words: str
 
 
 class Option(NamedTuple):
-    """One option, declared once, with its field of `Settings`, which also has its name.
+    """One option, declared once, with its field of `Settings`."""
 
-    Without a `default` its value is `unset` if neither its flag nor its variable is given.
-    """
-
-    group: str
+    group: str  # the heading in --help
     default: str | None
     values: Values
     help: str
-    unset: Any = None
-    name: str = ""
+    unset: Any = None  # the value if there is no default, and neither flag nor variable
+    name: str = ""  # of the field
 
     @property
     def flag(self) -> str:
@@ -69,11 +63,12 @@ class Option(NamedTuple):
 def _duration(least: float, most: float) -> Values:
     def parse(text: str) -> float | None:
         seconds = parse_duration(text)
-        return seconds if least <= seconds <= most else None
+        if least <= seconds <= most:
+            return seconds
+        return None
 
-    return Values(
-        parse, f"seconds from {least:g} to {most:.10g}, also as 500ms, 15s, 1m30s or 1h"
-    )
+    words = f"seconds from {least:g} to {most:.10g}, also as 500ms, 15s, 1m30s or 1h"
+    return Values(parse, words)
 
 
 def _choice(choices: tuple[str, ...], **aliases: str) -> Values:
@@ -82,39 +77,54 @@ def _choice(choices: tuple[str, ...], **aliases: str) -> Values:
 
 
 def _port(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"[0-9]{1,5}", text) and int(text) <= 65535 else None
+    # `int` alone would take +1, 1_0 and digits of other scripts.
+    if re.fullmatch(r"[0-9]{1,5}", text) and int(text) <= 65535:
+        return int(text)
+    return None
 
 
 def _address(text: str) -> str:
-    bracketed = re.fullmatch(r"\[(.*:.*)\]", text)
-    return str(ip_address(bracketed[1] if bracketed else text))
+    # An IPv6 address may be in brackets, as in a URL.
+    return str(ip_address(re.sub(r"^\[(.*:.*)\]$", r"\1", text)))
 
 
 def _push_url(text: str) -> str | None:
     url = urlsplit(text)
-    complete = url.scheme in ("http", "https") and url.hostname and url.port != 0
-    plain = re.fullmatch(r"[!-?A-~]+", text) and not (url.query or url.fragment)
-    return text.rstrip("/") if complete and plain else None
+    if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
+        return None
+    # Visible ASCII without @, so that nobody puts a password here.
+    if not re.fullmatch(r"[!-?A-~]+", text) or url.query or url.fragment:
+        return None
+    return text.rstrip("/")
 
 
 def _label_keys(text: str) -> tuple[str, ...] | None:
     keys = tuple(key.strip() for key in text.split(","))
-    distinct = len({*map(label_name, keys)}) == len(keys)
-    return keys if all(keys) and "=" not in text and distinct else None
+    if "=" in text or not all(keys):
+        return None
+    # Two keys can become one label of a metric.
+    if len({*map(label_name, keys)}) < len(keys):
+        return None
+    return keys
 
 
 def _textfile(text: str) -> str | None:
     # node_exporter's textfile collector reads no other file.
-    return text if text.endswith(".prom") else None
+    if text.endswith(".prom"):
+        return text
+    return None
+
+
+def _not_empty(text: str) -> str | None:
+    return text or None
 
 
 _BOOLEAN: Final = Values(parse_boolean, "true or false")
-_TEXT: Final = Values(lambda text: text or None, "a text")
-_PATH: Final = Values(lambda text: text or None, "a path")
-# engine.target reads the address, as the Docker CLI does.
+_TEXT: Final = Values(_not_empty, "a text")
+_PATH: Final = Values(_not_empty, "a path")
+# engine.target parses the address, as the Docker CLI does.
 _DOCKER_HOST: Final = Values(
-    lambda text: text or None,
-    "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH",
+    _not_empty, "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH"
 )
 _LABEL_KEYS: Final = Values(
     _label_keys,
@@ -129,12 +139,9 @@ _TEXTFILE: Final = Values(_textfile, "a path that ends in .prom")
 
 
 class Settings(NamedTuple):
-    """The options' values, in the order of `--help` and the README. Intervals are in seconds.
+    """The options' values, in the order of `--help` and the README. Intervals are in seconds."""
 
-    If `docker_host` is `None`, the Docker CLI's context is used, else the local socket. If
-    `push_url` or `textfile` is `None`, nothing is pushed or written.
-    """
-
+    # `None`: the Docker CLI's context, else the local socket.
     docker_host: Annotated[
         str | None,
         Option(
@@ -218,7 +225,7 @@ class Settings(NamedTuple):
             "Web",
             None,
             _PATH,
-            "certificates, as PEM, of the CAs that may sign those that clients must present",
+            "CA certificates, as PEM; clients must present a certificate that one of them signed",
         ),
     ]
     web_bearer_token_file: Annotated[
@@ -227,7 +234,7 @@ class Settings(NamedTuple):
             "Web",
             None,
             _PATH,
-            "file that holds the token which clients must send for /metrics and /",
+            "file with the token that clients must send for /metrics and /",
         ),
     ]
     log_level: Annotated[
@@ -245,6 +252,7 @@ class Settings(NamedTuple):
             "Log", "auto", _choice(LOG_FORMATS), "auto is console on a terminal, else logfmt"
         ),
     ]
+    # `None`: nothing is pushed.
     push_url: Annotated[
         str | None,
         Option(
@@ -275,7 +283,7 @@ class Settings(NamedTuple):
     ]
     push_password_file: Annotated[
         str | None,
-        Option("Push", None, _PATH, "file that holds the password; read for each push"),
+        Option("Push", None, _PATH, "file with the password; read for each push"),
     ]
     push_ca_file: Annotated[
         str | None,
@@ -283,10 +291,10 @@ class Settings(NamedTuple):
             "Push",
             None,
             _PATH,
-            "certificates, as PEM, of CAs that may sign the Pushgateway's; without "
-            "it the system's",
+            "CA certificates, as PEM, for the Pushgateway's; without it the system's",
         ),
     ]
+    # `None`: no file is written.
     textfile: Annotated[
         str | None,
         Option(
@@ -313,6 +321,7 @@ OPTIONS: Final = tuple(
 )
 """Every option, in the order of `Settings`."""
 
+# Options that are of no use without another one.
 _NEEDS: Final = (
     ("push_username", "push_password_file"),
     ("push_password_file", "push_username"),
@@ -330,24 +339,21 @@ def read_settings(
 ) -> Settings:
     """Read each option from `flags`, else `environ`, `defaults`, its own default.
 
-    `flags` and `defaults` have them by `Option.name`.
-
-    Of options that are not in `used` only the default counts; `None` stands for all options.
-    Raises `BadOptionError` with the option as the user wrote it, its value and the valid
-    values, or with a missing option that another one needs.
+    `flags` and `defaults` have them by `Option.name`. Of options that are not in `used` only
+    the default counts; `None` stands for all options. Raises `BadOptionError` with the option
+    as the user wrote it, its value and the valid values, or with a missing option that another
+    one needs.
     """
     values = {}
     for option in OPTIONS:
         if used is None or option.name in used:
-            values[option.name] = _read(option, flags, environ, defaults)
+            values[option.name] = _value(option, flags, environ, defaults)
         else:
-            values[option.name] = _read(option, {}, {}, defaults)
-    settings = Settings(**values)
+            values[option.name] = _value(option, {}, {}, defaults)
     for name, needed in _NEEDS:
-        if getattr(settings, name) is not None and getattr(settings, needed) is None:
-            spelled = {option.name: f"{option.flag} ({option.variable})" for option in OPTIONS}
-            raise BadOptionError(f"{spelled[name]} needs {spelled[needed]}, too")
-    return settings
+        if values[name] is not None and values[needed] is None:
+            raise BadOptionError(f"{_spelled(name)} needs {_spelled(needed)}, too")
+    return Settings(**values)
 
 
 def redacted(text: str) -> str:
@@ -359,7 +365,14 @@ def redacted(text: str) -> str:
     return re.sub(r"(?s)\?.*", "?…", text)
 
 
-def _read(
+def _spelled(name: str) -> str:
+    for option in OPTIONS:
+        if option.name == name:
+            return f"{option.flag} ({option.variable})"
+    raise LookupError(name)
+
+
+def _value(
     option: Option,
     flags: Mapping[str, str | None],
     environ: Mapping[str, str],
@@ -368,16 +381,18 @@ def _read(
     flag = flags.get(option.name)
     text = flag
     if text is None:
+        # An empty variable counts as unset, an empty flag does not.
         text = environ.get(option.variable) or defaults.get(option.name, option.default)
     if text is None:
         return option.unset
     takes = "UTF-8"
     with suppress(ValueError):
-        text.encode()
+        text.encode()  # which fails for bytes that the locale could not decode
         takes = option.values.words
         value = option.values.parse(text)
         if value is not None:
             return value
+    # As the user wrote it.
     written = f"{option.variable}={redacted(text)!r}"
     if flag is not None:
         written = f"{option.flag} {redacted(text)!r}"

@@ -31,15 +31,12 @@ _CHALLENGES: Final = (
 
 
 class Site(NamedTuple):
-    """Data of the app.
-
-    The functions answer `/-/healthy` and `/-/ready`; without a page `/` is `/metrics`.
-    """
+    """What the app serves."""
 
     exposition: Exposition
-    is_healthy: Callable[[], bool]
-    is_ready: Callable[[], bool]
-    page: StatusPage | None = None
+    is_healthy: Callable[[], bool]  # for /-/healthy
+    is_ready: Callable[[], bool]  # for /-/ready
+    page: StatusPage | None = None  # without one, / is /metrics
 
 
 class App:
@@ -56,12 +53,8 @@ class App:
             "/metrics": self._metrics,
             "/": self._root,
             "/ping": lambda _: Response(HTTPStatus.OK, (b"pong",)),
-            "/-/healthy": lambda _: _state(
-                "healthy", "the exporter is stuck", good=site.is_healthy()
-            ),
-            "/-/ready": lambda _: _state(
-                "ready", "there is no result yet", good=site.is_ready()
-            ),
+            "/-/healthy": self._health,
+            "/-/ready": self._readiness,
         }
 
     def __call__(self, request: Request) -> Response:
@@ -77,18 +70,16 @@ class App:
         return response
 
     def _respond(self, request: Request) -> Response:
-        protected, route = request.path in _PROTECTED_PATHS, self._routes.get(request.path)
-        if protected and not request.certified:
-            return refusal(HTTPStatus.FORBIDDEN, "this needs a client certificate")
-        if (
-            protected
-            and self._token
-            and not self._token.matches(request.headers.get("Authorization", ""))
-        ):
-            explanation = "this needs the bearer token, or the token as password"
-            return refusal(HTTPStatus.UNAUTHORIZED, explanation, *_CHALLENGES)
+        route = self._routes.get(request.path)
         if route is None:
             return refusal(HTTPStatus.NOT_FOUND, f"try one of {' '.join(self._routes)}")
+        # Before the method, about which a client without credentials learns nothing.
+        if request.path in _PROTECTED_PATHS:
+            if not request.certified:
+                return refusal(HTTPStatus.FORBIDDEN, "this needs a client certificate")
+            if not self._has_token(request):
+                explanation = "this needs the bearer token, or the token as password"
+                return refusal(HTTPStatus.UNAUTHORIZED, explanation, *_CHALLENGES)
         if request.method not in ("GET", "HEAD"):
             return refusal(
                 HTTPStatus.METHOD_NOT_ALLOWED, "try GET or HEAD", ("Allow", "GET, HEAD")
@@ -98,6 +89,11 @@ class App:
         except Exception as error:  # noqa: BLE001  a failed request must not close the connection
             self._log.error("http.failed", path=request.path, exc_info=error)
             return refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "see the log")
+
+    def _has_token(self, request: Request) -> bool:
+        if self._token is None:
+            return True
+        return self._token.matches(request.headers.get("Authorization", ""))
 
     def _root(self, request: Request) -> Response:
         """Return the status page to browsers and the exposition to other clients."""
@@ -113,9 +109,8 @@ class App:
         try:
             query = parse_qs(request.query, max_num_fields=_MAX_QUERY_FIELDS)
         except ValueError:
-            return refusal(
-                HTTPStatus.BAD_REQUEST, f"a query may have {_MAX_QUERY_FIELDS} fields"
-            )
+            explanation = f"a query may have {_MAX_QUERY_FIELDS} fields"
+            return refusal(HTTPStatus.BAD_REQUEST, explanation)
         form, content_type = choose_exposition(_joined(request, "Accept"))
         answer = self._site.exposition.render(
             form,
@@ -125,16 +120,23 @@ class App:
         headers = (_VARY, *_encoding(gzipped=answer.gzipped))
         return Response(HTTPStatus.OK, answer.body, content_type, headers)
 
+    def _health(self, _: Request) -> Response:
+        if self._site.is_healthy():
+            return Response(HTTPStatus.OK, (b"healthy\n",))
+        return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the exporter is stuck")
+
+    def _readiness(self, _: Request) -> Response:
+        if self._site.is_ready():
+            return Response(HTTPStatus.OK, (b"ready\n",))
+        return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "there is no result yet")
+
 
 def _encoding(*, gzipped: bool) -> tuple[tuple[str, str], ...]:
-    return (("Content-Encoding", "gzip"),) if gzipped else ()
+    if gzipped:
+        return (("Content-Encoding", "gzip"),)
+    return ()
 
 
 def _joined(request: Request, name: str) -> str:
+    # A header may be given in several lines.
     return ",".join(request.headers.get_all(name, []))
-
-
-def _state(good_text: str, bad_text: str, *, good: bool) -> Response:
-    if good:
-        return Response(HTTPStatus.OK, (f"{good_text}\n".encode(),))
-    return refusal(HTTPStatus.SERVICE_UNAVAILABLE, bad_text)
