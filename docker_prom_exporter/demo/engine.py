@@ -226,10 +226,9 @@ class Request(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Pass the request to the engine."""
         url = urlsplit(self.path)
-        found = _ENDPOINT.fullmatch(url.path)
-        endpoint, container_id = (
-            (found.lastgroup or "", found["inspect"] or "") if found else ("", "")
-        )
+        endpoint = container_id = ""
+        if match := _ENDPOINT.fullmatch(url.path):
+            endpoint, container_id = match.lastgroup or "", match["inspect"] or ""
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         self.server.respond(self, endpoint, container_id, query)
 
@@ -314,9 +313,10 @@ class SimulatedEngine(ThreadingUnixStreamServer):
         if endpoint == "list":
             return self.listed(query)
         if endpoint == "inspect":
-            found = next((each for each in self.containers() if each.id == container_id), None)
-            answer = found and found.inspect(self.now())
-            return (200, answer) if answer else (404, no_such(container_id))
+            for container in self.containers():
+                if container.id == container_id:
+                    return 200, container.inspect(self.now())
+            return 404, no_such(container_id)
         return 403, {"message": "the simulated engine has four endpoints"}
 
     def now(self) -> float:

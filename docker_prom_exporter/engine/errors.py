@@ -86,15 +86,15 @@ def engine_error(endpoint: str, error: Exception) -> EngineError:
         reason = _REASONS_BY_STATUS.get(status, "error" if status >= 400 else "bad_response")
         detail = f"the answer is {status} {http.client.responses.get(status, '')}".rstrip()
         return EngineError(endpoint, reason, detail, status)
-    found = list(causes(error))
+    chain = list(causes(error))
     # `strerror` comes from the system or OpenSSL and never quotes an answer.
     words = next(
-        (e.strerror for e in found if isinstance(e, OSError) and e.errno and e.strerror), ""
+        (e.strerror for e in chain if isinstance(e, OSError) and e.errno and e.strerror), ""
     )
     for kinds, reason, detail in _REASONS:
-        if any(isinstance(cause, kinds) for cause in found):
+        if any(isinstance(cause, kinds) for cause in chain):
             return EngineError(endpoint, reason, words or detail)
-    return EngineError(endpoint, "error", words or type(found[-1]).__name__)
+    return EngineError(endpoint, "error", words or type(chain[-1]).__name__)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

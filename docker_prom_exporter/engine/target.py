@@ -213,12 +213,12 @@ def _decoder() -> json.JSONDecoder:
 
 def _field(fields: Any, name: str) -> Any:
     """Return the last value of a field that is not null; Go takes a name in any case."""
-    found = None
+    last = None
     if isinstance(fields, tuple):
         for key, value in fields:
             if key.lower() == name.lower() and value is not None:
-                found = value
-    return found
+                last = value
+    return last
 
 
 def _text(value: Any) -> str:
