@@ -80,9 +80,8 @@ class _Check:
     def run(self) -> int:
         info = self._request("version", self._engine.connect, _describe)
         error = self._errors.get("version")
-        if error and error.status is None and error.reason != "bad_response":
-            for endpoint in ("ping", "list", "inspect"):
-                self._skip(endpoint, "the engine did not answer")
+        if error and not _has_answered(error):
+            self._skip("the engine did not answer", "ping", "list", "inspect")
             return self._fail("Docker did not answer")
         if error:
             # A proxy may deny /version only; the ping has the API version, too.
@@ -100,9 +99,16 @@ class _Check:
             self._report.write("watched", "unknown", "the list did not answer", colour=_RED)
         else:
             self._report_containers(containers)
-        if self._errors.keys() - {"inspect"}:
+        # An inspect shows this of engines whose lists don't.
+        expensive = expensive or stores_images_in_containerd(inspected)
+        return self._conclude(info, containers, expensive=expensive)
+
+    def _conclude(
+        self, info: EngineInfo | None, containers: list[Container], *, expensive: bool
+    ) -> int:
+        if info is None or self._errors.keys() - {"inspect"}:
             return self._fail("version, ping and list must answer")
-        self._report_mode(info, expensive=expensive or stores_images_in_containerd(inspected))
+        self._report_mode(info, expensive=expensive)
         # Podman's list has no health.
         if info.is_podman and "inspect" in self._errors:
             return self._fail(f"{info.name} reports health by inspect only")
@@ -150,15 +156,16 @@ class _Check:
         self._report.write(endpoint, "answered", explanation, colour=_GREEN)
         return answer
 
-    def _skip(self, endpoint: str, why: str) -> None:
-        self._report.write(endpoint, "not asked", why, colour=_YELLOW)
+    def _skip(self, why: str, *endpoints: str) -> None:
+        for endpoint in endpoints:
+            self._report.write(endpoint, "not asked", why, colour=_YELLOW)
 
     def _inspect(self, info: EngineInfo | None, containers: list[Container]) -> Any:
         """Inspect one container, the worst of the watched ones if there are any."""
         if not containers:
-            return self._skip("inspect", "the list named no container")
+            return self._skip("the list named no container", "inspect")
         if not self._settings.container_details and info and not info.is_podman:
-            return self._skip("inspect", "CONTAINER_DETAILS=false needs none")
+            return self._skip("CONTAINER_DETAILS=false needs none", "inspect")
         watched, _ = self._split(containers)
         worst = min(watched or containers, key=_badness)
 
@@ -234,6 +241,10 @@ class _Check:
         if mode.reason == "engine":
             colour = ""
         self._report.write("mode", mode.name, mode.explanation, colour=colour)
+
+
+def _has_answered(error: EngineError) -> bool:
+    return error.status is not None or error.reason == "bad_response"
 
 
 def _describe(info: EngineInfo) -> str:

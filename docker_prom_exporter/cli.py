@@ -143,8 +143,8 @@ def _refuse_unused(name: str | None, flags: Mapping[str, str | None]) -> None:
         raise BadOptionError(f"{option.flag} is an option of {' and '.join(commands)} only")
 
 
-def _run(name: str | None, settings: Settings, own: dict[str, Any]) -> int:
-    rust_log = own.pop("rust_log", None) or os.environ.get("RUST_LOG")
+def _run(name: str | None, settings: Settings, arguments: dict[str, Any]) -> int:
+    rust_log = arguments.pop("rust_log", None) or os.environ.get("RUST_LOG")
     if name == "healthcheck":
         from docker_prom_exporter.healthcheck import healthcheck  # noqa: PLC0415
 
@@ -157,7 +157,7 @@ def _run(name: str | None, settings: Settings, own: dict[str, Any]) -> int:
     # `healthcheck` starts faster without this.
     from docker_prom_exporter import commands  # noqa: PLC0415
 
-    return commands.run(name, settings, own, rust_log=bool(rust_log))
+    return commands.run(name, settings, arguments, rust_log=bool(rust_log))
 
 
 class _Parser(ArgumentParser):

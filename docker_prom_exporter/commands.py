@@ -41,12 +41,16 @@ _LOG_TIMEOUT: Final = 0.25
 
 
 def run(
-    command: str | None, settings: Settings, own: Mapping[str, Any], *, rust_log: bool = False
+    command: str | None,
+    settings: Settings,
+    arguments: Mapping[str, Any],
+    *,
+    rust_log: bool = False,
 ) -> int:
     """Run the command (`None`: serve) and return its exit code. Raises `CommandError`.
 
-    `own` are the arguments that only this command takes. `rust_log`: the Rust exporter's
-    log level is set.
+    `arguments` are those that only this command takes. `rust_log`: the Rust exporter's log
+    level is set.
     """
     writer = logs.configure(settings.log_level, settings.log_format)
     try:
@@ -54,7 +58,7 @@ def run(
             structlog.get_logger().info(
                 "option.ignored", option="RUST_LOG", advice="LOG_LEVEL is used instead"
             )
-        return _COMMANDS[command](settings, **own)
+        return _COMMANDS[command](settings, **arguments)
     except BadTargetError as error:
         raise CommandError(str(error), 2) from error
     except web.CredentialsError as error:

@@ -55,6 +55,12 @@ def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, f
         raise OutletError(
             "bad_response", "/metrics is not a Pushgateway's: check --push-url", 200
         )
+    return _expired(pushed, failed, until)
+
+
+def _expired(
+    pushed: dict[Group, float], failed: dict[Group, float], until: float
+) -> dict[Group, float]:
     expired = {}
     for group, last_push in pushed.items():
         last = last_push or failed.get(group, math.inf)
