@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
-from docker_prom_exporter.collect import choose_mode, list_everything
+from docker_prom_exporter.collect import although_listed, choose_mode, list_everything
 from docker_prom_exporter.containers import (
     DOUBTS,
     LABEL,
@@ -173,10 +173,12 @@ class _Check:
             answer = self._engine.inspect([worst.id], deadline).answers[worst.id]
             if not isinstance(answer, EngineError):
                 return answer
-            # A container may be removed between the list and the inspect.
-            if answer.reason == "not_found":
+            # A container may be removed between the list and the inspect; as in a poll, it
+            # is only if a list says so, too.
+            maybe_gone = answer.status in (404, 500)
+            if maybe_gone and not self._engine.list(deadline, id=[worst.id]):
                 return None
-            raise answer
+            raise although_listed(answer)
 
         def describe(answer: Any) -> str:
             if answer is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from docker_prom_exporter.collect.inspect_mode import InspectMode
 from docker_prom_exporter.collect.list_mode import ListMode
-from docker_prom_exporter.collect.requests import Poll, Requests
+from docker_prom_exporter.collect.requests import Poll, Requests, although_listed
 from docker_prom_exporter.deadline import NEVER
 from docker_prom_exporter.snapshot import LIST_MODE, Counts, Mode
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import EngineInfo
 
-__all__ = ["Collector", "PollResult", "choose_mode", "list_everything"]
+__all__ = ["Collector", "PollResult", "although_listed", "choose_mode", "list_everything"]
 
 
 def choose_mode(*, podman: bool, expensive: bool, details: bool, denied: bool) -> Mode:

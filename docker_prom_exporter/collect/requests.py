@@ -163,8 +163,9 @@ class Requests:
         missing = [i for i in ids if i not in result.containers]
         if missing:
             self._take_from_list(missing, poll, listed, outcome, result)
-        for error in result.errors.values():
-            self.count(error)
+        for container_id, error in result.errors.items():
+            result.errors[container_id] = although_listed(error)
+            self.count(result.errors[container_id])
         return result
 
     def _due(self, ids: Collection[str]) -> list[str]:
@@ -223,7 +224,6 @@ class Requests:
                 result.from_list[container_id] = rows[container_id].container
         for container_id in outcome.late:
             self._pause(container_id)
-        _blame_404s(result.errors)
 
     def _pause(self, container_id: str) -> None:
         """Delay the next inspect but one after a timeout.
@@ -315,9 +315,12 @@ class Requests:
         return container
 
 
-def _blame_404s(errors: dict[str, EngineError]) -> None:
-    """Count a 404 for a listed container as a wrong answer: a proxy in between sends them."""
-    for container_id, error in errors.items():
-        if error.reason == "not_found":
-            detail = f"{error.detail}, but the container is listed"
-            errors[container_id] = EngineError("inspect", "bad_response", detail, error.status)
+def although_listed(error: EngineError) -> EngineError:
+    """Return the error of an inspect, given that its container is listed.
+
+    A 404 is a wrong answer then: a proxy in between sends it.
+    """
+    if error.status != 404:
+        return error
+    detail = f"{error.detail}, but the container is listed"
+    return EngineError("inspect", "bad_response", detail, error.status)

@@ -292,7 +292,9 @@ def _engine_info(answer: Any) -> EngineInfo:
     if not isinstance(api_version, str) or not _VERSION.fullmatch(api_version):
         raise EngineError("version", "bad_response", "it names no API version")
     components = fields.get("Components")
-    names = [part.get("Name") for part in components or () if isinstance(part, dict)]
+    if not isinstance(components, list):
+        components = []
+    names = [part.get("Name") for part in components if isinstance(part, dict)]
     version, system, arch = (as_text(fields.get(key)) for key in ("Version", "Os", "Arch"))
     name = "Podman" if "Podman Engine" in names else "Docker"
     return EngineInfo(name, version, api_version, system, arch)

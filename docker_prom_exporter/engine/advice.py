@@ -101,7 +101,9 @@ def advise(error: EngineError, url: str) -> str:
 
     `url` is the engine's address as `Engine.url` gives it.
     """
-    if error.status == 403:
+    # The list was answered before: only a proxy says 404 to each inspect.
+    hidden = error.status == 404 and error.endpoint == "inspect"
+    if error.status == 403 or hidden:
         return _DENIED_BY_PROXY[error.endpoint]
     if error.status is not None:
         return _BY_STATUS.get(error.status, "")

@@ -106,6 +106,35 @@ def test_a_proxy_denies_one(
     assert "-allowGET=" in lines[endpoint]
 
 
+def test_a_proxy_hides_inspects(simulated: Simulation) -> None:
+    """A 404 for a container that is still listed is a proxy's, and the setting is named."""
+    simulated.stage.add("web")
+    simulated.faults = {"inspect": answers("404 Not Found", "{}")}
+    code, lines = checked(simulated.url)
+
+    assert (0, [*ANSWERED[:3], "nonsense"]) == (code, outcomes(lines))
+    assert "404 Not Found, but the container is listed" in lines["inspect"]
+    assert "CONTAINER_INSPECT=1 or CONTAINERS=1" in lines["inspect"]
+    assert "but no restarts, exit codes and times" in lines["result"]
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "500 Internal Server Error"])
+def test_a_container_is_removed_meanwhile(simulated: Simulation, status: str) -> None:
+    """An inspect of a container that was removed since the list is no failure; Podman says 500."""
+    container = simulated.stage.add("web")
+    answer = answers(status, "{}")
+
+    def remove(connection: socket.socket) -> None:
+        simulated.stage.containers.clear()
+        answer(connection)
+
+    simulated.inspect_faults = {container.id: remove}
+    code, lines = checked(simulated.url)
+
+    assert (0, ANSWERED) == (code, outcomes(lines))
+    assert "web was removed meanwhile" in lines["inspect"]
+
+
 def test_a_proxy_denies_all(simulated: Simulation) -> None:
     """One run reports all denied endpoints; inspect is not asked without a list."""
     simulated.faults = dict.fromkeys(("version", "ping", "list", "inspect"), DENIED)

@@ -618,6 +618,15 @@ def test_an_engine_of_an_unsupported_version(engines: Engines, simulated: Simula
     assert ("version", "error") == reason(engines.at(simulated.url), "version")
 
 
+@pytest.mark.parametrize("components", [5, True, "Podman Engine", {"Name": "x"}, [None, {}]])
+def test_invalid_components(engines: Engines, simulated: Simulation, components: Any) -> None:
+    """An engine whose `Components` are invalid counts as Docker."""
+    answer = {"ApiVersion": "1.41", "Components": components}
+    simulated.faults = {"version": answers_json(answer)}
+
+    assert "Docker" == engines.at(simulated.url).connect(deadline()).name
+
+
 @pytest.mark.parametrize("version", [None, 1.41, "", "1", "latest", "1.41/../x", {}])
 def test_an_invalid_api_version(engines: Engines, simulated: Simulation, version: Any) -> None:
     """An invalid API version is a bad response and is never used in a path."""
