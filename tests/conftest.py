@@ -105,7 +105,7 @@ _SLOW_FIXTURES = {"machine", *KINDS}
 
 # These begin before the others. The web's faults take long and mostly wait: at the end, one process would be
 # left alone with them.
-_FIRST = ("tests/bench/", "tests/deploy/", "tests/faults/test_web.py")
+_FIRST = ("tests/bench/", "tests/deploy/", "tests/process/test_web.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook, too

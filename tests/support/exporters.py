@@ -96,6 +96,7 @@ def exporter(*options: str, wrapper: Sequence[str] = ()) -> Iterator[Exporter]:
     without one, this process starts it.
     """
     with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # it is the home of exporters that run as other users
         daemon = Daemon(Path(folder, "log"))
         # As variables: a command ignores those that it does not use.
         quick = {

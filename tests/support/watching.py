@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from support.clients import Client
+from support.exporters import exporter
 from support.expositions import Scrape, parse
 from support.waiting import wait_for
 
@@ -14,21 +15,13 @@ _SECONDS_BETWEEN = 0.1
 
 
 class Watch:
-    """The expected and the seen values of an exporter, and the number, times and failures of scrapes."""
+    """The number, times and failures of the scrapes of an exporter."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.expected: list[str] = []
-        self.seen: list[str] = []
         self.scrapes = 0
         self.slowest = 0.0
         self.failures: list[str] = []
-
-    def row(self) -> tuple[str, str]:
-        """Return the expected and the seen values as cells of a table."""
-        expected, seen = " → ".join(self.expected), " → ".join(self.seen)
-        speed = f"{self.scrapes} scrapes, the slowest {self.slowest * 1000:.0f} ms"
-        return expected, f"{'the same' if seen == expected else seen}; {speed}"
 
     def scrape(self) -> Scrape:
         """Return a scrape; raise ValueError if its status is not 200."""
@@ -42,16 +35,21 @@ class Watch:
 
         `expected` has the value of `docker_up` by that name, and `container_health` by container name.
         """
-        self.expected.append(_line(expected))
-        self.seen.append("")
+        seen: dict[str, float] = {}
+        scrape = self.scrape()
 
-        def shown() -> Scrape | None:
+        def shown() -> bool:
+            nonlocal scrape, seen
             scrape = self.scrape()
-            said = summary(scrape)
-            self.seen[-1] = _line(said)
-            return scrape if said == expected else None
+            seen = summary(scrape)
+            return seen == expected
 
-        return wait_for(shown, what=_line(expected)) or self.scrape()
+        try:
+            wait_for(shown, what=_line(expected))
+        except TimeoutError as error:
+            error.add_note(f"the last scrape has {_line(seen)}")
+            raise
+        return scrape
 
     def recovers(self, **expected: float) -> Scrape:
         """Wait until a scrape shows these values; they must come with the current poll or the next one."""
@@ -59,7 +57,7 @@ class Watch:
         scrape = self.shows(**expected)
         took = polls(scrape) - before
         if took > 2:
-            raise AssertionError(f"it took {took:.0f} polls to show {self.expected[-1]}")
+            raise AssertionError(f"it took {took:.0f} polls to show {_line(expected)}")
         return scrape
 
     def polls_pass(self, count: int) -> Scrape:
@@ -71,6 +69,16 @@ class Watch:
             return scrape if polls(scrape) >= last else None
 
         return wait_for(passed, what=f"{count} polls") or self.scrape()
+
+
+@contextmanager
+def watched(url: str, *options: str) -> Iterator[Watch]:
+    """Run an exporter of this engine with these options, and yield a watch on it."""
+    with (
+        exporter(f"--docker-host={url}", "--log-level=debug", *options) as process,
+        watching(Client(process)) as watch,
+    ):
+        yield watch
 
 
 @contextmanager

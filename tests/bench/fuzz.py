@@ -1,17 +1,14 @@
 """Fuzz the code from an engine's answers to the exposition.
 
-It needs `pip install atheris`: `python tests/faults/fuzz.py [libFuzzer options]`. It runs until it finds a
-failure or is stopped.
+It needs `pip install atheris`: in `tests/`, `python -m bench.fuzz [libFuzzer options]`. It runs until it
+finds a failure or is stopped.
 """
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import atheris  # type: ignore[import-untyped]  # not among the tests' dependencies
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 with atheris.instrument_imports(include=["docker_prom_exporter", "prometheus_client"]):
     from support.nonsense import judge
