@@ -6,8 +6,35 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from docker_prom_exporter.registry.storage import Contents
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_INDEXES = ("image.index", "manifest.list")
+
+
+def _children(document: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the entries of an index that are manifests: a build cache names blobs."""
+    return [entry for entry in (document or {}).get("manifests", []) if _is_manifest(entry)]
+
+
+def _is_manifest(entry: dict[str, Any]) -> bool:
+    return "manifest" in entry["mediaType"] or "index" in entry["mediaType"]
+
+
+def _layers(document: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the layers that a manifest names; a size that is missing is -1."""
+    document = document or {}
+    layers = [{"digest": entry["blobSum"]} for entry in document.get("fsLayers", [])]
+    entries = [*document.get("layers", []), *document.get("blobs", [])]
+    for entry in document.get("manifests", []):
+        if not _is_manifest(entry) and "config" not in entry["mediaType"]:
+            entries.append(entry)
+    return layers + [{**entry, "size": entry.get("size", -1)} for entry in entries]
+
+
+def _configs(document: dict[str, Any] | None) -> list[dict[str, Any]]:
+    document = document or {}
+    caches = [each for each in document.get("manifests", []) if "config" in each["mediaType"]]
+    return [document["config"], *caches] if "config" in document else caches
 
 
 class Expected(NamedTuple):
@@ -22,7 +49,7 @@ class Expected(NamedTuple):
 
 
 class Oracle:
-    """Reads a storage of OCI images and indexes. Symbolic links are as if nothing were there."""
+    """Reads a storage of images, indexes and build caches. Symbolic links are as if nothing were there."""
 
     def __init__(self, storage: Path) -> None:
         self._storage = storage
@@ -48,7 +75,9 @@ class Oracle:
                 tagged |= {each, *self._named(each)}
         result.blob_bytes["tag"] = self._bytes(tagged)
         result.blob_bytes["untagged"] = self._bytes(linked - tagged)
-        result.blob_bytes["nothing"] = self._bytes({*self._blobs} - linked - tagged)
+        if result.sizes or not self._blobs:
+            # Without any manifest nobody can know what holds a blob.
+            result.blob_bytes["nothing"] = self._bytes({*self._blobs} - linked - tagged)
         return result
 
     def _tags(self, manifests: Path, revisions: dict[str, bool], result: Expected) -> set[str]:
@@ -66,12 +95,10 @@ class Oracle:
                 continue
             reached = self._reached(digest, revisions)
             all_reached |= reached
-            sizes = {}
-            for each in reached:
-                for entry in (self._document(each) or {}).get("layers", []):
-                    sizes[entry["digest"]] = entry["size"]
-            whole = all(revisions.get(each) and self._document(each) for each in reached)
-            result.tags[key] = (len(sizes), sum(sizes.values())) if whole else (None, None)
+            if all(revisions.get(each) and self._document(each) for each in reached):
+                result.tags[key] = self._size(reached)
+            else:
+                result.tags[key] = (None, None)
             reason = self._reason(reached, revisions, manifests.parent)
             if reason:
                 result.reasons[key] = reason
@@ -81,6 +108,19 @@ class Oracle:
                     held |= {*self._named(each)} if revisions.get(each) else set()
         result.sizes[name] = self._bytes(held)
         return all_reached
+
+    def _size(self, reached: set[str]) -> tuple[int, int | None]:
+        """Return the number of the layers of these manifests, and their bytes if all are known."""
+        sizes: dict[str, int | None] = {}
+        for each in reached:
+            for entry in _layers(self._document(each)):
+                data = self._blobs.get(entry["digest"])
+                known = entry.get("size") or (data.stat().st_size if data else -1)
+                if known >= 0:
+                    sizes[entry["digest"]] = known
+                sizes.setdefault(entry["digest"], None)
+        known_sizes = [size for size in sizes.values() if size is not None]
+        return len(sizes), sum(known_sizes) if len(known_sizes) == len(sizes) else None
 
     def _reason(
         self, reached: set[str], revisions: dict[str, bool], repository: Path
@@ -100,15 +140,14 @@ class Oracle:
             elif document is None:
                 reasons.add("corrupt")
             else:
-                images = images or "manifests" not in document
-                entries = [*document.get("layers", []), document.get("config")]
-                found = (
-                    self._blob_reason(entry, layers, repository) for entry in entries if entry
-                )
-                reasons.update(found)
+                images = images or not _children(document)
+                if document.get("fsLayers"):
+                    reasons.add("unsupported")
+                for entry in (*_layers(document), *_configs(document)):
+                    reasons.add(self._blob_reason(entry, layers, repository))
         if gone:
             reasons.add("partial" if images else "missing")
-        order = ("corrupt", "link", "missing", "partial")
+        order = ("corrupt", "link", "missing", "partial", "unsupported")
         return next((reason for reason in order if reason in reasons), None)
 
     def _blob_reason(
@@ -117,7 +156,7 @@ class Oracle:
         """Return why a layer or config can't be pulled; a symbolic link may lead to it."""
         digest = entry["digest"]
         link = repository / "_layers/sha256" / digest[7:] / "link"
-        if link.is_symlink():
+        if link.is_symlink() or ("urls" in entry and digest not in self._blobs):
             return None
         if digest not in layers:
             return "missing"
@@ -127,7 +166,8 @@ class Oracle:
             return None
         if digest not in self._blobs:
             return "missing"
-        return None if self._blobs[digest].stat().st_size == entry["size"] else "corrupt"
+        size = self._blobs[digest].stat().st_size
+        return None if entry.get("size", -1) in (-1, size) else "corrupt"
 
     def _data(self, digest: str) -> Path:
         return self._storage / "blobs/sha256" / digest[7:9] / digest[7:] / "data"
@@ -144,8 +184,8 @@ class Oracle:
     def _reached(self, root: str, revisions: dict[str, bool]) -> set[str]:
         reached = {root}
         if revisions.get(root):
-            for entry in (self._document(root) or {}).get("manifests", []):
-                reached |= self._reached(entry["digest"], revisions)
+            for child in _children(self._document(root)):
+                reached |= self._reached(child["digest"], revisions)
         return reached
 
     def _document(self, digest: str) -> dict[str, Any] | None:
@@ -157,10 +197,8 @@ class Oracle:
         return document
 
     def _named(self, digest: str) -> list[str]:
-        document = self._document(digest) or {}
-        entries = [*document.get("layers", []), *document.get("manifests", [])]
-        if "config" in document:
-            entries.append(document["config"])
+        document = self._document(digest)
+        entries = [*_layers(document), *_children(document), *_configs(document)]
         return [entry["digest"] for entry in entries]
 
     def _bytes(self, digests: set[str]) -> int:
@@ -173,3 +211,23 @@ class Oracle:
 
     def _has_symbolic_links(self) -> bool:
         return any(path.is_symlink() for path in self._storage.rglob("*"))
+
+
+def compare(contents: Contents, storage: Path) -> None:
+    """Compare a scan with what the storage holds."""
+    expected = Oracle(storage).expected()
+    tags = {}
+    for repository in contents.repositories:
+        for tag in repository.tags:
+            tags[(repository.name, tag.name)] = tag[2:]
+    reasons = {
+        (each.repository, each.name): each.defect.reason
+        for each in contents.unusable
+        if each.name and ":" not in each.name
+    }
+    revisions = {each.name: each.revisions for each in contents.repositories}
+    sizes = {each.name: each.size for each in contents.repositories}
+    has_links = any(each.defect.reason == "link" for each in contents.unusable)
+    found = (tags, revisions, sizes, dict(contents.blob_bytes), reasons, has_links)
+    for name, wanted, here in zip(expected._fields, expected, found, strict=True):
+        assert wanted == here, f"{name}: {wanted} expected, {here} found"
