@@ -52,6 +52,7 @@ PROMETHEUS_3 = (
         ),
         ("application/openmetrics-textual", TEXT, ""),
         (";;,=,", TEXT, ""),
+        ("\xff", TEXT, ""),
     ],
 )
 def test_format(accept: str, form: Format, escaping: str) -> None:

@@ -86,22 +86,6 @@ def test_negotiates_format_and_encoding(served: Served) -> None:
     assert gzip.decompress(body).endswith(b"# EOF\n")
 
 
-def test_a_client_that_refuses_openmetrics_and_gzip(served: Served) -> None:
-    """A quality of 0 refuses a format and a coding; an escaping is repeated."""
-    _, headers, body = served.ask(
-        "/metrics",
-        Accept="application/openmetrics-text;q=0, text/plain;escaping=allow-utf-8",
-        Accept_Encoding="gzip;q=0",
-    )
-
-    assert (
-        "text/plain; version=0.0.4; charset=utf-8; escaping=allow-utf-8"
-        == headers["Content-Type"]
-    )
-    assert "Content-Encoding" not in headers
-    assert b"\ncontainer_health 4.0\n" in body
-
-
 def test_names(served: Served) -> None:
     """`name[]` selects samples, as in prometheus-client's own server."""
     _, _, body = served.ask("/metrics?name[]=container_health&name[]=python_info")
@@ -121,17 +105,6 @@ def test_a_query_has_a_thousand_fields_at_most(
     assert status == got
     assert (b"400 Bad Request: a query may have 1000 fields\n" == body) == (status == 400)
     assert [] == [entry for entry in logs if entry["log_level"] != "debug"]
-
-
-@pytest.mark.parametrize(
-    "accept", ["application/openmetrics-text; version=x", "*/*;q=x", "\xff"]
-)
-def test_an_unusual_accept(served: Served, accept: str) -> None:
-    """An `Accept` with unknown versions or malformed values gets the text format."""
-    status, headers, _ = served.ask("/metrics", Accept=accept)
-
-    assert 200 == status
-    assert "text/plain; version=0.0.4; charset=utf-8" == headers["Content-Type"]
 
 
 def test_ping(served: Served) -> None:
