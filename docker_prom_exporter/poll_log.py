@@ -126,12 +126,16 @@ class PollLog:
 
     def _log_missing_details(self, result: PollResult) -> None:
         """Warn once for each reason, not for each container and poll."""
-        by_reason = {error.reason: error for error in result.errors.values()}
+        by_reason: dict[str, list[EngineError]] = {}
+        for error in result.errors.values():
+            by_reason.setdefault(error.reason, []).append(error)
+        if result.put_aside and not by_reason:
+            # Their details are still missing, only no inspect was due.
+            return
         if self._has_changed("inspect", {*by_reason}):
-            for error in by_reason.values():
-                explained = _fields(self._explain(error))
-                missing = len(result.errors)
-                self._warn("containers.details_missing", containers=missing, **explained)
+            for errors in by_reason.values():
+                explained = _fields(self._explain(errors[-1]))
+                self._warn("containers.details_missing", containers=len(errors), **explained)
 
     def _log_list_error(self, error: EngineError | None) -> None:
         reason = None if error is None else error.reason

@@ -30,7 +30,7 @@ def choose_mode(*, podman: bool, expensive: bool, details: bool, denied: bool) -
 
     Podman inspects each container that it lists, and before version 6 lists no health.
     `expensive`: Docker looks up an image for each container that it lists. `details` is the
-    option CONTAINER_DETAILS; `denied`: the last inspect was.
+    option CONTAINER_DETAILS; `denied`: an inspect of the last poll was.
     """
     if not (podman or expensive):
         return LIST_MODE
@@ -57,7 +57,8 @@ class PollResult(NamedTuple):
     container id, `errors` has failed inspects and `invalid_labels` the names of containers
     whose label is not a boolean. `list_error` is the failure of the list of new containers,
     which may be missing then. `postponed` counts inspects for which the poll had no time,
-    `unreadable` list rows without a valid id or with a repeated one.
+    `put_aside` containers that were not inspected since their inspect timed out, `unreadable`
+    rows of the last whole list without a valid id or with a repeated one.
     """
 
     mode: Mode
@@ -65,6 +66,7 @@ class PollResult(NamedTuple):
     errors: Mapping[str, EngineError]
     invalid_labels: Mapping[str, str]
     postponed: int
+    put_aside: int
     unreadable: int
     unwatched: int | None = None
     list_error: EngineError | None = None
@@ -80,7 +82,7 @@ class Collector:
         self._inspect_mode = InspectMode(self._requests, settings)
         self._info: EngineInfo | None = None
 
-        # Whether the engine or a proxy denied an inspect in the last poll that made one.
+        # Whether the engine or a proxy denied an inspect in the last poll.
         self._denied = False
 
     def collect(self, info: EngineInfo, date: float | None, deadline: Deadline) -> PollResult:
@@ -152,10 +154,11 @@ class Collector:
     ) -> PollResult:
         errors: dict[str, EngineError] = {}
         postponed = 0
+        self._denied = False
         for inspected in parts:
             errors |= inspected.errors
             postponed += len(inspected.postponed)
-        self._denied = any(error.reason == "denied" for error in errors.values())
+            self._denied = self._denied or inspected.denied
         containers = tuple(watched.values())
         if not self._settings.container_details:
             containers = tuple(c._replace(details=None) for c in containers)
@@ -165,5 +168,6 @@ class Collector:
             errors=errors,
             invalid_labels={c.id: c.name for c in known if c.has_invalid_label},
             postponed=postponed,
+            put_aside=len(self._requests.put_aside & watched.keys()),
             unreadable=self._requests.unreadable,
         )

@@ -16,7 +16,7 @@ from docker_prom_exporter.deadline import NEVER
 from docker_prom_exporter.engine import BadAnswerError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, KeysView, Mapping, Sequence
 
     from docker_prom_exporter.containers import Container, Row
     from docker_prom_exporter.deadline import Deadline
@@ -42,8 +42,13 @@ class Poll(NamedTuple):
 class Rows(NamedTuple):
     """A list: readable rows by id in the engine's order, and the number of all rows."""
 
-    by_id: dict[str, Row]
+    by_id: Mapping[str, Row]
     total: int
+
+    @property
+    def described_image(self) -> bool:
+        """Whether the engine looked up an image for a row, so that lists are expensive."""
+        return any(row.described_image for row in self.by_id.values())
 
 
 class Inspected(NamedTuple):
@@ -80,7 +85,7 @@ class Requests:
         # Whether a list has the health of running containers. Podman's has it from 6 on.
         self.health_listed = True
 
-        # Rows of the last list without a valid id or with a repeated one.
+        # Rows of the last whole list without a valid id or with a repeated one.
         self.unreadable = 0
 
         self._is_podman = False
@@ -106,6 +111,11 @@ class Requests:
         """
         return bool(self._lookup_listed) or self._lookup_inspected
 
+    @property
+    def put_aside(self) -> KeysView[str]:
+        """The containers that were not inspected since their inspect timed out."""
+        return self._pauses.keys()
+
     def reset(self, info: EngineInfo) -> None:
         """Forget everything about the last engine."""
         self._is_podman = info.is_podman
@@ -124,17 +134,18 @@ class Requests:
         """Count an error."""
         self._counts.failed(error.endpoint, error.reason)
 
-    def whole_list(self, poll: Poll) -> dict[str, Row]:
+    def whole_list(self, poll: Poll) -> Mapping[str, Row]:
         """List all containers, in pages where that is expensive."""
         if self._lookup_listed is False and not self.listing_is_expensive:
             rows = self._list(poll.deadline.with_reserve())
         else:
             rows = self._list_in_pages()
         if rows.by_id:
-            self._lookup_listed = any(row.described_image for row in rows.by_id.values())
+            self._lookup_listed = rows.described_image
+        self.unreadable = rows.total - len(rows.by_id)
         return rows.by_id
 
-    def listed_since(self, anchor: str, poll: Poll) -> dict[str, Row] | None:
+    def listed_since(self, anchor: str, poll: Poll) -> Mapping[str, Row] | None:
         """List the containers created after the one with this id; `None` if it is gone."""
         deadline = poll.deadline.with_reserve()
         rows = self._list_relative(anchor, deadline, since=[anchor])
@@ -240,11 +251,10 @@ class Requests:
         page = self._list(NEVER, limit=_PAGE)
         if page.total < _PAGE:
             return page
-        described = any(row.described_image for row in page.by_id.values())
-        if not (described or self._lookup_inspected):
+        if not (page.described_image or self._lookup_inspected):
             # Listing is cheap, so one list of all is cheaper than further pages.
             return self._list(NEVER)
-        rows, total, unreadable = page.by_id, page.total, self.unreadable
+        rows, total = dict(page.by_id), page.total
         anchors = [*rows]
         while page.total >= _PAGE and anchors:
             following = self._list_relative(
@@ -256,13 +266,11 @@ class Requests:
                 continue
             page = following
             anchors = [i for i in page.by_id if i not in rows]
-            rows = rows | page.by_id
+            rows.update(page.by_id)
             total += page.total
-            unreadable += self.unreadable
         if page.total >= _PAGE:
             # No row of a full page leads to the next one.
             return self._list(NEVER)
-        self.unreadable = unreadable
         return Rows(rows, total)
 
     def _list_relative(self, anchor: str, deadline: Deadline, **options: Any) -> Rows | None:
@@ -280,14 +288,13 @@ class Requests:
     def _list_by_id(self, ids: Sequence[str], deadline: Deadline) -> dict[str, Row]:
         rows: dict[str, Row] = {}
         for start in range(0, len(ids), _PAGE):
-            rows |= self._list(deadline, id=ids[start : start + _PAGE]).by_id
+            rows.update(self._list(deadline, id=ids[start : start + _PAGE]).by_id)
         return rows
 
     def _list(self, deadline: Deadline, **options: Any) -> Rows:
         if self._settings.container_health_filter_label:
             options["label"] = [LABEL]
         rows: Rows = self._engine.list(deadline, self._parse_rows, **options)
-        self.unreadable = rows.total - len(rows.by_id)
         return rows
 
     def _parse_rows(self, answer: Sequence[Any]) -> Rows:
