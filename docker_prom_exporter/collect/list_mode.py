@@ -28,6 +28,9 @@ class _Known:
         # When the inspect was certainly valid, on the monotonic clock.
         self.valid_at = valid_at
 
+        # Whether it is still valid, by the row of this poll.
+        self.current = True
+
         # Whether row and inspect agree. If not, the inspect shows a later state than the row,
         # and is repeated until both agree or two inspects are equal, as for a container that
         # moby failed to remove.
@@ -107,13 +110,14 @@ class ListMode:
             return []
         requested, answered = listed_at
         self._known = {i: known for i, known in self._known.items() if i in rows}
-        current = []
+        unchanged = {}
         for container_id, known in self._known.items():
-            if known.is_current(rows[container_id], answered, date):
+            known.current = known.is_current(rows[container_id], answered, date)
+            if known.current:
                 known.valid_at = requested
-                current.append(container_id)
-        changed = [i for i in rows if i not in {*current}]
-        return [*changed, *islice(current, self._rotation(len(rows)))]
+                unchanged[container_id] = known
+        changed = [i for i in rows if i not in unchanged]
+        return [*changed, *islice(unchanged, self._rotation(len(rows)))]
 
     def _merge(
         self,
@@ -131,16 +135,18 @@ class ListMode:
             self._known[container_id] = known
         if inspected.denied:
             self._known.clear()
+        for container_id in inspected.errors:
+            # It is due in each poll until it is answered, and takes no turn of the rotation.
+            self._known.pop(container_id, None)
         containers = {}
         for container_id, row in rows.items():
             if container_id in inspected.gone:
                 continue
-            if container_id in inspected.from_list:
-                containers[container_id] = inspected.from_list[container_id]
-            elif container_id in self._known:
-                containers[container_id] = self._known[container_id].with_streak_of(row)
+            last = self._known.get(container_id)
+            if last is not None and last.current:
+                containers[container_id] = last.with_streak_of(row)
             else:
-                containers[container_id] = row.container
+                containers[container_id] = inspected.from_list.get(container_id, row.container)
         return containers
 
     def _rotation(self, watched: int) -> int:

@@ -13,7 +13,15 @@ from docker_prom_exporter.demo import SimulatedContainer
 from docker_prom_exporter.snapshot import Snapshot
 from support.clock import Clock
 from support.polls import STEADY, asked, healths
-from support.simulated import DENIED, Simulation, answers, answers_json, poller_for, simulation
+from support.simulated import (
+    DENIED,
+    Simulation,
+    answers,
+    answers_json,
+    hangs,
+    poller_for,
+    simulation,
+)
 
 YEAR = 365 * 86400
 
@@ -347,6 +355,54 @@ def test_one_stuck_container_costs_only_its_details(
     assert 1 == snapshot.counts.errors["inspect", "timeout"]
     assert [0, 4, 12, 28, 60, 100] == [number for number, count in enumerate(tries) if count]
     assert 9 == len(details_of(poller.snapshot))
+
+
+def test_one_stuck_container_stops_no_rotation(
+    simulated: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one inspect times out, the others rotate, and its details are missing all the time.
+
+    One warning is logged for the container, however often its inspect is repeated.
+    """
+    clock = Clock(monkeypatch)
+    stuck = simulated.stage.add("stuck", started=time.time() - 86400).id
+    poller = poller_for(simulated.url)
+    poller.poll()
+    for number in range(29):
+        simulated.stage.add(f"c{number}", started=time.time() - 86400)
+    poller.poll()
+    simulated.inspect_faults = {stuck: answers("504 Gateway Timeout", "")}
+    for number in range(29):
+        simulated.stage.change(f"c{number}", oom_killed=True)
+    missing = []
+    with capture_logs() as logs:
+        for _ in range(41):
+            clock.later += 15
+            poller.poll()
+            missing.append([c.name for c in poller.snapshot.containers if c.details is None])
+
+    first = missing.index(["stuck"])
+    assert first < 3
+    assert [["stuck"]] * (41 - first) == missing[first:]
+    assert 29 == sum(details.oom_killed for details in details_of(poller.snapshot))
+    assert ["containers.details_missing"] == [entry["event"] for entry in logs]
+
+
+def test_a_rotation_for_which_there_is_no_time(
+    simulated: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the time of a poll is over before the rotation, the last details stay: no row has changed."""
+    clock = Clock(monkeypatch)
+    for number in range(12):
+        simulated.stage.add(f"c{number}", started=time.time() - 86400)
+    poller = poller_for(simulated.url, docker_timeout=1, poll_interval=0.5)
+    poller.poll()
+    clock.later += 600
+    simulated.faults = {"inspect": hangs()}
+    snapshot = poller.poll()
+
+    assert 8 == snapshot.postponed
+    assert 8 == len(details_of(snapshot))
 
 
 @pytest.mark.parametrize(
