@@ -131,11 +131,14 @@ class _Calls(Generic[K, T]):
 
     def _work(self) -> None:
         while running := self._begin():
-            with suppress(InvalidStateError):  # it was cancelled meanwhile
+            # A future that was cancelled meanwhile takes neither.
+            with suppress(InvalidStateError):
                 try:
-                    running.future.set_result(running.action())
+                    result = running.action()
                 except BaseException as error:  # noqa: BLE001  the future raises it again
                     running.future.set_exception(error)
+                else:
+                    running.future.set_result(result)
 
     def _begin(self) -> _Call[K, T] | None:
         """Return the calling worker's next action; `None` if it has none."""

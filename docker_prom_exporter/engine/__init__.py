@@ -147,10 +147,8 @@ class Engine:
         client = self._connected()
         if not self._ask("ping", deadline, client.ping):
             raise EngineError("ping", "bad_response", "the answer is not OK")
-        before, self._pinged = (
-            self._pinged,
-            (client.pinged.get("Server"), client.pinged.get("Api-Version")),
-        )
+        before = self._pinged
+        self._pinged = client.pinged.get("Server"), client.pinged.get("Api-Version")
         return Pong(before in (None, self._pinged), _unix_time(client.pinged.get("Date", "")))
 
     def list(
@@ -199,6 +197,8 @@ class Engine:
             for container_id in ids:
                 if run.denied or self._aborted:
                     return
+                # Here and not in the thread, which may be slow to start.
+                run.began[container_id] = time.monotonic()
                 yield container_id, partial(run.inspect, container_id)
 
         futures = call_each(
@@ -263,7 +263,6 @@ class _InspectRun:
 
     def inspect(self, container_id: str) -> Any:
         """Return the parsed answer, or the error."""
-        self.began[container_id] = time.monotonic()
         try:
             answer = self._client.inspect_container(container_id)
             self.last_answer = time.monotonic()
@@ -291,10 +290,11 @@ def _engine_info(answer: Any) -> EngineInfo:
     api_version = fields.get("ApiVersion")
     if not isinstance(api_version, str) or not _VERSION.fullmatch(api_version):
         raise EngineError("version", "bad_response", "it names no API version")
+    name = "Docker"
     components = fields.get("Components")
-    if not isinstance(components, list):
-        components = []
-    names = [part.get("Name") for part in components if isinstance(part, dict)]
+    if isinstance(components, list):
+        for component in components:
+            if isinstance(component, dict) and component.get("Name") == "Podman Engine":
+                name = "Podman"
     version, system, arch = (as_text(fields.get(key)) for key in ("Version", "Os", "Arch"))
-    name = "Podman" if "Podman Engine" in names else "Docker"
     return EngineInfo(name, version, api_version, system, arch)

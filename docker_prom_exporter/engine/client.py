@@ -121,11 +121,7 @@ class Client(APIClient):
             raise ForbiddenRequestError(f"{request.method} {path}")
         adapter = self.get_adapter(url)
         try:
-            response = adapter.send(
-                request,
-                stream=True,
-                timeout=kwargs.get("timeout"),
-            )
+            response = adapter.send(request, stream=True, timeout=kwargs.get("timeout"))
             if path.endswith("/_ping"):
                 self.pinged = response.headers
             if response.status_code != 200:
@@ -239,15 +235,14 @@ class InFlight:
         On a unix socket all paths then share one pool: docker-py makes a pool for each path,
         which leaves an idle connection for each inspect.
         """
-        unix, pool_of = (
-            isinstance(adapter, UnixHTTPAdapter),
-            adapter.get_connection_with_tls_context,
-        )
+        pool_of = adapter.get_connection_with_tls_context
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            pool: Any = (
-                adapter.get_connection(_SOCKET_URL) if unix else pool_of(*args, **kwargs)
-            )
+            pool: Any
+            if isinstance(adapter, UnixHTTPAdapter):
+                pool = adapter.get_connection(_SOCKET_URL)
+            else:
+                pool = pool_of(*args, **kwargs)
             pool._get_conn = partial(self._take, pool)  # noqa: SLF001  urllib3 has no hook for it
             return pool
 
@@ -263,11 +258,16 @@ class InFlight:
         self._connections.pop(threading.current_thread(), None)
 
     def cut(self, thread: threading.Thread) -> None:
-        """Shut down the connection of one thread's request."""
+        """Shut down the connection of one thread's request.
+
+        docker-py's named pipe is no socket: its reads end after their own timeout.
+        """
         connection = self._connections.get(thread)
-        if connection is not None and connection.sock is not None:
-            with suppress(OSError):
-                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+        if connection is None or not isinstance(connection.sock, socket.socket):
+            return
+        with suppress(OSError):
+            # Not the method of `SSLSocket`, which drops the TLS state that the thread still uses.
+            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
     def cut_all(self) -> None:
         """Shut down the connection of every request."""

@@ -574,6 +574,33 @@ def test_abort_ends_stuck_requests(
     assert not engine.connected
 
 
+def test_abort_leaves_a_named_pipe() -> None:
+    """A connection through docker-py's named pipe, which is no socket, is left to its timeout."""
+    in_flight = InFlight()
+    connection = urllib3.connection.HTTPConnection("localhost")
+    connection.sock = object()
+    in_flight._connections[threading.current_thread()] = connection
+
+    in_flight.cut_all()
+
+    assert connection.sock is not None
+
+
+def test_a_thread_that_is_slow_to_start(
+    engines: Engines, simulated: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An inspect whose thread has sent nothing before its timeout, on a frozen host, is late."""
+    frozen = threading.Event()
+    monkeypatch.setattr(
+        "docker_prom_exporter.engine._InspectRun.inspect", lambda *_: frozen.wait(SOON)
+    )
+    engine = engines.connected(simulated.url, timeout=0.05)
+    inspects = engine.inspect(["abc"], deadline())
+    frozen.set()
+
+    assert (("abc",), False) == (inspects.late, inspects.outlasted)
+
+
 def test_nothing_is_inspected_after_an_abort(engines: Engines, simulated: Simulation) -> None:
     """After `abort` no container is inspected, and the result is empty."""
     engine = engines.connected(simulated.url)
