@@ -42,7 +42,7 @@ class _Command(NamedTuple):
     uses: tuple[str, ...]  # names of options, and of groups of options
     without: tuple[str, ...] = ()  # options of these groups that it does not use
     serves: bool = False  # whether a signal is the normal end
-    defaults: Mapping[str, str] = MappingProxyType({})  # that differ from those of the options
+    defaults: Mapping[str, str] = MappingProxyType({})  # instead of those of the options
     argument: str = ""
 
     @property

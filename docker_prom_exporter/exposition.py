@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 _GZIP_WBITS: Final = 31
-_GZIP_MEMORY: Final = 6  # of 9: the kept compressor takes 160 KiB, not the default's 256 KiB
+# Of 9. The compressor, which is kept, takes 160 KiB instead of the default's 256 KiB.
+_GZIP_MEMORY: Final = 6
 
 
 class Publication(NamedTuple):
@@ -76,7 +77,7 @@ class _EncodedFamily(NamedTuple):
 class Encoded(NamedTuple):
     """A publication in one format.
 
-    The families are compressed once. A scrape copies the compressor, and adds what is its own.
+    The families are compressed once. A scrape copies the compressor, and adds its own.
     """
 
     families: tuple[_EncodedFamily, ...]
@@ -152,7 +153,7 @@ class Exposition:
     `python_info`. The first scrape after `trusted_until` encodes `fallback`.
     """
 
-    # Replaced as a whole, by the thread that holds `_encoding`. Others read it without a lock.
+    # Replaced as a whole, by the thread that holds `_encoding`; read without a lock.
     _served: _Served
 
     def __init__(

@@ -77,7 +77,7 @@ class Writer:
                 self._is_writing = True
             if dropped:
                 text = f"{self._notice(dropped)}\n{text}"
-            # Without the lock: it blocks while nobody reads, and others must not wait for that.
+            # Without the lock: this blocks while nobody reads the pipe.
             written = self._write(text)
             with self._changed:
                 self._is_writing = False

@@ -37,8 +37,9 @@ _REFUSED_FOR: Final = 600
 _INTERVALS_TO_TRUST: Final = 3
 _MAX_REFUSALS_LOGGED: Final = 20
 
-# By default newer gateways replace characters in UTF-8 label names, so that two groups can
-# have the same labels. With this scheme, which older gateways ignore, label names are as in the path of the group.
+# By default newer gateways replace characters in UTF-8 label names, so that two groups
+# can have the same labels. With this scheme, which older gateways ignore, label names are
+# as in the path of the group.
 _ACCEPT: Final = "text/plain;version=0.0.4;escaping=values"
 
 

@@ -86,7 +86,7 @@ class Gateway:
         headers = {**dict(request.headers), **self._authorization(), "User-Agent": agent}
         path = urlsplit(request.url).path
         connection = self._connect(timeout=seconds)
-        # `connection.sock` becomes `None` when an answer begins after which the gateway closes.
+        # `connection.sock` becomes `None` with an answer after which the gateway closes.
         sockets: list[socket.socket] = []
 
         def exchange() -> T:

@@ -35,7 +35,7 @@ _BY_HEALTH: Final = {
     ContainerHealth.HEALTHY: HEALTHY,
 }
 
-# `docker stop` ends a program by SIGTERM (143), or by SIGKILL (137) if that takes too long.
+# `docker stop` ends a program by SIGTERM (143), and by SIGKILL (137) after its timeout.
 _EXIT_CODES_OF_A_STOP: Final = (None, 0, 137, 143)
 
 # A running container counts as restarting if its policy has restarted it at least so often,

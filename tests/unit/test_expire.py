@@ -166,8 +166,8 @@ def served(exposition: Exposition) -> Scrape:
     return parse(b"".join(exposition.render().body).decode())
 
 
-def turns(expirer: Expirer, *replies: Fault, gateway: FakeGateway) -> list[EventDict]:
-    """Let the expirer take a turn for each answer of the gateway; return what it logs."""
+def run(expirer: Expirer, *replies: Fault, gateway: FakeGateway) -> list[EventDict]:
+    """Let the expirer run once for each answer of the gateway; return what it logs."""
     with capture_logs() as logs:
         for reply in replies:
             gateway.status = reply
@@ -179,12 +179,12 @@ def deleted(gateway: FakeGateway) -> list[str]:
     return [asked.path for asked in gateway.asked if asked.method == "DELETE"]
 
 
-def test_a_group_is_deleted_when_two_turns_find_it_expired(gateway: FakeGateway) -> None:
-    """A group that two turns find expired, by the gateway's clock, is deleted, counted and logged."""
+def test_a_group_is_deleted_when_two_runs_find_it_expired(gateway: FakeGateway) -> None:
+    """A group that two runs find expired, by the gateway's clock, is deleted, counted and logged."""
     exposition = Exposition()
     expiring = expirer(gateway, exposition, expire_after=60)
     reply = metrics(pushes(NOW - 61, instance="gone"), pushes(NOW - 59, instance="there"))
-    logs = turns(expiring, reply, reply, gateway=gateway)
+    logs = run(expiring, reply, reply, gateway=gateway)
 
     assert [f"/metrics/job/{JOB}/instance/gone"] == deleted(gateway)
     assert 1 == served(exposition).value("docker_exporter_groups_expired_total")
@@ -208,12 +208,12 @@ def test_a_group_is_deleted_when_two_turns_find_it_expired(gateway: FakeGateway)
     ],
 )
 def test_a_group_that_is_pushed_again_stays(gateway: FakeGateway, between: Fault) -> None:
-    """A new push, a missing group or a failed request between two turns starts the expiry anew.
+    """A new push, a missing group or a failed request between two runs starts the expiry again.
 
     After an outage of the gateway, the hosts have time for a push.
     """
     expired = metrics(pushes(OLD, instance="back"))
-    turns(expirer(gateway), expired, between, expired, gateway=gateway)
+    run(expirer(gateway), expired, between, expired, gateway=gateway)
 
     assert [] == deleted(gateway)
 
@@ -224,7 +224,7 @@ def test_a_deletion_without_an_answer_is_tried_again(gateway: FakeGateway) -> No
     exposition = Exposition()
     expiring = expirer(gateway, exposition)
     reply = metrics(pushes(OLD, instance="gone"), pushes(OLD, instance="other"))
-    logs = turns(expiring, reply, reply, gateway=gateway)
+    logs = run(expiring, reply, reply, gateway=gateway)
 
     assert 1 == len(deleted(gateway))
     assert 1 == served(exposition).value("docker_exporter_gateway_up")
@@ -246,11 +246,11 @@ def test_a_refused_deletion_is_logged_once(
     expiring = expirer(gateway, exposition)
     both = metrics(pushes(OLD, instance="kept"), pushes(OLD, instance="gone"))
     kept = metrics(pushes(OLD, instance="kept"))
-    logs = turns(expiring, both, both, kept, kept, gateway=gateway)
+    logs = run(expiring, both, both, kept, kept, gateway=gateway)
     at_first = len(deleted(gateway))
     monkeypatch.setattr("docker_prom_exporter.outlets.expire._REFUSED_FOR", 0)
     expiring._refused = dict.fromkeys(expiring._refused, 0.0)
-    logs += turns(expiring, kept, kept, gateway=gateway)
+    logs += run(expiring, kept, kept, gateway=gateway)
 
     assert (2, 4) == (at_first, len(deleted(gateway)))
     assert 2 == served(exposition).value("docker_exporter_groups_expired_total")
@@ -265,19 +265,19 @@ def test_refusals_are_logged_in_few_lines(gateway: FakeGateway) -> None:
     gateway.answers = [DENIED] * 30
     expiring = expirer(gateway)
     reply = metrics(*(pushes(OLD, instance=str(number)) for number in range(30)))
-    logs = turns(expiring, reply, reply, gateway=gateway)
+    logs = run(expiring, reply, reply, gateway=gateway)
 
     assert 20 == sum(entry["event"] == "group.not_deleted" for entry in logs)
 
 
-def test_a_turn_deletes_for_a_second_at_most(
+def test_a_run_deletes_for_a_second_at_most(
     gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A turn deletes for a second at most; the next one follows at once, with a new answer of the gateway."""
+    """A run deletes for a second at most; the next one follows at once, with a new answer of the gateway."""
     monkeypatch.setattr("docker_prom_exporter.outlets.expire._SECONDS_TO_DELETE", 0)
     expiring = expirer(gateway)
     reply = metrics(pushes(OLD, instance="gone"))
-    turns(expiring, reply, gateway=gateway)
+    run(expiring, reply, gateway=gateway)
     more = expiring.run_once()
     monkeypatch.undo()
     rest = expiring.run_once()
@@ -321,12 +321,10 @@ def test_a_gateway_in_trouble(
     with monkeypatch.context() as patch:
         if reason == "timeout":
             patch.setattr("docker_prom_exporter.outlets.expire._FETCH_TIMEOUT", 0.1)
-        logs = turns(expiring, bad, bad, gateway=gateway)
-    up, healthy = (
-        served(exposition).value("docker_exporter_gateway_up"),
-        exposition.is_trusted(),
-    )
-    logs += turns(expiring, metrics(), gateway=gateway)
+        logs = run(expiring, bad, bad, gateway=gateway)
+    up = served(exposition).value("docker_exporter_gateway_up")
+    healthy = exposition.is_trusted()
+    logs += run(expiring, metrics(), gateway=gateway)
     wait_for_requests_to_end()
 
     assert (0, True) == (up, healthy)
@@ -356,7 +354,7 @@ def test_what_is_read_is_not_kept(gateway: FakeGateway) -> None:
 
     expiring = expirer(gateway)
     tracemalloc.start()
-    turns(expiring, much, gateway=gateway)
+    run(expiring, much, gateway=gateway)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -372,11 +370,11 @@ def test_a_maximum_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:
         last_pushes(lines(*(pushes(OLD, instance=str(n)) for n in range(3))), JOB, RECENT)
 
 
-def test_a_thread_without_turns_is_unhealthy(gateway: FakeGateway) -> None:
-    """A thread that has taken no turn for three intervals and the longest turn counts as unhealthy."""
+def test_a_thread_without_runs_is_unhealthy(gateway: FakeGateway) -> None:
+    """A thread that has not run for three intervals and the longest run counts as unhealthy."""
     now = [time.monotonic()]
     exposition = Exposition(clock=lambda: now[0])
-    turns(expirer(gateway, exposition, poll_interval=10), metrics(), gateway=gateway)
+    run(expirer(gateway, exposition, poll_interval=10), metrics(), gateway=gateway)
     now[0] += 70
     before = exposition.is_trusted(), served(exposition).value("docker_exporter_gateway_up")
     now[0] += 10

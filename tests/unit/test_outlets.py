@@ -50,18 +50,6 @@ def test_all_get_the_same(gateway: FakeGateway, tmp_path: Path) -> None:
     }
 
 
-def test_a_failure_stops_no_other_outlet(gateway: FakeGateway, tmp_path: Path) -> None:
-    """A failed delivery is reported and does not stop the other outlets."""
-    gateway.answers = [answers("404 Not Found", "")]
-    path = tmp_path / "docker.prom"
-    delivered = [
-        outlet.deliver(exposition(web=4)) for outlet in outlets(gateway.url, textfile=path)
-    ]
-
-    assert [False, True] == delivered
-    assert path.exists()
-
-
 def test_no_outlets() -> None:
     """Without options for an outlet, no outlet is opened."""
     assert [] == open_outlets(read_settings({}, {}), threading.Event())
