@@ -90,7 +90,7 @@ class _Check:
         listed = self._request(
             "list",
             lambda _: list_everything(self._engine, self._settings),
-            lambda answer: f"{len(answer[0])} containers",
+            lambda answer: _count(answer[0]),
         )
         containers, expensive = listed or ([], False)
         inspected = self._inspect(info, containers)
@@ -307,3 +307,9 @@ def _names(containers: Sequence[Container]) -> str:
     if len(containers) <= _MAX_NAMES:
         return names
     return f"{names} and {len(containers) - _MAX_NAMES} more"
+
+
+def _count(containers: list[Container]) -> str:
+    if len(containers) == 1:
+        return "1 container"
+    return f"{len(containers)} containers"

@@ -94,10 +94,10 @@ _COMMANDS: Final[dict[str | None, _Command]] = {
 # The command of the Rust exporter's image, which a Compose file may repeat.
 _RUST_EXPORTER: Final = "docker-prometheus-exporter"
 _OTHER_FLAGS: Final = ("-h", "--help", "-V", "--version")
+_SERVES: Final = "Without a command it serves metrics until SIGTERM, SIGINT or SIGHUP. "
 _EPILOG: Final = (
-    "Without a command it serves metrics until SIGTERM, SIGINT or SIGHUP. The word after each "
-    "flag is its environment variable. A flag wins over its variable; an empty variable counts "
-    "as unset."
+    "The word after each flag is its environment variable. A flag wins over its variable; "
+    "an empty variable counts as unset."
 )
 
 
@@ -105,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 1 if it failed, 2 for an invalid option."""
     signals = StopSignals()
     name = None
+    if arguments is None:
+        arguments = sys.argv[1:]
     try:
-        if arguments is None:
-            arguments = sys.argv[1:]
         given = _parse(arguments)
         name = given.pop("command")
         flags = {option.name: given.pop(option.name, None) for option in OPTIONS}
@@ -115,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _COMMANDS[name]
         settings = read_settings(flags, os.environ, command.defaults, command.options)
     except BadOptionError as error:
+        # The parser may fail before it returns the command.
+        name = name or next((word for word in arguments if word in _COMMANDS), None)
         command_line = " ".join(filter(None, (_NAME, name)))
         return _fail(f"{error}; see {command_line} --help", 2)
     # Until the command takes over the signals, which only those that serve do.
@@ -198,10 +200,13 @@ def _parser() -> ArgumentParser:
         "allow_abbrev": False,
         "argument_default": SUPPRESS,
         "formatter_class": partial(HelpFormatter, max_help_position=6, width=100),
-        "epilog": _EPILOG,
     }
     parser = _Parser(
-        prog=_NAME, usage="%(prog)s [COMMAND] [OPTIONS]", description=summary, **shared
+        prog=_NAME,
+        usage="%(prog)s [COMMAND] [OPTIONS]",
+        description=summary,
+        epilog=_SERVES + _EPILOG,
+        **shared,
     )
     parser.add_argument("-V", "--version", action="version", version=f"{_NAME} {__version__}")
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
@@ -213,6 +218,7 @@ def _parser() -> ArgumentParser:
                 help=command.help,
                 description=command.help,
                 usage=f"{_NAME} {name} {command.argument}[OPTIONS]",
+                epilog=_EPILOG,
                 **shared,
             )
     for name, each in parsers.items():

@@ -20,6 +20,7 @@ from docker_prom_exporter.notify import Notifier
 from docker_prom_exporter.outlets import Expirer, Outlet, OutletError, open_outlets
 from docker_prom_exporter.output import CommandError, standard_output
 from docker_prom_exporter.poller import Poller
+from docker_prom_exporter.settings import OPTIONS
 from docker_prom_exporter.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def run(
     except BadTargetError as error:
         raise CommandError(str(error), 2) from error
     except web.CredentialsError as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(f"can't use {_web_option(settings, error.path)} {error}") from error
     except OutletError as error:
         raise CommandError(error.detail) from error
     finally:
@@ -309,12 +310,22 @@ def _outlets(settings: Settings, stop: threading.Event) -> list[Outlet]:
     return open_outlets(settings, stop)
 
 
+def _web_option(settings: Settings, path: str) -> str:
+    """Return the flag of the option that names the file."""
+    for option in OPTIONS:
+        if option.group == "Web" and getattr(settings, option.name) == path:
+            return str(option.flag)
+    return ""
+
+
 def _listener(settings: Settings) -> socket.socket:
     try:
         return web.listen(settings.listen_addr, settings.listen_port)
     except OSError as error:
         address = f"--listen-addr {settings.listen_addr} --listen-port {settings.listen_port}"
-        message = f"can't listen on {address}: {error.strerror or error}"
+        # `strerror` of `create_server` repeats the address.
+        reason = os.strerror(error.errno) if error.errno else error
+        message = f"can't listen on {address}: {reason}"
         if error.errno == errno.EADDRINUSE:
             message += (
                 "; Portainer, MinIO, php-fpm and ClickHouse often have 9000: "

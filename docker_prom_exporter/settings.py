@@ -124,7 +124,7 @@ _TEXT: Final = Values(_not_empty, "a text")
 _PATH: Final = Values(_not_empty, "a path")
 # engine.target parses the address, as the Docker CLI does.
 _DOCKER_HOST: Final = Values(
-    _not_empty, "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH"
+    _not_empty, "unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or, on Windows, npipe://PATH"
 )
 _LABEL_KEYS: Final = Values(
     _label_keys,

@@ -12,7 +12,9 @@ from docker_prom_exporter.engine.errors import BadTargetError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_TAKES: Final = "it takes unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or npipe://PATH"
+_TAKES: Final = (
+    "it takes unix:///PATH, tcp://HOST:PORT, https://HOST:PORT or, on Windows, npipe://PATH"
+)
 _UNIX_SOCKET: Final = "/var/run/docker.sock"
 _MAX_SOCKET_PATH: Final = 107  # Linux's; connect would fail with an error that has no number
 _NAMED_PIPE: Final = "//./pipe/docker_engine"

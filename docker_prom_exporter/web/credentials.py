@@ -28,6 +28,10 @@ class CredentialsError(ValueError):
     The one-line message has no content of the file.
     """
 
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(f"{path}: {cause}")
+        self.path = path
+
 
 class _Contexts(NamedTuple):
     """A TLS context for each kind of client."""
@@ -171,12 +175,12 @@ def _context(cert_file: str, key_file: str) -> ssl.SSLContext:
         # The error does not name the file.
         reason = getattr(error, "reason", error.strerror)
         if reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
-            cause = f"{key_file}: this is not the key of {cert_file}"
+            path, cause = key_file, f"this is not the key of {cert_file}"
         elif reason is None:
-            cause = f"{key_file}: no private key as PEM and without a passphrase"
+            path, cause = key_file, "no private key as PEM and without a passphrase"
         else:
-            cause = f"{cert_file}: OpenSSL can't use it: {reason}"
-        raise CredentialsError(cause) from None
+            path, cause = cert_file, f"OpenSSL can't use it: {reason}"
+        raise CredentialsError(path, cause) from None
     return context
 
 
@@ -186,14 +190,14 @@ def _load_certificates(path: str) -> str:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):
-        raise CredentialsError(f"{path}: no certificate as PEM") from None
+        raise CredentialsError(path, "no certificate as PEM") from None
     return text
 
 
 def _load_token(path: str) -> bytes:
     token = _read(path).strip()
     if not _TOKEN.fullmatch(token):
-        raise CredentialsError(f"{path}: a token is one word of visible ASCII characters")
+        raise CredentialsError(path, "a token is one word of visible ASCII characters")
     return token
 
 
@@ -204,9 +208,9 @@ def _read(path: str) -> bytes:
     except (OSError, ValueError) as error:
         # A path with a null byte is a `ValueError`.
         cause = getattr(error, "strerror", None) or error
-        raise CredentialsError(f"{path}: {cause}") from None
+        raise CredentialsError(path, str(cause)) from None
     if not content.strip():
-        raise CredentialsError(f"{path}: the file is empty")
+        raise CredentialsError(path, "the file is empty")
     if len(content) > _MAX_BYTES:
-        raise CredentialsError(f"{path}: the file is larger than {_MAX_BYTES} bytes")
+        raise CredentialsError(path, f"the file is larger than {_MAX_BYTES} bytes")
     return content

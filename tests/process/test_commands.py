@@ -140,7 +140,7 @@ def test_a_port_in_use_is_one_line(simulated: Simulation) -> None:
 
     assert 1 == done.returncode
     (line,) = done.stderr.splitlines()
-    assert f"--listen-addr 127.0.0.1 --listen-port {port}: Address already in use" in line
+    assert f"--listen-addr 127.0.0.1 --listen-port {port}: Address already in use; " in line
     assert "Portainer, MinIO, php-fpm and ClickHouse often have 9000" in line
     assert [] == simulated.requests
 

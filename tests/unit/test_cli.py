@@ -314,3 +314,37 @@ def test_an_error_with_a_newline_is_one_line(capfd: pytest.CaptureFixture[str]) 
         "docker-prom-exporter: can't write --textfile /missing\\n/docker.prom: No such file or directory\n"
         == capfd.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--web-bearer-token-file", "/missing"], "--web-bearer-token-file /missing"),
+        (
+            ["--web-tls-cert-file", "/missing", "--web-tls-key-file", "/none"],
+            "--web-tls-cert-file /missing",
+        ),
+    ],
+)
+def test_a_missing_file_is_named_with_its_option(
+    flags: list[str], expected: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The line for a file that can't be read names the option that has it."""
+    assert 1 == cli.main(flags)
+    assert (
+        f"docker-prom-exporter: can't use {expected}: No such file or directory\n"
+        == capfd.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["registry"], ["demo", "--seed", "x"], ["once", "extra"]]
+)
+def test_an_error_in_a_commands_arguments_names_its_help(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The help of the command has the argument; the program's help has not."""
+    assert 2 == cli.main(arguments)
+    assert capfd.readouterr().err.endswith(
+        f"; see docker-prom-exporter {arguments[0]} --help\n"
+    )
