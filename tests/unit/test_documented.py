@@ -16,11 +16,13 @@ from support.gateway import push_settings
 from support.storages import HandMade
 
 README = REPOSITORY / "README.md"
+PACKAGE = Path(docker_prom_exporter.__file__).parent
 NOWHERE = "http://127.0.0.1:1"
 
 _METRIC = re.compile(r"`((?:docker|container|repository)_[a-z_]+)(?:\{([^}]*)\})?`")
 _TYPE = re.compile(r"# TYPE (\S+) (\S+)")
 _SAMPLE = re.compile(r"([a-z_]+)(?:\{(.*)\})? \S+")
+_IMPORT = re.compile(r"^\s*from docker_prom_exporter\.(\S+) import", re.MULTILINE)
 _LABEL = re.compile(r'([a-zA-Z_]\w*)="(?:[^"\\]|\\.)*"')
 
 OF_ALL_CONTAINERS = {"id", "name"}
@@ -104,12 +106,32 @@ def test_each_option_is_in_the_table() -> None:
     assert documented == expected
 
 
+def map_of_the_package() -> list[str]:
+    """Return the modules and folders of the map in tests/README.md, from top to bottom."""
+    text = (REPOSITORY / "tests/README.md").read_text()
+    lines = text.partition("<!-- the map -->\n\n```\n")[2].partition("```")[0].splitlines()
+    return [line.split()[0] for line in lines]
+
+
 def test_each_room_is_on_the_map() -> None:
     """The map in tests/README.md has each module and folder of the package, and no other."""
-    house = Path(docker_prom_exporter.__file__).parent
-    rooms = {path.stem for path in house.glob("[a-z]*.py")}
-    rooms |= {f"{path.parent.name}/" for path in house.glob("[a-z]*/__init__.py")}
-    text = (REPOSITORY / "tests/README.md").read_text()
-    map_of_the_house = text.partition("<!-- the map -->\n\n```\n")[2].partition("```")[0]
+    rooms = {path.stem for path in PACKAGE.glob("[a-z]*.py")}
+    rooms |= {f"{path.parent.name}/" for path in PACKAGE.glob("[a-z]*/__init__.py")}
 
-    assert rooms == {line.split()[0] for line in map_of_the_house.splitlines()}
+    assert rooms == {*map_of_the_package()}
+
+
+def test_imports_go_down() -> None:
+    """A module imports only modules below it on the map, and of another folder only its `__init__`."""
+    floors = [room.rstrip("/") for room in map_of_the_package()]
+    wrong = []
+    for path in PACKAGE.rglob("[a-z]*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for imported in _IMPORT.findall(path.read_text()):
+            other, _, inside = imported.partition(".")
+            if other == room:
+                continue
+            if inside or floors.index(other) < floors.index(room):
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {imported}")
+
+    assert [] == wrong
