@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 T = TypeVar("T")
 
+# In seconds. Clocks that differ by a tick must not make the wait a busy loop.
 _CUT_INTERVAL: Final = 0.1
 _SHORTEST_WAIT: Final = 0.01
 
 
 class Deadline(NamedTuple):
-    """When work must end, on the monotonic clock.
+    """When work must end."""
 
-    The `reserve` seconds that follow are for requests that make up for unfinished ones.
-    """
-
+    # On the monotonic clock.
     at: float = math.inf
+    # The seconds that follow, for requests that make up for unfinished ones.
     reserve: float = 0.0
 
     @classmethod

@@ -59,8 +59,9 @@ SIMULATED: Final = "-simulated"
 
 
 class EngineInfo(NamedTuple):
-    """An engine, from its `/version`; `name` is `Docker` or `Podman`."""
+    """An engine, from its `/version`. Texts are empty where the answer has none."""
 
+    # `Docker` or `Podman`.
     name: str
     version: str
     api_version: str
@@ -91,10 +92,13 @@ class Failure(NamedTuple):
 class Counts:
     """Counts since the start."""
 
+    # By result.
     polls: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("success", "failure"), 0)
     )
+    # By endpoint.
     requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDPOINTS, 0))
+    # By endpoint and reason.
     errors: dict[tuple[str, str], int] = field(
         default_factory=lambda: dict.fromkeys(FAILURES, 0)
     )
@@ -110,30 +114,33 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The result of one poll. Immutable and replaced as a whole: any thread may read it.
+    """The result of one poll. Immutable and replaced as a whole: any thread may read it."""
 
-    `up`: the engine answered the last ping; `since` is when `up` last changed, in Unix
-    seconds. `listed`: the containers were found, too; if not, `containers` are the last ones
-    found, in unknown state, and `failure` is the cause. `unwatched` counts the engine's other
-    containers, `None` if they were not listed, `postponed` the inspects for which the poll had
-    no time. `ended` is the end of the poll on the monotonic clock, `trusted_for` the time
-    after it for which the snapshot is trusted; both and `duration` are in seconds.
-    `last_success` is in Unix seconds (0: never).
-    """
-
+    # The end of the poll on the monotonic clock, and the seconds after it for which the
+    # snapshot is trusted.
     ended: float
     trusted_for: float
+    # Whether a poll has ended; not so in the one that is served before the first.
     polled: bool = True
+    # Whether the engine answered the last ping, and when that last changed, in Unix seconds.
     up: bool = False
-    listed: bool = False
     since: float = 0.0
-    failure: Failure | None = None
-    engine: EngineInfo | None = None
+    # Whether the containers were found, too. If not, they are the last ones found, in unknown
+    # state.
+    listed: bool = False
     containers: tuple[Container, ...] = ()
+    # Why the poll failed, wholly or in part.
+    failure: Failure | None = None
+    # The last engine that told its version.
+    engine: EngineInfo | None = None
     mode: Mode = LIST_MODE
+    # The engine's other containers, `None` if they were not listed.
     unwatched: int | None = None
+    # Inspects for which the poll had no time.
     postponed: int = 0
+    # In seconds.
     duration: float = 0.0
+    # In Unix seconds, 0 before the first success.
     last_success: float = 0.0
     counts: Counts = field(default_factory=Counts)
 

@@ -51,24 +51,23 @@ def list_everything(engine: Engine, settings: Settings) -> tuple[list[Container]
 
 
 class PollResult(NamedTuple):
-    """The watched containers, and facts to log.
-
-    `unwatched` counts the other containers, `None` if the engine was not asked for them. By
-    container id, `errors` has failed inspects and `invalid_labels` the names of containers
-    whose label is not a boolean. `list_error` is the failure of the list of new containers,
-    which may be missing then. `postponed` counts inspects for which the poll had no time,
-    `put_aside` containers that were not inspected since their inspect timed out, `unreadable`
-    rows of the last whole list without a valid id or with a repeated one.
-    """
+    """The watched containers, and facts to log."""
 
     mode: Mode
     containers: tuple[Container, ...]
+    # Failed inspects by container id.
     errors: Mapping[str, EngineError]
+    # The names of containers whose label is not a boolean, by container id.
     invalid_labels: Mapping[str, str]
+    # Inspects for which the poll had no time.
     postponed: int
+    # Containers that were not inspected since their inspect timed out.
     put_aside: int
+    # Rows of the last whole list without a valid id or with a repeated one.
     unreadable: int
+    # The other containers, `None` if the engine was not asked for them.
     unwatched: int | None = None
+    # Why the list of new containers failed, which may be missing then.
     list_error: EngineError | None = None
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Final
 
+from docker_prom_exporter.containers import NANOSECONDS
 from docker_prom_exporter.engine import EngineError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from docker_prom_exporter.containers import Container, Row
     from docker_prom_exporter.settings import Settings
 
-_NANOSECONDS: Final = 10**9
+# All times are in seconds.
 _WHOLE_LIST_INTERVAL: Final = 3600
 _WHOLE_LIST_RETRY: Final = 600
 
@@ -155,4 +156,4 @@ def _slowest_creation_began(date: float | None) -> float:
     """
     if date is None:
         return -math.inf
-    return (int(date) - _SLOWEST_CREATION) * _NANOSECONDS
+    return (int(date) - _SLOWEST_CREATION) * NANOSECONDS

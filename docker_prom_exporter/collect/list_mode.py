@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from docker_prom_exporter.containers import Container, Row
     from docker_prom_exporter.settings import Settings
 
+# Of a detail, in seconds; one poll if that is longer.
 _MAX_AGE: Final = 600
 
 

@@ -24,17 +24,18 @@ if TYPE_CHECKING:
     from docker_prom_exporter.settings import Settings
     from docker_prom_exporter.snapshot import Counts, EngineInfo
 
+# The rows of a page, and the ids in the filter of a list.
 _PAGE: Final = 50
+
+# In seconds. The retry in the next poll comes before the first pause.
 _FIRST_PAUSE: Final = 60
 _LONGEST_PAUSE: Final = 600
 
 
 class Poll(NamedTuple):
-    """What all requests of a poll share.
+    """What all requests of a poll share."""
 
-    `date` is the engine's clock in Unix seconds, `None` if the engine did not say it.
-    """
-
+    # The engine's clock in Unix seconds, from the ping; `None` if it did not say it.
     date: float | None
     deadline: Deadline
 
@@ -52,17 +53,15 @@ class Rows(NamedTuple):
 
 
 class Inspected(NamedTuple):
-    """The results of inspects by container id.
-
-    `containers` were inspected, `from_list` has what the list says of those that were not,
-    `gone` exist no longer. `errors` has the failed inspects. `postponed` were not inspected
-    because the poll ran out of time.
-    """
+    """The results of inspects by container id."""
 
     containers: dict[str, Container]
+    # What the list says of containers that were not inspected.
     from_list: dict[str, Container]
+    # They exist no longer.
     gone: set[str]
     errors: dict[str, EngineError]
+    # They were not inspected because the poll ran out of time.
     postponed: set[str]
 
     @property
@@ -72,8 +71,9 @@ class Inspected(NamedTuple):
 
 
 class _Pause(NamedTuple):
-    """An inspect that timed out: its container is not inspected again before `end`."""
+    """For how long a container is put aside, because its inspect timed out."""
 
+    # On the monotonic clock.
     end: float
     seconds: float
 

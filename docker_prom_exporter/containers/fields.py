@@ -65,8 +65,13 @@ def nanoseconds(value: Any) -> int | None:
 
 
 def timestamp(value: Any) -> float | None:
-    """Parse RFC 3339 to Unix seconds, exact to a microsecond."""
+    """Parse RFC 3339 to Unix seconds, as `unix_seconds`."""
     moment = nanoseconds(value)
     if moment is None:
         return None
+    return unix_seconds(moment)
+
+
+def unix_seconds(moment: int) -> float:
+    """Convert nanoseconds since 1970 to seconds, exact to a microsecond: a float has no more."""
     return moment // 1000 / 1_000_000

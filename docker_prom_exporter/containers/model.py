@@ -74,7 +74,6 @@ class Healthcheck(NamedTuple):
     interval: float | None = DEFAULT_INTERVAL
     timeout: float = DEFAULT_TIMEOUT
     retries: int = DEFAULT_RETRIES
-    start_period: float = 0.0
 
     @property
     def longest_silence(self) -> float | None:

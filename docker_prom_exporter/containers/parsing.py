@@ -15,6 +15,7 @@ from docker_prom_exporter.containers.fields import (
     positive,
     seconds,
     timestamp,
+    unix_seconds,
 )
 from docker_prom_exporter.containers.model import (
     DEFAULT_INTERVAL,
@@ -123,7 +124,7 @@ def parse_inspect(
 ) -> Container | None:
     """Parse an answer of `/containers/{id}/json` as `parse_row` parses a row, with details.
 
-    `now` is the engine's clock in Unix seconds, from the `Date` of this answer; without it no
+    `now` is the engine's clock in Unix seconds, from its `Date` shortly before; without it no
     container is stalled. `is_podman`: without an interval the engine never probes by itself.
     Docker leaves out an interval that is the default, Podman one that is disabled.
     """
@@ -261,7 +262,6 @@ def _healthcheck(
         interval=interval,
         timeout=seconds(settings.get("Timeout")) or DEFAULT_TIMEOUT,
         retries=positive(settings.get("Retries")) or DEFAULT_RETRIES,
-        start_period=seconds(settings.get("StartPeriod")) or 0.0,
     )
 
 
@@ -280,7 +280,7 @@ def _last_probe(status: Any) -> Probe | None:
         return None
     # A clock that was set back during the probe gives an end before its beginning.
     duration = max(0, ended - began) / NANOSECONDS
-    return Probe(ended // 1000 / 1_000_000, duration, exit_code)
+    return Probe(unix_seconds(ended), duration, exit_code)
 
 
 def _doubt(

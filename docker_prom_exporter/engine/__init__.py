@@ -63,16 +63,15 @@ class Pong(NamedTuple):
 
 
 class Inspects(NamedTuple):
-    """The outcome of several inspects.
+    """The outcome of several inspects."""
 
-    `answers` has the parsed answer or the error by container id; an inspect that was not
-    begun, or was cut by the deadline, has none. `late` are the containers whose inspect took
-    the whole timeout, or that of a proxy in between. `outlasted` tells whether another inspect
-    was answered after the last of them began.
-    """
-
+    # The parsed answer or the error by container id. An inspect that was not begun, or was cut
+    # by the deadline, has none.
     answers: dict[str, Any | EngineError]
+    # The containers whose inspect took the whole timeout, or that of a proxy in between.
     late: tuple[str, ...]
+    # Whether another inspect was answered after the last of them began: then it is not the
+    # engine that hangs.
     outlasted: bool
 
 

@@ -131,7 +131,7 @@ def _gallery() -> tuple[Container, ...]:
         container(
             "starting",
             health_status="starting",
-            details=details(failing_streak=0, healthcheck=Healthcheck(5, 5, 5, 60)),
+            details=details(failing_streak=0, healthcheck=Healthcheck(5, 5, 5)),
         ),
         container(
             "pending",

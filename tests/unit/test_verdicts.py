@@ -257,7 +257,7 @@ def test_a_probe_of_an_unknown_run(started: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (TEST, Healthcheck(30, 30, 3, 0)),
+        (TEST, Healthcheck(30, 30, 3)),
         (
             {
                 "Test": ["CMD", "true"],
@@ -266,10 +266,10 @@ def test_a_probe_of_an_unknown_run(started: Any) -> None:
                 "Retries": 4,
                 "StartPeriod": 5 * SECOND,
             },
-            Healthcheck(0.5, 2, 4, 5),
+            Healthcheck(0.5, 2, 4),
         ),
-        (TEST | {"Interval": "5s", "Timeout": None, "Retries": -1}, Healthcheck(30, 30, 3, 0)),
-        ({"Interval": SECOND}, Healthcheck(1, 30, 3, 0)),
+        (TEST | {"Interval": "5s", "Timeout": None, "Retries": -1}, Healthcheck(30, 30, 3)),
+        ({"Interval": SECOND}, Healthcheck(1, 30, 3)),
         (None, None),
         ([], None),
     ],
