@@ -102,8 +102,10 @@ def _info_samples(container: Container) -> _Samples:
 
 
 def _health_status_samples(container: Container) -> _Samples:
+    current = None
     # moby sets `unhealthy` when a container stops, pauses or restarts.
-    current = container.health_status if container.running else None
+    if container.running:
+        current = container.health_status
     return _one_hot(HEALTH_STATUSES, current)
 
 
@@ -314,10 +316,9 @@ class SnapshotMetrics:
         self._containers = containers
         self._families = [each.updated(containers, changes) for each in self._families]
         self._unknown = self._unknown.updated(containers, changes)
-        unknown = [each for each in (self._unknown,) if each.has_samples]
-        known = unknown
+        unknown = known = _with_samples([self._unknown])
         if snapshot.listed:
-            known = [each for each in self._families if each.has_samples]
+            known = _with_samples(self._families)
         return Publication(
             families=[*_engine_families(snapshot.engine, up=snapshot.up), *known],
             fallback=[*_engine_families(None, up=False), *unknown],
@@ -331,9 +332,19 @@ def _changes(before: Sequence[Container], after: Sequence[Container]) -> _Change
 
     `None` if ids, names or their order differ: then all samples have to be made again.
     """
-    if [(c.id, c.name) for c in before] != [(c.id, c.name) for c in after]:
+    if len(before) != len(after):
         return None
-    return [(was, now) for was, now in zip(before, after, strict=True) if was != now]
+    changes = []
+    for was, now in zip(before, after, strict=True):
+        if (was.id, was.name) != (now.id, now.name):
+            return None
+        if was != now:
+            changes.append((was, now))
+    return changes
+
+
+def _with_samples(families: Sequence[_ContainerFamily]) -> list[_ContainerFamily]:
+    return [family for family in families if family.has_samples]
 
 
 @lru_cache(maxsize=4)

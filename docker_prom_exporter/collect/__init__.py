@@ -158,14 +158,19 @@ class Collector:
             errors |= inspected.errors
             postponed += len(inspected.postponed)
             self._denied = self._denied or inspected.denied
+        invalid_labels = {}
+        for container in known:
+            if container.has_invalid_label:
+                invalid_labels[container.id] = container.name
         containers = tuple(watched.values())
+        # Podman is inspected for its health even where nobody wants details.
         if not self._settings.container_details:
             containers = tuple(c._replace(details=None) for c in containers)
         return PollResult(
             mode=mode,
             containers=containers,
             errors=errors,
-            invalid_labels={c.id: c.name for c in known if c.has_invalid_label},
+            invalid_labels=invalid_labels,
             postponed=postponed,
             put_aside=len(self._requests.put_aside & watched.keys()),
             unreadable=self._requests.unreadable,

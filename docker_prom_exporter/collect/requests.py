@@ -169,8 +169,8 @@ class Requests:
                 result.containers[container_id] = answer
                 self._pauses.pop(container_id, None)
         if not result.denied:
-            result.postponed.update(i for i in due if i not in outcome.answers)
-        self._postponed = self._postponed - {*ids} | result.postponed
+            result.postponed.update({*due} - outcome.answers.keys())
+        self._postponed = (self._postponed - {*ids}) | result.postponed
         missing = [i for i in ids if i not in result.containers]
         if missing:
             self._take_from_list(missing, poll, listed, outcome, result)
@@ -226,7 +226,7 @@ class Requests:
             self.count(error)
         else:
             rows |= answer
-            result.gone.update(i for i in doubtful if i not in answer)
+            result.gone.update({*doubtful} - answer.keys())
         for container_id in missing:
             if container_id in result.gone:
                 result.errors.pop(container_id, None)

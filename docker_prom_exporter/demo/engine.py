@@ -359,6 +359,7 @@ def _log_entry(ended: float, duration: float, exit_code: int) -> dict[str, Any]:
 def _rfc3339(seconds: float) -> str:
     if not seconds:
         return "0001-01-01T00:00:00Z"
+    # An engine's times have nanoseconds.
     return (
         datetime.fromtimestamp(seconds, UTC)
         .isoformat(timespec="microseconds")

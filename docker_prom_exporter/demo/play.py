@@ -163,7 +163,7 @@ _PLAY: Final = (
 
 
 class Play:
-    """A score of containers: five change all the time, the others raise the rules' alerts.
+    """The containers of `demo`: five change all the time, the others raise the rules' alerts.
 
     They go through every state within the first two minutes. `seed` sets when each part
     begins: the same seed gives the same play. `clock` returns Unix seconds.
