@@ -90,15 +90,12 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Counts since the start."""
+    """Counts since the start: by result, by endpoint, by endpoint and reason."""
 
-    # By result.
     polls: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("success", "failure"), 0)
     )
-    # By endpoint.
     requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDPOINTS, 0))
-    # By endpoint and reason.
     errors: dict[tuple[str, str], int] = field(
         default_factory=lambda: dict.fromkeys(FAILURES, 0)
     )
