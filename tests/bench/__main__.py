@@ -5,26 +5,40 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
+from typing import Any
 
 from bench import footprint, growth, polls, registries, scrapes
 from bench.measuring import Row, table
 from docker_prom_exporter import logs
 from support.real import EngineUnavailableError
 
-PARTS: dict[str, Callable[[], Iterator[Row]]] = {
-    "polls": partial(polls.rows, size=200, inspected=(10, 50, 200), settle=True, rounds=9),
-    "scrapes": partial(scrapes.rows, size=1000, few=200, rounds=9, scrapes=300),
-    "footprint": partial(footprint.rows, size=200, rounds=9, polls=10_000),
-    "growth": partial(growth.rows, sizes=(100, 1000, 10_000), rounds=9),
-    "registry": partial(registries.rows, repositories=500, tags=20, rounds=9),
-}
-SMALL: dict[str, Callable[[], Iterator[Row]]] = {
-    "polls": partial(polls.rows, size=7, inspected=(1, 2, 3), settle=False, rounds=1),
-    "scrapes": partial(scrapes.rows, size=3, few=2, rounds=1, scrapes=5),
-    "footprint": partial(footprint.rows, size=3, rounds=1, polls=20),
-    "growth": partial(growth.rows, sizes=(1, 3), rounds=1),
-    "registry": partial(registries.rows, repositories=10, tags=20, rounds=1),
+# Each part with its sizes, and with those of `--small`.
+PARTS: dict[str, tuple[Callable[..., Iterator[Row]], dict[str, Any], dict[str, Any]]] = {
+    "polls": (
+        polls.rows,
+        {"size": 200, "inspected": (10, 50, 200), "settle": True, "rounds": 9},
+        {"size": 7, "inspected": (1, 2, 3), "settle": False, "rounds": 1},
+    ),
+    "scrapes": (
+        scrapes.rows,
+        {"size": 1000, "few": 200, "rounds": 9, "scrapes": 300},
+        {"size": 3, "few": 2, "rounds": 1, "scrapes": 5},
+    ),
+    "footprint": (
+        footprint.rows,
+        {"size": 200, "rounds": 9, "polls": 10_000},
+        {"size": 3, "rounds": 1, "polls": 20},
+    ),
+    "growth": (
+        growth.rows,
+        {"sizes": (100, 1000, 10_000), "rounds": 9},
+        {"sizes": (1, 3), "rounds": 1},
+    ),
+    "registry": (
+        registries.rows,
+        {"repositories": 500, "tags": 20, "rounds": 9},
+        {"repositories": 10, "tags": 20, "rounds": 1},
+    ),
 }
 
 
@@ -40,20 +54,22 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := {*given.parts} - {*PARTS}:
         parser.error(f"no such part: {' '.join(unknown)}")
-    parts = SMALL if given.small else PARTS
     logs.configure("warning", "logfmt")
     with tempfile.TemporaryDirectory() as bytecode:
         _as_installed(bytecode)
-        rows = [row for name in given.parts or parts for row in _measured(name, parts[name])]
+        rows: list[Row] = []
+        for name in given.parts or PARTS:
+            rows += _measured(name, small=given.small)
     sys.stdout.write(table(rows) + "\n")
     return int(any(row.met is False for row in rows))
 
 
-def _measured(name: str, part: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+def _measured(name: str, *, small: bool) -> Iterator[Row]:
     """Yield a part's rows; if the part can't run, yield one row with the reason."""
     sys.stderr.write(f"measuring {name}\n")
+    part, full_size, small_size = PARTS[name]
     try:
-        yield from part()
+        yield from part(**(small_size if small else full_size))
     except EngineUnavailableError as error:
         yield Row(f"{name}: could not run", str(error).splitlines()[0], met=False)
 

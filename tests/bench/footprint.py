@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.crowd import crowd
-from bench.measuring import Row, at_most, descriptors, medians, resident, run_cost
+from bench.measuring import Row, at_most, medians, resident, run_cost
 from bench.scrapes import scrape
+from support.footprint import footprint
 from support.ports import free_port
 from support.waiting import wait_for
 
@@ -87,7 +88,7 @@ def _after(polls: int, url: str, pid: int) -> tuple[float, int]:
     wait_for(lambda: _polls(url) >= polls, what=f"{polls} polls", seconds=3600, every=0.1)
     moments = []
     for _ in range(9):
-        moments.append((resident(pid), descriptors(pid)))
+        moments.append((resident(pid), footprint(pid)["descriptors"]))
         time.sleep(0.1)
     held, files = zip(*moments, strict=True)
     return statistics.median(held), statistics.mode(files)

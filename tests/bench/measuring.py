@@ -64,11 +64,6 @@ def medians(rounds: int, subjects: Mapping[str, Callable[[], float]]) -> dict[st
     return {name: statistics.median(result[name] for result in results) for name in subjects}
 
 
-def p99(values: Sequence[float]) -> float:
-    """Return the 99th percentile."""
-    return statistics.quantiles(values, n=100, method="inclusive")[-1]
-
-
 def cpu(*pids: int) -> float:
     """Return the CPU time of these processes so far, or of this one without any, in milliseconds."""
     return 1e3 * sum(
@@ -97,8 +92,3 @@ def resident(pid: int) -> float:
     """Return the resident memory of a process in MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def descriptors(pid: int) -> int:
-    """Return the number of open descriptors of a process."""
-    return len([*Path(f"/proc/{pid}/fd").iterdir()])

@@ -59,7 +59,6 @@ def _list_mode(size: int, clock: Clock, *, settle: bool, rounds: int) -> Iterato
         sum(inspecting),
         unit="ms",
     )
-    yield _share_of_a_core(sum(poll), sum(inspecting))
     yield at_most(
         2,
         f"{what}: exporter alone, without inspects, compared with containers()",
@@ -122,7 +121,6 @@ def _inspect_mode(sizes: tuple[int, ...], clock: Clock, rounds: int) -> Iterator
                 measured["docker-py"][1],
                 unit="ms",
             )
-            yield _share_of_a_core(sum(measured["poll"]), sum(measured["list"]))
     slope = (polls[-1] - polls[0]) / (sizes[-1] - sizes[0])
     yield Row(
         f"the same at {', '.join(map(str, sizes))}: a poll, and the increase per container",
@@ -158,15 +156,6 @@ def _young(
         sum(measured["minute"]) / polls_of_a_minute,
         sum(measured["list"]),
         unit="ms",
-    )
-
-
-def _share_of_a_core(poll: float, reference: float) -> Row:
-    percent = 100 / (1e3 * _INTERVAL)
-    return Row(
-        f"the same, of one core, every {_INTERVAL} s",
-        f"{poll * percent:.2g} %",
-        f"{reference * percent:.2g} %",
     )
 
 

@@ -57,22 +57,15 @@ def _unchanged(size: int, rounds: int) -> Iterator[Row]:
             {
                 "ours": lambda: cost(partial(scrape, ours.url), ours._daemon.pid, times=20),
                 "theirs": lambda: cost(partial(scrape, theirs), reference.pid),
-                "our bytes": lambda: len(scrape(ours.url)),
-                "their bytes": lambda: len(scrape(theirs)),
             },
         )
-    what = f"scrape of {size}, nothing changed"
     yield at_most(
         1 / 50,
-        f"{what}: CPU, compared with prometheus-client",
+        f"scrape of {size}, nothing changed: CPU, compared with prometheus-client",
         measured["ours"],
         measured["theirs"],
         unit="ms",
     )
-    ours_in_kb, theirs_in_kb = (
-        f"{measured[name] / 1000:.4g} kB" for name in ("our bytes", "their bytes")
-    )
-    yield Row(f"{what}: gzipped", ours_in_kb, theirs_in_kb)
 
 
 def _crowd(size: int) -> tuple[Container, ...]:

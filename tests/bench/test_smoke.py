@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.__main__ import PARTS, SMALL
-from bench.measuring import Row, at_most, medians, p99, table
+from bench.__main__ import PARTS
+from bench.measuring import Row, at_most, medians
 
 TESTS = Path(__file__).parent.parent
 
@@ -54,11 +54,6 @@ def test_unknown_part() -> None:
     assert "no such part: pols" in done.stderr
 
 
-def test_small_has_all_parts() -> None:
-    """`--small` has the same parts as a full run."""
-    assert [*PARTS] == [*SMALL]
-
-
 @pytest.mark.parametrize(
     ("measured", "ratio", "met"), [(1, "0.5", True), (2, "1", True), (3, "1.5", False)]
 )
@@ -76,15 +71,3 @@ def test_medians() -> None:
     assert {"a": 2.0, "b": 20.0} == medians(
         3, {"a": lambda: next(values), "b": lambda: next(values)}
     )
-
-
-def test_p99() -> None:
-    """`p99` returns the value that one in a hundred values exceeds."""
-    assert 99.0 == p99([float(value) for value in reversed(range(101))])
-
-
-def test_table() -> None:
-    """`table` returns the rows as a Markdown table."""
-    row = Row("it", "1 ms", "2 ms", "0.5", "≤ 1", met=True)
-
-    assert cells(table([row])) == {"it": ["1 ms", "2 ms", "0.5", "≤ 1", "yes"]}

@@ -66,31 +66,6 @@ def test_a_real_engine(engine: Engine) -> None:
     assert lines["left out"].endswith(": other")
 
 
-@pytest.mark.parametrize(
-    ("missing", "endpoint", "code"),
-    [
-        ("VERSION", "version", 1),
-        ("PING", "ping", 1),
-        ("CONTAINER_LIST", "list", 1),
-        ("CONTAINER_INSPECT", "inspect", 0),
-    ],
-)
-def test_a_permission_is_missing(
-    docker: Engine, tmp_path: Path, missing: str, endpoint: str, code: int
-) -> None:
-    """When a socket proxy denies an endpoint, `check` names the missing setting and no other problem."""
-    docker.run("web", labels=WATCH)
-    allowed = {name: value for name, value in ALL.items() if name != missing}
-    with socket_proxy(tmp_path, docker.listen, allowed) as port:
-        found, lines = checked(f"tcp://127.0.0.1:{port}")
-    expected = dict.fromkeys(ENDPOINTS, "answered") | {endpoint: "denied"}
-    if endpoint == "list":
-        expected["inspect"] = "not asked"
-
-    assert (code, expected) == (found, outcomes(lines))
-    assert f"{missing}=1" in lines[endpoint]
-
-
 @pytest.mark.parametrize("allowed", [ALL, {"PING": "1", "VERSION": "1", "CONTAINERS": "1"}])
 def test_what_is_advised_is_enough(
     docker_26: Engine, tmp_path: Path, allowed: Mapping[str, str]
@@ -170,15 +145,6 @@ def test_an_engine_that_is_killed(docker_26: Engine) -> None:
 
     assert (1, "absent") == (code, outcomes(lines)["version"])
     assert f"nobody listens on {docker_26.listen}: start the engine" in lines["version"]
-
-
-def test_an_engine_that_is_stuck(docker_26: Engine) -> None:
-    """When the engine never answers a request, `check` reports `too slow` and names DOCKER_TIMEOUT."""
-    docker_26.pause()
-    code, lines = checked(docker_26.url)
-
-    assert (1, "too slow") == (code, outcomes(lines)["version"])
-    assert "DOCKER_TIMEOUT" in lines["version"]
 
 
 @pytest.fixture

@@ -118,17 +118,6 @@ def test_changes_cost_an_inspect_each(docker_with_graph_driver: Engine) -> None:
     assert {"killed": 1, "paused": 1, "anew": 2, "other": 2, "sick": 3} == healths
 
 
-def test_unlabelled_containers_cost_nothing(docker: Engine) -> None:
-    """The exporter neither lists nor inspects unlabelled containers, since the engine filters the list."""
-    docker.crowd(running=2, created=20, labels={})
-    docker.run("web", labels=WATCH)
-    docker.await_settled()
-    with metered(docker) as meter:
-        first = meter.poll()
-
-    assert {"version": 1, "inspect": 1} | STEADY == first
-
-
 def test_without_details_docker_is_never_inspected(docker: Engine) -> None:
     """With CONTAINER_DETAILS=false the exporter never inspects a container, even when its health changes."""
     docker.run("web", health="unhealthy", labels=WATCH)

@@ -20,7 +20,7 @@ from support.expositions import Sample, Scrape, scraper
 from support.polls import healths
 from support.processes import CommandError
 from support.real import GREEDY, Engine, Health
-from support.simulated import poller_for
+from support.simulated import polled
 from support.waiting import wait_for
 
 _FROM_THE_LIST = (
@@ -135,53 +135,37 @@ def descriptors(engine: Engine) -> int:
     return len(list(Path(f"/proc/{engine.pid}/fd").iterdir()))
 
 
-def test_one_inspect_that_hangs(docker_28_containerd: Engine) -> None:
-    """A stalled `docker cp` holds a container's lock: only that container's details are missing."""
+@pytest.mark.parametrize("others", [("c1", "c2"), ()], ids=["one of three", "the only one"])
+def test_one_inspect_that_hangs(docker_28_containerd: Engine, others: tuple[str, ...]) -> None:
+    """A stalled `docker cp` holds a container's lock: only that container's details are missing.
+
+    The only watched container is not taken for a stuck engine.
+    """
     engine = docker_28_containerd
-    for name in ("c1", "c2", "stuck"):
+    for name in (*others, "stuck"):
         engine.run(name, health="healthy", labels=WATCH)
     engine.exec("stuck", "dd", "if=/dev/zero", "of=/large", "bs=1M", "count=64")
     scrape = scraper(engine.url, docker_timeout=TIMEOUT)
     scrape()
     with engine.client("cp", "stuck:/large", "-"):
         wait_for(lambda: not _answers(engine, "stuck"), what="the copy to hold the lock")
-        first = [scrape() for _ in range(2)][-1]
+        scrape()
         before = descriptors(engine)
         later = [scrape() for _ in range(5)][-1]
         after = descriptors(engine)
     wait_for(lambda: _answers(engine, "stuck"), what="the lock to be free")
 
-    assert {"c1": 4, "c2": 4, "stuck": 4} == first.by("name", "container_health")
-    assert {"c1": 4, "c2": 4, "stuck": 4} == later.by("name", "container_health")
-    assert {"c1", "c2"} == later.by("name", "docker_container_restarts_total").keys()
-    assert 2 == later.value(
+    assert dict.fromkeys((*others, "stuck"), 4) == later.by("name", "container_health")
+    assert {*others} == later.by("name", "docker_container_restarts_total").keys()
+    assert later.value(
         "docker_exporter_api_errors_total", endpoint="inspect", reason="timeout"
     )
     assert after < before + 5
 
 
-def test_the_only_watched_container_hangs(docker_28_containerd: Engine) -> None:
-    """A stalled `docker cp` of the only watched container is not taken for a stuck engine."""
-    engine = docker_28_containerd
-    engine.run("only", health="healthy", labels=WATCH)
-    engine.exec("only", "dd", "if=/dev/zero", "of=/large", "bs=1M", "count=64")
-    scrape = scraper(engine.url, docker_timeout=TIMEOUT)
-    scrape()
-    with engine.client("cp", "only:/large", "-"):
-        wait_for(lambda: not _answers(engine, "only"), what="the copy to hold the lock")
-        during = scrape()
-    wait_for(lambda: _answers(engine, "only"), what="the lock to be free")
-    after = scrape()
-
-    assert {"only": 4} == during.by("name", "container_health")
-    assert {} == during.by("name", "docker_container_restarts_total")
-    assert {"only": 0} == after.by("name", "docker_container_restarts_total")
-
-
 def poller_that_freezes(engine: Engine, seconds: float) -> Poller:
     """Return a poller that freezes the engine for some seconds after its next ping."""
-    poller = poller_for(engine.url, docker_timeout=TIMEOUT)
-    poller.poll()
+    poller = polled(engine.url, docker_timeout=TIMEOUT)
     ping = poller._engine.ping
 
     def freeze(deadline: Deadline) -> Pong:
@@ -221,8 +205,7 @@ def test_a_commit_of_podman(podman_6: Engine) -> None:
     for name in ("c1", "c2", "c3", "c4", "large"):
         podman_6.run(name, health="healthy", labels=WATCH)
     podman_6.exec("large", "dd", "if=/dev/zero", "of=/large", "bs=1M", "count=300")
-    poller = poller_for(podman_6.url, docker_timeout=0.5)
-    poller.poll()
+    poller = polled(podman_6.url, docker_timeout=0.5)
     with ThreadPoolExecutor(1) as pool:
         commit = pool.submit(podman_6.cli, "commit", "large", "committed")
         while not commit.done():

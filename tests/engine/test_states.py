@@ -391,23 +391,6 @@ def test_health_of_an_image(engine: Engine) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["docker_26", "docker_28_containerd", "podman_5"])
-def test_a_crowd(kind: str, request: pytest.FixtureRequest) -> None:
-    """In either mode two hundred containers are all exported with their health and details."""
-    engine: Engine = request.getfixturevalue(kind)
-    ids = engine.crowd(running=10, created=190, labels=WATCH)
-    scrape = scraper(engine.url)()
-    healths = scrape.by("id", "container_health")
-
-    assert {
-        container: 2 if number < 10 else 1 for number, container in enumerate(ids)
-    } == healths
-    assert set(ids) == scrape.by("id", "docker_container_restarts_total").keys()
-    assert (
-        set(ids[:10]) == scrape.by("id", "docker_container_started_timestamp_seconds").keys()
-    )
-
-
 def test_filter(engine: Engine) -> None:
     """The exporter reads the label in either setting; a container labelled false is never exported."""
     for name, label in {"yes": "TRUE", "no": "Off", "nonsense": "maybe"}.items():
@@ -426,22 +409,3 @@ def test_filter(engine: Engine) -> None:
         scrape.value("docker_exporter_containers_watched")
         for scrape in (only_labelled, all_but_labelled_false)
     ]
-
-
-def test_without_details(engine: Engine) -> None:
-    """Without details, health, state and creation time are exported; Podman is inspected for the health."""
-    engine.run("web", health="unhealthy", labels=WATCH)
-    engine.create("idle", labels=WATCH)
-    scrape = scraper(engine.url, container_details=False)()
-
-    assert {
-        "container_health": 3,
-        "state": "running",
-        "health_status": "unhealthy",
-    } == scrape.container("web")
-    assert {
-        "container_health": 1,
-        "state": "created",
-        "health_status": None,
-    } == scrape.container("idle")
-    assert {"created"} == times(scrape, "web").keys()

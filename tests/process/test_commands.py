@@ -123,15 +123,6 @@ def test_an_engine_that_can_not_be_used_is_one_line(tmp_path: Path) -> None:
     )
 
 
-def test_serves(simulated: Simulation) -> None:
-    """The first scrape has `docker_up` 1 and the health of the container."""
-    with exporter("--docker-host", simulated.url) as running:
-        first = running.get("/metrics")[1]
-
-    assert "\ndocker_up 1.0\n" in first
-    assert 'name="web"} 4.0' in first
-
-
 def test_a_port_in_use_is_one_line(simulated: Simulation) -> None:
     """A port in use ends the exporter with exit code 1 and one line, before it polls."""
     with socket.create_server(("127.0.0.1", 0)) as other:

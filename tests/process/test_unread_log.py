@@ -18,43 +18,6 @@ LONG = "/" + "x" * 2000
 """A path that is logged, and does not exist. The lines of all requests take six times a pipe's capacity."""
 
 
-def test_standard_error_is_a_pipe_that_nobody_reads(simulated: Simulation) -> None:
-    """When standard error is an unread pipe, the exporter answers, polls and ends, and drops log lines."""
-    options = (
-        "--listen-port=0",
-        "--poll-interval=0.5",
-        "--log-level=debug",
-        "--docker-host",
-        simulated.url,
-    )
-    with subprocess.Popen(
-        [sys.executable, "-m", "docker_prom_exporter", *options],
-        env={"PATH": os.environ["PATH"]},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as running:
-        assert running.stderr is not None
-        try:
-            address = next(
-                filter(None, (re.search(r"http://(\S+)/metrics", x) for x in running.stderr))
-            )[1]
-            connection = http.client.HTTPConnection(address, timeout=5)
-            for _ in range(REQUESTS):
-                assert _get(connection, LONG)
-            polls = _polls(connection)
-            wait_for(lambda: _polls(connection) > polls, what="the next poll")
-            connection.close()
-
-            running.send_signal(signal.SIGTERM)
-            code = running.wait(5)
-        finally:
-            running.kill()
-        unread = running.stderr.read()
-
-    assert 0 == code
-    assert 0 < unread.count("\n") < REQUESTS
-
-
 SPEAKS = """
 import logging, sys, threading, traceback, warnings
 from docker_prom_exporter import cli, poller
@@ -95,8 +58,12 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_whatever_writes_to_standard_error_goes_through_the_queue(
     simulated: Simulation,
 ) -> None:
-    """Warnings, hooks, library loggers and prints of a poll's thread block no poll while nobody reads."""
-    options = ("--listen-port=0", "--poll-interval=0.5", "--docker-host", simulated.url)
+    """While nobody reads standard error, the exporter answers, polls and ends, and drops lines.
+
+    The lines are those of requests and the warnings, hooks, library loggers and prints of a poll's thread.
+    """
+    options = ["--listen-port=0", "--poll-interval=0.5", "--log-level=debug"]
+    options.append(f"--docker-host={simulated.url}")
     with subprocess.Popen(
         [sys.executable, "-c", SPEAKS.replace("TIMES", "200"), *options],
         env={"PATH": os.environ["PATH"]},
@@ -109,6 +76,8 @@ def test_whatever_writes_to_standard_error_goes_through_the_queue(
                 filter(None, (re.search(r"http://(\S+)/metrics", x) for x in running.stderr))
             )[1]
             connection = http.client.HTTPConnection(address, timeout=5)
+            for _ in range(REQUESTS):
+                assert _get(connection, LONG)
             polls = _polls(connection)
             wait_for(lambda: _polls(connection) >= polls + 3, what="three more polls")
             healthy = _get(connection, "/-/healthy")
@@ -117,8 +86,11 @@ def test_whatever_writes_to_standard_error_goes_through_the_queue(
             code = running.wait(10)
         finally:
             running.kill()
+        unread = running.stderr.read()
 
     assert 0 == code
+    assert unread
+    assert unread.count(LONG) < REQUESTS
     assert b"healthy" in healthy.lower()
 
 

@@ -213,6 +213,13 @@ def poller_for(url: str, stop: Event | None = None, **options: Any) -> Poller:
     return Poller(engine, settings, stop or Event())
 
 
+def polled(url: str, **options: Any) -> Poller:
+    """Return a poller that has polled the engine at this address once."""
+    poller = poller_for(url, **options)
+    poller.poll()
+    return poller
+
+
 def answers(status: str, body: bytes | str, *headers: str) -> Fault:
     """Return a fault: the engine answers with this status, body and headers."""
     raw = body.encode() if isinstance(body, str) else body

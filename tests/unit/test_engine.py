@@ -88,6 +88,12 @@ def simulated(shared: Simulation) -> Iterator[Simulation]:
     shared.lines.clear()
 
 
+@pytest.fixture
+def engine(engines: Engines, simulated: Simulation) -> Engine:
+    """Return a client that is connected to the simulated engine."""
+    return engines.connected(simulated.url)
+
+
 def deadline(seconds: float = SOON) -> Deadline:
     return Deadline.after(seconds)
 
@@ -173,10 +179,9 @@ def test_the_four_questions(engines: Engines, simulated: Simulation) -> None:
     ],
 )
 def test_filters_of_a_list(
-    engines: Engines, simulated: Simulation, options: dict[str, Any], expected: dict[str, Any]
+    engine: Engine, simulated: Simulation, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     """Filters are sent in moby's format; a list includes containers that do not run, but no sizes."""
-    engine = engines.connected(simulated.url)
     with suppress(EngineError):  # the container a1 does not exist
         engine.list(deadline(), **options)
     line = simulated.lines[-1]
@@ -186,10 +191,9 @@ def test_filters_of_a_list(
     assert "size=1" not in line
 
 
-def test_an_unchanged_list_is_the_same_object(engines: Engines, simulated: Simulation) -> None:
+def test_an_unchanged_list_is_the_same_object(engine: Engine, simulated: Simulation) -> None:
     """An unchanged answer to the same request is parsed once; after a new connection it is parsed again."""
     simulated.stage.add("web", labels={}, started=time.time() - 7200)
-    engine = engines.connected(simulated.url)
     first = engine.list(deadline())
 
     assert first is engine.list(deadline())
@@ -216,14 +220,14 @@ def test_rows_are_trimmed_and_labels_are_not(engines: Engines, simulated: Simula
     assert row | {"Names": None} == nameless
 
 
-def test_every_inspect_has_its_answer(engines: Engines, simulated: Simulation) -> None:
+def test_every_inspect_has_its_answer(engine: Engine, simulated: Simulation) -> None:
     """Each container is inspected once, even if others fail; a removed one is `not_found`."""
     ids = [simulated.stage.add(f"c{number}").id for number in range(9)]
     simulated.inspect_faults = {
         ids[0]: answers("500 Internal Server Error", ""),
         ids[1]: resets,
     }
-    found = engines.connected(simulated.url).inspect([*ids, "gone"], deadline())
+    found = engine.inspect([*ids, "gone"], deadline())
     expected = dict.fromkeys(ids, "running") | {
         ids[0]: "error",
         ids[1]: "unreachable",
@@ -234,7 +238,7 @@ def test_every_inspect_has_its_answer(engines: Engines, simulated: Simulation) -
     assert 10 == simulated.asked("inspect")
 
 
-def test_one_inspect_that_hangs(engines: Engines, simulated: Simulation) -> None:
+def test_one_inspect_that_hangs(engine: Engine, simulated: Simulation) -> None:
     """An inspect that hangs ends after the timeout, and all others are answered meanwhile."""
     ids = [simulated.stage.add(f"c{number}").id for number in range(9)]
     ended = threading.Event()
@@ -244,7 +248,6 @@ def test_one_inspect_that_hangs(engines: Engines, simulated: Simulation) -> None
         ended.set()
 
     simulated.inspect_faults = {ids[0]: hang}
-    engine = engines.connected(simulated.url)
     engine.timeout = 0.5
     found = engine.inspect(ids, deadline(60))
 
@@ -254,11 +257,10 @@ def test_one_inspect_that_hangs(engines: Engines, simulated: Simulation) -> None
     assert ended.wait(SOON)
 
 
-def test_inspects_of_a_silent_engine(engines: Engines, simulated: Simulation) -> None:
+def test_inspects_of_a_silent_engine(engine: Engine, simulated: Simulation) -> None:
     """If no inspect is answered after the last late one began, that one was not outlasted."""
     ids = [simulated.stage.add(f"c{number}").id for number in range(2)]
     simulated.inspect_faults = {ids[1]: hangs()}
-    engine = engines.connected(simulated.url)
     engine.timeout = 0.5
     first = engine.inspect(ids[:1], deadline(60))
     second = engine.inspect(ids[1:], deadline(60))
@@ -267,20 +269,18 @@ def test_inspects_of_a_silent_engine(engines: Engines, simulated: Simulation) ->
     assert (second.late, second.outlasted) == ((ids[1],), False)
 
 
-def test_inspects_end_at_the_deadline(engines: Engines, simulated: Simulation) -> None:
+def test_inspects_end_at_the_deadline(engine: Engine, simulated: Simulation) -> None:
     """An inspect that the deadline cuts is neither answered nor late."""
     simulated.faults = {"inspect": hangs()}
-    found = engines.connected(simulated.url).inspect(["a", "b"], deadline(0.1))
+    found = engine.inspect(["a", "b"], deadline(0.1))
 
     assert ({}, ()) == (found.answers, found.late)
 
 
-def test_a_denied_inspect_stops_the_rest(engines: Engines, simulated: Simulation) -> None:
+def test_a_denied_inspect_stops_the_rest(engine: Engine, simulated: Simulation) -> None:
     """After a denied inspect no more are sent, because all would be denied."""
     simulated.faults = {"inspect": DENIED}
-    found = engines.connected(simulated.url).inspect(
-        [f"c{number}" for number in range(50)], deadline()
-    )
+    found = engine.inspect([f"c{number}" for number in range(50)], deadline())
 
     assert {"denied"} == {*states(found).values()}
     assert len(found.answers) == simulated.asked("inspect") <= 4
@@ -312,10 +312,10 @@ def test_a_denied_inspect_stops_the_rest(engines: Engines, simulated: Simulation
     ],
 )
 def test_other_requests_are_refused(
-    engines: Engines, simulated: Simulation, method: str, arguments: tuple[str, ...]
+    engine: Engine, simulated: Simulation, method: str, arguments: tuple[str, ...]
 ) -> None:
     """Any call of docker-py other than the four GETs raises an error and sends nothing."""
-    client = engines.connected(simulated.url)._client
+    client = engine._client
     before = len(simulated.lines)
 
     with pytest.raises(ForbiddenRequestError):
@@ -343,11 +343,10 @@ BODIES = ["", "<html>no</html>", '{"message": "no"}', '["no"]', "OK"]
 
 @pytest.mark.parametrize(("status", "expected"), STATUSES)
 def test_a_status_gives_the_reason(
-    engines: Engines, simulated: Simulation, status: str, expected: str
+    engine: Engine, simulated: Simulation, status: str, expected: str
 ) -> None:
     """The reason and the detail of an error depend on the status, not on the body, which may mislead."""
     number, _, phrase = status.partition(" ")
-    engine = engines.connected(simulated.url)
     bodies = BODIES if status != "204 No Content" else [""]
     for endpoint, body in [
         *product(ENDPOINTS[:1], bodies),
@@ -404,9 +403,8 @@ def no_garbage_collection() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("fault", ["closed", *BROKEN])
-def test_a_fault_gives_the_reason(engines: Engines, simulated: Simulation, fault: str) -> None:
+def test_a_fault_gives_the_reason(engine: Engine, simulated: Simulation, fault: str) -> None:
     """Each fault becomes an EngineError, and the next request succeeds."""
-    engine = engines.connected(simulated.url)
     for endpoint in ENDPOINTS:
         simulated.faults = {endpoint: BROKEN.get(fault, resets)}
 
@@ -420,9 +418,8 @@ def test_a_fault_gives_the_reason(engines: Engines, simulated: Simulation, fault
 
 
 @pytest.mark.parametrize("fault", SILENT)
-def test_silence_is_a_timeout(engines: Engines, simulated: Simulation, fault: str) -> None:
+def test_silence_is_a_timeout(engine: Engine, simulated: Simulation, fault: str) -> None:
     """A deadline ends a request at any stage, and the next request succeeds."""
-    engine = engines.connected(simulated.url)
     for endpoint in ENDPOINTS:
         simulated.faults = {endpoint: SILENT[fault]}
 
@@ -447,10 +444,8 @@ def test_a_request_has_a_timeout(
     assert time.monotonic() - began < SOON
 
 
-def test_nothing_is_asked_after_the_deadline(engines: Engines, simulated: Simulation) -> None:
+def test_nothing_is_asked_after_the_deadline(engine: Engine, simulated: Simulation) -> None:
     """After the deadline no request is sent."""
-    engine = engines.connected(simulated.url)
-
     for endpoint in ("ping", "list", "version"):
         assert "the poll ran out of time" == failure(engine, endpoint, seconds=-1).detail
     assert ["GET /version"] == simulated.lines
@@ -495,7 +490,7 @@ def test_no_answer_is_quoted(engines: Engines, simulated: Simulation, leak: str)
         assert "\n" not in error.detail
 
 
-def test_a_redirect_is_not_read(engines: Engines, simulated: Simulation) -> None:
+def test_a_redirect_is_not_read(engine: Engine, simulated: Simulation) -> None:
     """A redirect is neither followed nor read, and its connection is closed.
 
     Its body may have no end.
@@ -511,7 +506,6 @@ def test_a_redirect_is_not_read(engines: Engines, simulated: Simulation) -> None
             sent.extend(connection.send(bytes(100_000)) for _ in range(5000))
         ended.set()
 
-    engine = engines.connected(simulated.url)
     for endpoint in ENDPOINTS:
         simulated.faults = {endpoint: floods}
         ended.clear()
@@ -528,19 +522,17 @@ def test_a_redirect_is_not_read(engines: Engines, simulated: Simulation) -> None
 
 
 def test_an_answer_has_a_maximum_size(
-    engines: Engines, simulated: Simulation, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, simulated: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer above the maximum size is a bad response."""
     monkeypatch.setattr("docker_prom_exporter.engine.client._MAX_BYTES", 1000)
-    engine = engines.connected(simulated.url)
     simulated.faults = {"list": answers_json(["x" * 2000])}
 
     assert ("list", "bad_response") == reason(engine, "list")
 
 
-def test_a_large_list_without_rows(engines: Engines, simulated: Simulation) -> None:
+def test_a_large_list_without_rows(engine: Engine, simulated: Simulation) -> None:
     """A list of a million elements that are not rows is parsed in less than three seconds."""
-    engine = engines.connected(simulated.url)
     simulated.faults = {"list": answers_json([1] * 1_000_000)}
     began = time.process_time()
     rows = engine.list(deadline())
@@ -601,9 +593,8 @@ def test_a_thread_that_is_slow_to_start(
     assert (("abc",), False) == (inspects.late, inspects.outlasted)
 
 
-def test_nothing_is_inspected_after_an_abort(engines: Engines, simulated: Simulation) -> None:
+def test_nothing_is_inspected_after_an_abort(engine: Engine, simulated: Simulation) -> None:
     """After `abort` no container is inspected, and the result is empty."""
-    engine = engines.connected(simulated.url)
     engine.abort()
 
     assert {} == engine.inspect(["abc"], deadline()).answers
@@ -687,9 +678,8 @@ def test_connects_without_a_version(
     assert f"GET /v{expected}/containers/json" == simulated.lines[-1].partition("?")[0]
 
 
-def test_a_ping_notices_another_engine(engines: Engines, simulated: Simulation) -> None:
+def test_a_ping_notices_another_engine(engine: Engine, simulated: Simulation) -> None:
     """A ping's headers show an upgrade of the engine behind a proxy, which breaks no connection."""
-    engine = engines.connected(simulated.url)
     before = [engine.ping(deadline()).same_engine for _ in range(2)]
     simulated.api_version = "1.51"
     after = [engine.ping(deadline()).same_engine for _ in range(2)]
@@ -700,17 +690,16 @@ def test_a_ping_notices_another_engine(engines: Engines, simulated: Simulation) 
 @pytest.mark.parametrize(
     "date", ["", "Date: yesterday", "Date: Mon, 06 May 99999999 07:08:09 GMT"]
 )
-def test_a_ping_without_a_date(engines: Engines, simulated: Simulation, date: str) -> None:
+def test_a_ping_without_a_date(engine: Engine, simulated: Simulation, date: str) -> None:
     """If `Date` is missing or malformed, a ping gives no time."""
     simulated.faults = {"ping": answers("200 OK", "OK", *filter(None, [date]))}
 
-    assert engines.connected(simulated.url).ping(deadline()).date is None
+    assert engine.ping(deadline()).date is None
 
 
-def test_inspects_share_connections(engines: Engines, simulated: Simulation) -> None:
+def test_inspects_share_connections(engine: Engine, simulated: Simulation) -> None:
     """All inspects share one connection pool; docker-py has a pool for each path on a Unix socket."""
     ids = [simulated.stage.add(f"c{number}").id for number in range(40)]
-    engine = engines.connected(simulated.url)
     engine.inspect(ids, deadline())
 
     assert engine._client is not None

@@ -13,7 +13,15 @@ from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.poller import Poller
 from support.clock import Clock
 from support.polls import STEADY, asked, healths
-from support.simulated import DENIED, Simulation, answers, hangs, poller_for, simulation
+from support.simulated import (
+    DENIED,
+    Simulation,
+    answers,
+    hangs,
+    polled,
+    poller_for,
+    simulation,
+)
 
 LATE = answers("504 Gateway Timeout", "")  # has the same reason as no answer
 FAILED = answers("500 Internal Server Error", '{"message": "no container with ID"}')
@@ -81,8 +89,7 @@ def test_a_steady_poll(engine: Simulation) -> None:
 def test_every_detail_is_of_this_poll(engine: Simulation) -> None:
     """Each poll reads all details anew, so that it notices changes that leave no trace in a list."""
     add_old(engine, "web")
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     engine.stage.change("web", oom_killed=True, restart_policy="always", restarts=2)
     (container,) = poller.poll().containers
 
@@ -107,8 +114,7 @@ def test_recognized_by_an_inspect_before_api_1_48() -> None:
 def test_new_containers_are_found_in_the_next_poll(engine: Simulation) -> None:
     """A new container is inspected from the next poll on, and dropped once it is removed."""
     add_old(engine, "web")
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     engine.stage.add("new", health="healthy", created=time.time())
     cost = asked(engine, poller.poll)
     found = healths(poller.snapshot)
@@ -130,8 +136,7 @@ def test_a_slow_creation_is_found(engine: Simulation, monkeypatch: pytest.Monkey
     """
     clock = Clock(monkeypatch)
     old = add_old(engine, "web")
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     fast = engine.stage.add("fast", created=time.time()).id
     poller.poll()
     engine.stage.add("slow", created=time.time() - 200)
@@ -148,8 +153,7 @@ def test_the_first_five_minutes(engine: Simulation, monkeypatch: pytest.MonkeyPa
     """In the first five minutes of many containers, one list a minute names them, and later none."""
     clock = Clock(monkeypatch)
     add_old(engine, "web")
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     began = time.time()
     for number in range(20):
         engine.stage.add(f"c{number}", created=began + number / 100)
@@ -176,8 +180,7 @@ def test_a_clock_set_back_hides_no_container(
     clock = Clock(monkeypatch)
     engine.stage.add("older", created=time.time() - 2 * HOUR)
     engine.stage.add("before", created=time.time())
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     engine.clock_offset = -HOUR
     engine.stage.add("after", created=engine.now())
     clock.later += 61
@@ -192,8 +195,7 @@ def test_the_anchor_is_the_newest_to_the_nanosecond(engine: Simulation) -> None:
     second = int(time.time()) - HOUR
     for tenth in (3, 1, 9, 5):
         engine.stage.add(f"c{tenth}", created=second + tenth / 10)
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     (asked_since,) = lists_of(engine, poller.poll)
 
     assert {"since": [engine.stage.containers["c9"].id]} == asked_since
@@ -204,8 +206,7 @@ def test_an_anchor_that_is_gone(engine: Simulation, status: str) -> None:
     """If the anchor is removed before the list, the next older container replaces it without an error."""
     older = add_old(engine, "older")
     anchor = engine.stage.add("anchor", created=time.time() - 400).id
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     plain = engine.listed
 
     def listed(query: Any) -> tuple[int, Any]:
@@ -228,8 +229,7 @@ def test_without_an_anchor_all_are_listed(
 ) -> None:
     """All are listed if none is known, and once a minute if none is five minutes old."""
     clock = Clock(monkeypatch)
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     empty = lists_of(engine, poller.poll)
     engine.stage.add("young", created=time.time() - 200)
     poller.poll()
@@ -244,8 +244,7 @@ def test_without_an_anchor_all_are_listed(
 def test_short_lived_containers(engine: Simulation) -> None:
     """Short-lived containers cause no errors, no warnings and no list of all, and nothing of them is kept."""
     add_old(engine, "web")
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     with capture_logs() as logs:
         for number in range(10):
             engine.stage.add(f"job{number}", created=time.time())
@@ -262,8 +261,7 @@ def test_short_lived_containers(engine: Simulation) -> None:
 def test_a_new_container_gone_before_its_inspect(engine: Simulation) -> None:
     """A new container that is removed before its inspect is left out without an error."""
     add_old(engine, "web")
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     ghost = engine.stage.add("ghost", created=time.time())
 
     def vanish(connection: socket.socket) -> None:
@@ -279,8 +277,7 @@ def test_a_new_container_gone_before_its_inspect(engine: Simulation) -> None:
 def test_a_404_of_a_proxy(engine: Simulation) -> None:
     """A 404 for a container that is still listed is an error, and the container stays."""
     web = add_old(engine, "web")
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     engine.inspect_faults = {web: answers("404 Not Found", "{}")}
     odd = poller.poll()
     engine.inspect_faults = {}
@@ -297,8 +294,7 @@ def test_all_are_listed_once_an_hour(
     """An hourly list of all finds containers that took long to create; its failure affects no others."""
     clock = Clock(monkeypatch)
     add_old(containerd, "web")
-    poller = poller_for(containerd.url)
-    poller.poll()
+    poller = polled(containerd.url)
     containerd.stage.add("very slow", created=time.time() - 2 * HOUR)
     clock.later += HOUR + 1
     plain = containerd.listed
@@ -338,8 +334,7 @@ def test_an_unwatched_anchor_that_is_gone(engine: Simulation) -> None:
     """An anchor that is not watched is replaced after its removal, which only the list shows."""
     web = add_old(engine, "web", labels={})
     engine.stage.add("refused", labels={LABEL: "false"}, created=time.time() - 400)
-    poller = poller_for(engine.url, container_health_filter_label=False)
-    poller.poll()
+    poller = polled(engine.url, container_health_filter_label=False)
     del engine.stage.containers["refused"]
     poller.poll()
 
@@ -368,8 +363,7 @@ def test_one_inspect_that_times_out(
     for number in range(6):
         add_old(containerd, f"c{number}", health="healthy")
     stuck = add_old(containerd, "stuck", health="unhealthy", failing_streak=3)
-    poller = poller_for(containerd.url)
-    poller.poll()
+    poller = polled(containerd.url)
     containerd.inspect_faults = {stuck: LATE}
     with capture_logs() as logs:
         poller.poll()
@@ -395,8 +389,7 @@ def test_a_container_that_neither_inspect_nor_list_answers(podman: Simulation) -
     """If neither inspect nor list answers, as during `podman commit`, that container's health is unknown."""
     add_old(podman, "web", health="healthy")
     stuck = add_old(podman, "stuck", health="healthy")
-    poller = poller_for(podman.url)
-    poller.poll()
+    poller = polled(podman.url)
     plain = podman.listed
     podman.inspect_faults = {stuck: LATE}
     podman.listed = lambda query: (  # type: ignore[method-assign]
@@ -414,8 +407,7 @@ def test_a_500_of_a_container_that_is_being_removed(engine: Simulation) -> None:
     add_old(engine, "web")
     going = add_old(engine, "going")
     staying = add_old(engine, "staying", health="healthy")
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     engine.inspect_faults = {going: FAILED, staying: FAILED}
     engine.change_rows = lambda rows: [row for row in rows if row["Id"] != going]
     snapshot = poller.poll()
@@ -451,8 +443,7 @@ def test_podman_with_inspects_denied(podman: Simulation) -> None:
     """While Podman denies inspects, the health of running containers is unknown, not the earlier one."""
     add_old(podman, "web", health="healthy")
     add_old(podman, "done", state="exited")
-    poller = poller_for(podman.url)
-    poller.poll()
+    poller = polled(podman.url)
     podman.faults = {"inspect": DENIED}
 
     assert {"web": 0, "done": 1} == healths(poller.poll())
@@ -493,8 +484,7 @@ def test_a_page_whose_last_container_is_gone(containerd: Simulation) -> None:
 def test_another_engine_at_the_address(containerd: Simulation) -> None:
     """When another engine answers at the address, a list of all shows which mode it needs."""
     add_old(containerd, "web")
-    poller = poller_for(containerd.url)
-    poller.poll()
+    poller = polled(containerd.url)
     containerd.containerd = False
     containerd.api_version = "1.53"
     containerd.stage.containers.clear()
@@ -522,8 +512,7 @@ def test_podman_6_lists_health() -> None:
             row | {"Health": {"Status": "healthy"}} for row in rows
         ]
         add_old(podman, "web", health="healthy")
-        poller = poller_for(podman.url)
-        poller.poll()
+        poller = polled(podman.url)
 
     assert ("inspect", {"web": 4}) == (poller.snapshot.mode.name, healths(poller.snapshot))
 
@@ -532,8 +521,7 @@ def test_the_label_is_asked_for_only_with_the_filter_on(engine: Simulation) -> N
     """A list filters by the label only if the filter is on."""
     engine.stage.add("web", labels=WATCH, created=time.time() - HOUR)
     for only_labelled in (True, False):
-        poller = poller_for(engine.url, container_health_filter_label=only_labelled)
-        poller.poll()
+        poller = polled(engine.url, container_health_filter_label=only_labelled)
         poller.poll()
 
     assert [True, True, False, False] == ["label" in query for query in engine.lists()]
@@ -543,8 +531,7 @@ def test_a_frozen_engine_is_not_the_containers_fault(engine: Simulation) -> None
     """If nothing is answered meanwhile, one error is counted, and the next poll is complete."""
     for number in range(6):
         add_old(engine, f"c{number}", health="healthy")
-    poller = poller_for(engine.url, docker_timeout=1, poll_interval=0.5)
-    poller.poll()
+    poller = polled(engine.url, docker_timeout=1, poll_interval=0.5)
     engine.faults = {"inspect": hangs(), "list": hangs()}
     frozen = poller.poll()
     engine.faults = {}
@@ -559,8 +546,7 @@ def test_a_frozen_engine_is_not_the_containers_fault(engine: Simulation) -> None
 def test_the_list_shows_whose_fault_it_is(engine: Simulation) -> None:
     """If the only watched container hangs, the answer of the list shows that the engine does not."""
     only = add_old(engine, "only", health="healthy")
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     engine.inspect_faults = {only: LATE}
     stuck = poller.poll()
     engine.inspect_faults = {}
@@ -576,8 +562,7 @@ def test_the_list_shows_whose_fault_it_is(engine: Simulation) -> None:
 def test_what_a_poll_has_no_time_for_comes_first(engine: Simulation) -> None:
     """A container for which a poll had no time is not put aside, but inspected first in the next."""
     ids = [add_old(engine, f"c{number}", health="healthy") for number in range(40)]
-    poller = poller_for(engine.url, docker_timeout=1, poll_interval=0.5)
-    poller.poll()
+    poller = polled(engine.url, docker_timeout=1, poll_interval=0.5)
     before = len(engine.lines)
     engine.faults = {"inspect": hangs()}
     slow = poller.poll()
@@ -620,8 +605,7 @@ def test_a_list_of_new_containers_that_fails(engine: Simulation, fault: Any) -> 
 
 def test_a_list_that_fails_without_any_known_container(engine: Simulation) -> None:
     """Without a known container, a failed list leaves nothing that could stand."""
-    poller = poller_for(engine.url)
-    poller.poll()
+    poller = polled(engine.url)
     engine.faults = {"list": FAILED}
 
     assert not poller.poll().listed
@@ -650,8 +634,7 @@ def test_a_container_that_is_gone_is_forgotten(
     Clock(monkeypatch)
     add_old(containerd, "web")
     stuck = {add_old(containerd, f"c{n}"): LATE for n in range(5)}
-    poller = poller_for(containerd.url)
-    poller.poll()
+    poller = polled(containerd.url)
     containerd.inspect_faults = {**stuck}
     poller.poll()
     for number in range(5):

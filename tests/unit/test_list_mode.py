@@ -19,6 +19,7 @@ from support.simulated import (
     answers,
     answers_json,
     hangs,
+    polled,
     poller_for,
     simulation,
 )
@@ -89,8 +90,7 @@ def test_a_change_costs_one_inspect(simulated: Simulation, change: dict[str, Any
     """Only a container whose row changed is inspected, and only once."""
     simulated.stage.add("other", health="healthy")
     simulated.stage.add("web", health="healthy")
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
 
     simulated.stage.change("web", **change)
 
@@ -101,8 +101,7 @@ def test_a_change_costs_one_inspect(simulated: Simulation, change: dict[str, Any
 def test_a_failing_streak_costs_no_inspect(simulated: Simulation) -> None:
     """A changed failing streak causes no inspect, because rows have it from API 1.52 on."""
     simulated.stage.add("web", health="healthy")
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
 
     simulated.stage.change("web", failing_streak=2)
 
@@ -121,8 +120,7 @@ def test_the_age_alone_costs_no_inspect(simulated: Simulation, clock: Clock) -> 
     """Containers that only grow older cause no inspect, however the wording of their age changes."""
     simulated.stage.add("up", started=time.time() - 2)
     simulated.stage.add("ended", state="exited", finished=time.time() - 3)
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
 
     while clock.later < 3 * YEAR:
         clock.later += max(0.9 * clock.later, 1)
@@ -139,8 +137,7 @@ def test_no_restart_is_missed(
 ) -> None:
     """For any age, interval and time of the restart, one inspect shows it in the next poll, and it stays."""
     simulated.stage.add("web", started=time.time() - age)
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
     restarted = time.time() + after * interval
     simulated.stage.change("web", started=restarted, restarts=1)
 
@@ -160,8 +157,7 @@ def test_an_inspect_of_a_later_state_is_not_kept(before_152: Simulation) -> None
     before_152.faults = {
         "inspect": answers_json(web.inspect() | {"State": {"Status": "exited", "ExitCode": 0}})
     }
-    poller = poller_for(before_152.url)
-    poller.poll()
+    poller = polled(before_152.url)
 
     before_152.faults = {}
 
@@ -247,8 +243,7 @@ def test_no_detail_is_older_than_ten_minutes(
     clock = Clock(monkeypatch)
     for number in range(30):
         simulated.stage.add(f"c{number}", health="healthy", started=time.time() - 86400)
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
     for number in range(30):
         simulated.stage.change(f"c{number}", oom_killed=True, restart_policy="always")
     costs = []
@@ -270,8 +265,7 @@ def test_with_a_long_interval_each_poll_inspects_each(
     clock = Clock(monkeypatch)
     simulated.stage.add("a")
     simulated.stage.add("b")
-    poller = poller_for(simulated.url, poll_interval=3600)
-    poller.poll()
+    poller = polled(simulated.url, poll_interval=3600)
     clock.later += 3600
 
     assert STEADY | {"inspect": 2} == asked(simulated, poller.poll)
@@ -282,8 +276,7 @@ def test_a_clock_set_back_costs_no_inspects(simulated: Simulation, clock: Clock)
     for number in range(5):
         simulated.stage.add(f"c{number}", health="healthy")
         simulated.stage.add(f"done{number}", state="exited", finished=time.time() - 30)
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
     simulated.clock_offset = -3600
     clock.later += 15
 
@@ -296,8 +289,7 @@ def test_a_restart_after_the_clock_was_set_back(simulated: Simulation, clock: Cl
     Without a start that has passed, moby writes "Less than a second"; so an age proves a new one.
     """
     simulated.stage.add("web", health="healthy")
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
     simulated.clock_offset = -3600
     simulated.stage.change("web", started=simulated.now(), restarts=1)
     clock.later += 15
@@ -312,8 +304,7 @@ def test_a_restart_hidden_by_a_clock_that_jumps(
     """If the engine's clock jumps forward so that a restart looks old, the rotation shows the restart."""
     clock = Clock(monkeypatch)
     simulated.stage.add("web", started=time.time() - 7 * 3600)
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
     simulated.stage.change("web", started=time.time(), restarts=1)
     simulated.clock_offset = 3 * 3600
     clock.later += 15
@@ -424,8 +415,7 @@ def test_expensive_without_details() -> None:
     with simulation(containerd=True) as expensive, capture_logs() as logs:
         for number in range(120):
             expensive.stage.add(f"c{number}", health="healthy", created=time.time() - number)
-        poller = poller_for(expensive.url, container_details=False)
-        poller.poll()
+        poller = polled(expensive.url, container_details=False)
         cost = asked(expensive, poller.poll)
 
     assert {"version": 0, "ping": 1, "list": 3, "inspect": 0} == cost

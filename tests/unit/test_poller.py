@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from docker_prom_exporter.containers import LABEL
 from support.polls import asked, healths
-from support.simulated import DENIED, Simulation, answers, hangs, poller_for, resets
+from support.simulated import DENIED, Simulation, answers, hangs, polled, poller_for, resets
 from support.waiting import wait_for
 
 
@@ -107,8 +107,7 @@ def test_a_failing_engine(simulated: Simulation, endpoint: str, fault: str) -> N
     A poll makes a second attempt if the engine is unreachable, but not after a denial or a timeout.
     """
     simulated.stage.add("web", health="healthy")
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
     answer, reason = FAULTS[fault]
     timeout = poller._engine.timeout
     if reason == "timeout":
@@ -153,8 +152,7 @@ def test_docker_absent_at_start(simulated: Simulation) -> None:
 def test_a_restart_of_the_engine_between_polls(simulated: Simulation) -> None:
     """A restart of the engine with another version between two polls fails no poll."""
     simulated.stage.add("web")
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
 
     simulated.__exit__()
     simulated.api_version = "1.45"
@@ -169,8 +167,7 @@ def test_a_restart_of_the_engine_between_polls(simulated: Simulation) -> None:
 
 def test_an_upgrade_behind_a_proxy(simulated: Simulation) -> None:
     """If the ping shows another engine, the same poll asks for its version."""
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
 
     simulated.api_version = "1.47"
 
@@ -181,8 +178,7 @@ def test_an_upgrade_behind_a_proxy(simulated: Simulation) -> None:
 
 def test_an_api_version_that_is_refused(simulated: Simulation) -> None:
     """If the engine refuses the API version, the same poll asks for the version again."""
-    poller = poller_for(simulated.url)
-    poller.poll()
+    poller = polled(simulated.url)
     refusal = answers("400 Bad Request", '{"message": "client version 1.52 is too new"}')
 
     def refuse_once(connection: Any) -> None:

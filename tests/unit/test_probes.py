@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from docker_prom_exporter.snapshot import Mode
-from support.simulated import Simulation, poller_for, simulation
+from support.simulated import Simulation, polled, poller_for, simulation
 
 CHOOSE_MODE = "docker_prom_exporter.collect.choose_mode"
 HOUR = 3600
@@ -51,8 +51,7 @@ def test_a_pause_between_two_polls(api_version: str, streak: int, during: int) -
         now = time.time()
         status = "unhealthy" if streak == 3 else "healthy"
         engine.stage.add("web", health=status, failing_streak=streak, started=now - 60)
-        poller = poller_for(engine.url)
-        poller.poll()
+        poller = polled(engine.url)
         engine.stage.change("web", paused=now - 2, unpaused=now, interval=HOUR)
         paused = [poller.poll().containers[0].health for _ in range(2)]
         engine.stage.change("web", health="unhealthy", failing_streak=3)
@@ -69,8 +68,7 @@ def test_a_pending_container_costs_an_inspect_a_poll(mode: str) -> None:
     with simulation() as engine:
         engine.stage.add("web", health="unhealthy", failing_streak=1)
         engine.stage.add("db", health="healthy")
-        poller = poller_for(engine.url)
-        poller.poll()
+        poller = polled(engine.url)
         before = engine.asked("inspect")
         for _ in range(3):
             poller.poll()
