@@ -81,13 +81,16 @@ class PollLog:
         if self._has_changed("docker", (event, error.reason == "denied")):
             self._warn(event, **_fields(failure))
 
-    def log_unexpected(self, event: str, error: Exception) -> Failure:
-        """Log where an error of the exporter itself comes from; return its explanation."""
+    def log_unexpected(self, event: str, error: Exception, topic: str = "") -> Failure:
+        """Log where an error of the exporter itself comes from; return its explanation.
+
+        The end of an error of the topic `docker` is logged by `log_result`.
+        """
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).stem}.{place.name}, line {place.lineno}"
         # Without the message, which may quote an answer of the engine.
         detail = f"unexpected {type(error).__name__} in {where}"
-        if self._has_changed(event, detail):
+        if self._has_changed(topic or event, (event, detail)):
             stack = "".join(traceback.format_tb(error.__traceback__))
             self._log.error(event, error=detail, stack=stack)
         return Failure("exporter", "error", detail, _REPORT_IT)

@@ -168,7 +168,7 @@ class Poller:
         """Keep the last containers, with unknown health: an error of the exporter itself."""
         self._counts.polls["failure"] += 1
         self._engine.disconnect()
-        failure = self._log.log_unexpected("poll.failed", error)
+        failure = self._log.log_unexpected("poll.failed", error, topic="docker")
         return replace(self.snapshot.distrusted(), failure=failure)
 
     def _failure(self, error: EngineError) -> Failure:

@@ -271,20 +271,24 @@ def test_the_loop_polls_until_it_is_stopped(simulated: Simulation) -> None:
 
 
 def test_an_internal_error(simulated: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An internal error fails polls, is logged once and explained, and polls go on."""
+    """An internal error fails polls, is logged once and explained, and its end is logged, too."""
+    simulated.stage.add("web")
     poller = poller_for(simulated.url)
-    monkeypatch.setattr(poller._collector, "collect", lambda *_: 1 / 0)
-
     with capture_logs() as logs:
+        poller.poll()
+        monkeypatch.setattr(poller._collector, "collect", lambda *_: 1 / 0)
         snapshot = [poller.poll() for _ in range(3)][-1]
+        monkeypatch.undo()
+        found = [poller.poll() for _ in range(2)][-1]
 
+    assert ["docker.found", "poll.failed", "docker.found"] == [
+        entry["event"] for entry in logs
+    ]
     assert not snapshot.up
-    assert ["poll.failed"] == [entry["event"] for entry in logs]
     assert snapshot.failure is not None
     assert "unexpected ZeroDivisionError in test_poller" in snapshot.failure.detail
-    assert {"success": 0, "failure": 3} == snapshot.counts.polls
-    monkeypatch.undo()
-    assert poller.poll().up
+    assert {"success": 1, "failure": 3} == snapshot.counts.polls
+    assert found.up
 
 
 def test_an_error_of_what_publishes(simulated: Simulation) -> None:
