@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,8 +14,8 @@ from docker_prom_exporter.snapshot import LIST_MODE, Counts, Mode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from docker_prom_exporter.collect.requests import Inspected
-    from docker_prom_exporter.containers import Container, Row
+    from docker_prom_exporter.collect.requests import Inspected, Listed
+    from docker_prom_exporter.containers import Container
     from docker_prom_exporter.deadline import Deadline
     from docker_prom_exporter.engine import Engine, EngineError
     from docker_prom_exporter.settings import Settings
@@ -45,7 +44,7 @@ def list_everything(engine: Engine, settings: Settings) -> tuple[list[Container]
     """Return all containers by name, watched or not, and whether a list is expensive."""
     unfiltered = settings._replace(container_health_filter_label=False)
     requests = Requests(engine, unfiltered, Counts())
-    rows = requests.whole_list(Poll(None, NEVER))
+    rows = requests.whole_list(Poll(None, NEVER)).rows
     containers = [row.container for row in rows.values()]
     return sorted(containers, key=attrgetter("name")), requests.listing_is_expensive
 
@@ -92,14 +91,12 @@ class Collector:
         mode = self._mode(info)
         if mode.name == "inspect" and self._inspect_mode.started:
             return self._refresh(mode, poll)
-        requested = time.monotonic()
-        rows = self._requests.whole_list(poll)
-        answered = time.monotonic()
+        listed = self._requests.whole_list(poll)
         # The first list of an engine shows what listing costs.
         mode = self._mode(info)
         if mode.name == "inspect":
-            return self._start(mode, rows, poll)
-        return self._list(mode, rows, (requested, answered), poll)
+            return self._start(mode, listed, poll)
+        return self._list(mode, listed, poll)
 
     def _meet(self, info: EngineInfo) -> None:
         """Forget the last engine."""
@@ -121,9 +118,9 @@ class Collector:
         new = self._inspect_mode.find_new(poll)
         return self._inspected(mode, known, new)
 
-    def _start(self, mode: Mode, rows: Mapping[str, Row], poll: Poll) -> PollResult:
+    def _start(self, mode: Mode, listed: Listed, poll: Poll) -> PollResult:
         """Inspect all containers of a list."""
-        return self._inspected(mode, self._inspect_mode.start(rows, poll))
+        return self._inspected(mode, self._inspect_mode.start(listed.rows, poll))
 
     def _inspected(self, mode: Mode, *parts: Inspected) -> PollResult:
         known = self._inspect_mode.known
@@ -131,15 +128,14 @@ class Collector:
         result = self._result(mode, self._inspect_mode.watched, known.values(), parts)
         return result._replace(list_error=self._inspect_mode.list_error)
 
-    def _list(
-        self, mode: Mode, rows: Mapping[str, Row], listed_at: tuple[float, float], poll: Poll
-    ) -> PollResult:
+    def _list(self, mode: Mode, listed: Listed, poll: Poll) -> PollResult:
         """Complete the rows of a list with inspects."""
         self._inspect_mode.started = False
-        watched, inspected = self._list_mode.collect(rows, listed_at, poll)
+        rows = listed.rows
+        watched, inspected = self._list_mode.collect(listed, poll)
         self._requests.forget_all_but(rows)
-        listed = [row.container for row in rows.values()]
-        result = self._result(mode, watched, listed, [inspected])
+        known = [row.container for row in rows.values()]
+        result = self._result(mode, watched, known, [inspected])
         if self._settings.container_health_filter_label:
             return result
         return result._replace(unwatched=len(rows) - len(watched) - len(inspected.gone))

@@ -110,7 +110,7 @@ class InspectMode:
         now = time.monotonic()
         if now >= self._whole_list_due:
             self._whole_list_due = now + _WHOLE_LIST_RETRY
-            rows = self._requests.whole_list(poll)
+            rows = self._requests.whole_list(poll).rows
             self._whole_list_due = now + _WHOLE_LIST_INTERVAL
             watched = self.watched
             self.known = {i: c for i, c in self.known.items() if i in rows or i in watched}
@@ -146,7 +146,7 @@ class InspectMode:
             if rows is not None:
                 return rows
             del self.known[container_id]
-        return self._requests.whole_list(poll)
+        return self._requests.whole_list(poll).rows
 
 
 def _slowest_creation_began(date: float | None) -> float:

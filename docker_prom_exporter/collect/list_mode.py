@@ -7,9 +7,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
-    from docker_prom_exporter.collect.requests import Inspected, Poll, Requests
+    from docker_prom_exporter.collect.requests import Inspected, Listed, Poll, Requests
     from docker_prom_exporter.containers import Container, Row
     from docker_prom_exporter.settings import Settings
 
@@ -83,52 +83,38 @@ class ListMode:
         self._rotation_debt = 0.0
         self._last_rotation = time.monotonic()
 
-    def collect(
-        self, listed: Mapping[str, Row], listed_at: tuple[float, float], poll: Poll
-    ) -> tuple[dict[str, Container], Inspected]:
-        """Return the watched containers among the listed ones, and this poll's inspects.
-
-        `listed_at` is when the list was requested and answered, on the monotonic clock.
-        """
+    def collect(self, listed: Listed, poll: Poll) -> tuple[dict[str, Container], Inspected]:
+        """Return the watched containers among the listed ones, and this poll's inspects."""
         only_labelled = self._settings.container_health_filter_label
         rows = {}
-        for container_id, row in listed.items():
+        for container_id, row in listed.rows.items():
             if row.container.is_watched(only_labelled=only_labelled):
                 rows[container_id] = row
-        due = self._due(rows, listed_at, poll.date)
-        inspected = self._requests.inspect(due, poll, rows)
-        return self._merge(rows, listed_at, inspected), inspected
+        watched = listed._replace(rows=rows)
+        inspected = self._requests.inspect(self._due(watched, poll.date), poll, rows)
+        return self._merge(watched, inspected), inspected
 
-    def _due(
-        self,
-        rows: Mapping[str, Row],
-        listed_at: tuple[float, float],
-        date: float | None,
-    ) -> Collection[str]:
+    def _due(self, watched: Listed, date: float | None) -> Collection[str]:
         """Return which rows need an inspect: those that changed, and some of the others."""
         if not self._settings.container_details and self._requests.health_listed:
             self._known.clear()
             return []
-        requested, answered = listed_at
+        rows = watched.rows
         self._known = {i: known for i, known in self._known.items() if i in rows}
         unchanged = {}
         for container_id, known in self._known.items():
-            known.current = known.is_current(rows[container_id], answered, date)
+            known.current = known.is_current(rows[container_id], watched.answered, date)
             if known.current:
-                known.valid_at = requested
+                known.valid_at = watched.requested
                 unchanged[container_id] = known
         changed = [i for i in rows if i not in unchanged]
         return [*changed, *islice(unchanged, self._rotation(len(rows)))]
 
-    def _merge(
-        self,
-        rows: Mapping[str, Row],
-        listed_at: tuple[float, float],
-        inspected: Inspected,
-    ) -> dict[str, Container]:
+    def _merge(self, watched: Listed, inspected: Inspected) -> dict[str, Container]:
         """Return the inspected containers, the others as they are known or listed."""
         for container_id, container in inspected.containers.items():
-            known = _Known(rows[container_id], container, valid_at=listed_at[1])
+            row = watched.rows[container_id]
+            known = _Known(row, container, valid_at=watched.answered)
             before = self._known.pop(container_id, None)
             if before is not None and before.container == container:
                 known.consistent = True
@@ -140,7 +126,7 @@ class ListMode:
             # It is due in each poll until it is answered, and takes no turn of the rotation.
             self._known.pop(container_id, None)
         containers = {}
-        for container_id, row in rows.items():
+        for container_id, row in watched.rows.items():
             if container_id in inspected.gone:
                 continue
             last = self._known.get(container_id)

@@ -52,6 +52,15 @@ class Rows(NamedTuple):
         return any(row.described_image for row in self.by_id.values())
 
 
+class Listed(NamedTuple):
+    """All containers that the engine lists, by id."""
+
+    rows: Mapping[str, Row]
+    # When they were requested and answered, on the monotonic clock.
+    requested: float
+    answered: float
+
+
 class Inspected(NamedTuple):
     """The results of inspects by container id."""
 
@@ -134,8 +143,9 @@ class Requests:
         """Count an error."""
         self._counts.failed(error.endpoint, error.reason)
 
-    def whole_list(self, poll: Poll) -> Mapping[str, Row]:
+    def whole_list(self, poll: Poll) -> Listed:
         """List all containers, in pages where that is expensive."""
+        requested = time.monotonic()
         if self._lookup_listed is False and not self.listing_is_expensive:
             rows = self._list(poll.deadline.with_reserve())
         else:
@@ -143,7 +153,7 @@ class Requests:
         if rows.by_id:
             self._lookup_listed = rows.described_image
         self.unreadable = rows.total - len(rows.by_id)
-        return rows.by_id
+        return Listed(rows.by_id, requested, time.monotonic())
 
     def listed_since(self, anchor: str, poll: Poll) -> Mapping[str, Row] | None:
         """List the containers created after the one with this id; `None` if it is gone."""
