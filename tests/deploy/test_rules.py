@@ -100,6 +100,21 @@ def test_an_alert_says_what_it_is(alert: str) -> None:
     assert "description:" in text
 
 
+@pytest.mark.parametrize(
+    "file", sorted((COMPOSE / "prometheus").glob("*rules.yml")), ids=lambda file: file.name
+)
+def test_a_command_has_a_line_of_its_own(file: Path) -> None:
+    """No prose or full stop is beside a command in an alert's text, so that it can be pasted."""
+    commands = (
+        r"(curl -X|journalctl -|systemctl (list|status)"
+        r"|docker (compose up|events|exec|inspect|logs|rm|restart|start|update))\b"
+    )
+    for line in file.read_text().splitlines():
+        text = line.strip()
+        if re.search(commands, text) and not text.startswith("#"):
+            assert re.match(rf"{commands}.*[^.,:]$", text), text
+
+
 def test_open_alerts_of_containers_outlive_a_gap() -> None:
     """While Docker or the exporter is silent, an open alert about a container stays open."""
     for alert in ALERTS:
