@@ -107,10 +107,10 @@ class Requests:
         self._lookup_listed: bool | None = None
         self._lookup_inspected = False
 
-        # Containers whose inspect took the whole timeout, and those that a poll had no time
-        # for: the latter are inspected first, the former last.
+        # Containers whose inspect took the whole timeout, and how many polls in a row had no
+        # time for a container. The latter are inspected first, the former last.
         self._pauses: dict[str, _Pause] = {}
-        self._postponed: set[str] = set()
+        self._postponed: dict[str, int] = {}
 
     @property
     def listing_is_expensive(self) -> bool:
@@ -137,7 +137,7 @@ class Requests:
     def forget_all_but(self, ids: Collection[str]) -> None:
         """Forget containers that are gone."""
         self._pauses = {i: pause for i, pause in self._pauses.items() if i in ids}
-        self._postponed.intersection_update(ids)
+        self._postponed = {i: polls for i, polls in self._postponed.items() if i in ids}
 
     def count(self, error: EngineError) -> None:
         """Count an error."""
@@ -180,7 +180,10 @@ class Requests:
                 self._pauses.pop(container_id, None)
         if not result.denied:
             result.postponed.update({*due} - outcome.answers.keys())
-        self._postponed = (self._postponed - {*ids}) | result.postponed
+        for container_id in ids:
+            waited = self._postponed.pop(container_id, 0)
+            if container_id in result.postponed:
+                self._postponed[container_id] = waited + 1
         missing = [i for i in ids if i not in result.containers]
         if missing:
             self._take_from_list(missing, poll, listed, outcome, result)
@@ -197,12 +200,15 @@ class Requests:
             pause = self._pauses.get(container_id)
             if pause is not None and pause.end > now:
                 continue
-            if pause is not None:
-                last.append(container_id)
-            elif container_id in self._postponed:
+            if container_id in self._postponed:
                 first.append(container_id)
+            elif pause is not None:
+                last.append(container_id)
             else:
                 others.append(container_id)
+        # Those that have waited longest, or some would wait for ever where no poll has time
+        # for all.
+        first.sort(key=self._postponed.__getitem__, reverse=True)
         return [*first, *others, *last]
 
     def _take_from_list(

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from docker_prom_exporter.containers import LABEL
 from docker_prom_exporter.demo import WATCH
+from docker_prom_exporter.engine import Engine, Inspects
 from docker_prom_exporter.poller import Poller
 from support.clock import Clock
 from support.polls import STEADY, asked, healths
@@ -579,6 +580,26 @@ def test_what_a_poll_has_no_time_for_comes_first(engine: Simulation) -> None:
     assert 0 == poller.snapshot.postponed
     assert {4} == {*healths(poller.snapshot).values()}
     assert all(container.details for container in poller.snapshot.containers)
+
+
+def test_no_container_waits_for_ever(
+    engine: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no poll has time for all containers, they take turns."""
+    ids = [add_old(engine, f"c{number}", health="healthy") for number in range(40)]
+    poller = polled(engine.url)
+    inspect = Engine.inspect
+
+    def inspect_twelve(self: Engine, due: Collection[str], *more: Any) -> Inspects:
+        return inspect(self, [*due][:12], *more)
+
+    monkeypatch.setattr(Engine, "inspect", inspect_twelve)
+    before = len(engine.lines)
+    for _ in range(4):
+        poller.poll()
+    inspected = {i for line in engine.lines[before:] for i in ids if f"/{i}/" in line}
+
+    assert {*ids} == inspected
 
 
 @pytest.mark.parametrize("fault", [FAILED, DENIED, LATE])
