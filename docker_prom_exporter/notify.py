@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -73,6 +74,8 @@ class Notifier:
             self._send("STOPPING=1")
 
     def _send(self, message: str) -> None:
+        if sys.platform == "win32":
+            return
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.settimeout(_SEND_TIMEOUT)
             sender.sendto(message.encode(), self._address)

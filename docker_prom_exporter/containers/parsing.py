@@ -204,6 +204,8 @@ def _details(
 ) -> Details:
     status = at(answer, "State")
     exit_code = probe = None
+    # After a removal that failed, `Error` is that of the removal.
+    start_failed = state not in ("dead", "removing") and as_text(at(status, "Error")) != ""
     # moby says 0 for a container that was never started, and for one that runs.
     if state in ("exited", "dead", "restarting"):
         exit_code = integer(at(status, "ExitCode"))
@@ -217,7 +219,7 @@ def _details(
         oom_killed=at(status, "OOMKilled") is True,
         failing_streak=_streak(status, health_status),
         restart_policy=_restart_policy(answer),
-        start_failed=as_text(at(status, "Error")) != "",
+        start_failed=start_failed,
         memory_limit=positive(at(answer, "HostConfig", "Memory")),
         cpu_limit=_cpu_limit(at(answer, "HostConfig")),
         pids_limit=positive(at(answer, "HostConfig", "PidsLimit")),

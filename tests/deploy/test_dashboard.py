@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from docker_prom_exporter import metrics
+from docker_prom_exporter.outlets import metrics as outlets_metrics
 from support.dashboard import DASHBOARD, PANELS, QUERIED, VARIABLES, filled_in, panel_queries
 from support.machine import COMPOSE
 from support.missing import require_program
@@ -138,8 +139,9 @@ def test_each_of_our_metrics_exists() -> None:
     ]
     pattern = r"\bdocker_(?!prom_exporter\b)\w+|\bcontainer_health\b"
     named = {name for text in texts for name in re.findall(pattern, text)}
-    known = {
-        *re.findall(r'"(docker_\w+|container_health)"', Path(metrics.__file__).read_text())
-    }
+    known = set()
+    for module in (metrics, outlets_metrics):
+        source = Path(module.__file__).read_text()
+        known |= {*re.findall(r'"(docker_\w+|container_health)"', source)}
 
     assert named <= known
