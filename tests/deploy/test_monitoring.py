@@ -241,7 +241,8 @@ def test_a_removed_container_raises_an_alert(stack: Stack) -> None:
 def test_a_denied_list_makes_the_exporter_stale(stack: Stack, tmp_path: Path) -> None:
     """DockerExporterStale reaches Alertmanager when the proxy allows pings and denies the list."""
     override = tmp_path / "override.yml"
-    proxy = {"docker-socket-proxy": {"environment": {"CONTAINER_LIST": 0}}}
+    narrow = [r"-allowGET=(/v[\d.]+)?/(version|_ping)", "-listenip=0.0.0.0"]
+    proxy = {"docker-socket-proxy": {"command": narrow}}
     override.write_text(json.dumps({"services": proxy}))
     stack.compose("up", "--detach", "--no-build", "docker-socket-proxy", override=override)
     received = stack.await_alert("DockerExporterStale")
