@@ -234,15 +234,16 @@ class Requests:
             if container_id not in rows or maybe_gone or silent:
                 doubtful.append(container_id)
         try:
-            answer = self._list_by_id(doubtful, poll.deadline.with_reserve())
+            for start in range(0, len(doubtful), _PAGE):
+                page = doubtful[start : start + _PAGE]
+                answer = self._list(poll.deadline.with_reserve(), id=page).by_id
+                rows.update(answer)
+                result.gone.update({*page} - answer.keys())
         except EngineError as error:
             nothing_known = not (result.containers or rows)
             if nothing_known or (outcome.late and not outcome.outlasted):
                 raise
             self.count(error)
-        else:
-            rows |= answer
-            result.gone.update({*doubtful} - answer.keys())
         for container_id in missing:
             if container_id in result.gone:
                 result.errors.pop(container_id, None)
@@ -300,12 +301,6 @@ class Requests:
             if error.status in (404, 500) and not self._list(deadline, id=[anchor]).total:
                 return None
             raise
-
-    def _list_by_id(self, ids: Sequence[str], deadline: Deadline) -> dict[str, Row]:
-        rows: dict[str, Row] = {}
-        for start in range(0, len(ids), _PAGE):
-            rows.update(self._list(deadline, id=ids[start : start + _PAGE]).by_id)
-        return rows
 
     def _list(self, deadline: Deadline, **options: Any) -> Rows:
         if self._settings.container_health_filter_label:

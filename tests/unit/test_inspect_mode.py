@@ -1,5 +1,6 @@
 """Inspect mode: an inspect of each known container, and a list of containers created since the anchor."""
 
+import json
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -401,6 +402,30 @@ def test_a_container_that_neither_inspect_nor_list_answers(podman: Simulation) -
     assert {"web": 4, "stuck": 0} == healths(snapshot)
     assert 1 == snapshot.counts.errors["inspect", "timeout"]
     assert 1 == snapshot.counts.errors["list", "error"]
+
+
+def test_a_list_in_place_of_inspects_that_fails_halfway(containerd: Simulation) -> None:
+    """What one request of the list has answered counts, although the next one fails."""
+    for number in range(60):
+        add_old(containerd, f"c{number}", health="healthy")
+    poller = poller_for(containerd.url)
+    poller.poll()
+    plain = containerd.listed
+    answered: list[Any] = []
+
+    def listed(query: Any) -> tuple[int, Any]:
+        if "id" in json.loads(query["filters"]):
+            answered.append(query)
+            if len(answered) % 2 == 0:
+                return 500, {"message": "broken"}
+        return plain(query)
+
+    containerd.faults = {"inspect": FAILED}
+    containerd.listed = listed  # type: ignore[method-assign]
+    found = [*healths(poller.poll()).values()]
+
+    assert (50, 10) == (found.count(4), found.count(0))
+    assert 1 == poller.snapshot.counts.errors["list", "error"]
 
 
 def test_a_500_of_a_container_that_is_being_removed(engine: Simulation) -> None:
