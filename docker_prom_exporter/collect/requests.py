@@ -224,24 +224,22 @@ class Requests:
         The list also decides whose fault it is that inspects took the whole timeout: if the
         engine answered anything meanwhile, the containers', else the engine's.
         """
+        silent: Collection[str] = ()
+        if not outcome.outlasted:
+            silent = outcome.late
         rows = {i: listed[i] for i in missing if i in listed}
         doubtful = []
         for container_id in missing:
             error = result.errors.get(container_id)
             # 404 and, from Podman, 500 may mean that it is gone since it was listed.
             maybe_gone = error is not None and error.status in (404, 500)
-            silent = container_id in outcome.late and not outcome.outlasted
-            if container_id not in rows or maybe_gone or silent:
+            if container_id not in rows or container_id in silent or maybe_gone:
                 doubtful.append(container_id)
         try:
-            for start in range(0, len(doubtful), _PAGE):
-                page = doubtful[start : start + _PAGE]
-                answer = self._list(poll.deadline.with_reserve(), id=page).by_id
-                rows.update(answer)
-                result.gone.update({*page} - answer.keys())
+            self._list_by_id(doubtful, poll, rows, result.gone)
         except EngineError as error:
             nothing_known = not (result.containers or rows)
-            if nothing_known or (outcome.late and not outcome.outlasted):
+            if nothing_known or silent:
                 raise
             self.count(error)
         for container_id in missing:
@@ -301,6 +299,20 @@ class Requests:
             if error.status in (404, 500) and not self._list(deadline, id=[anchor]).total:
                 return None
             raise
+
+    def _list_by_id(
+        self, ids: Sequence[str], poll: Poll, rows: dict[str, Row], gone: set[str]
+    ) -> None:
+        """Add the rows of containers to `rows`, and those that are not listed to `gone`.
+
+        What one request has answered stays if the next one fails.
+        """
+        deadline = poll.deadline.with_reserve()
+        for start in range(0, len(ids), _PAGE):
+            page = ids[start : start + _PAGE]
+            answer = self._list(deadline, id=page).by_id
+            rows.update(answer)
+            gone.update({*page} - answer.keys())
 
     def _list(self, deadline: Deadline, **options: Any) -> Rows:
         if self._settings.container_health_filter_label:
