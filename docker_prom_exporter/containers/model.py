@@ -185,8 +185,8 @@ class Container(NamedTuple):
     def awaits_probe(self) -> bool:
         """Whether a probe can decide its health while nothing in its row changes.
 
-        List mode inspects such a container in each poll: the row of an `unhealthy` container
-        is the same before and after the probe that says so.
+        List mode inspects such a container in each poll: its row is the same before and after
+        the probe, whether the verdict is pending or the engine had stopped probing.
         """
         return self.doubt is not None
 
