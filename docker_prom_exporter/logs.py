@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections import deque
 from contextlib import suppress
@@ -123,7 +124,7 @@ def configure(level: str, form: str) -> Writer:
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key=time_key),
-        structlog.processors.format_exc_info,
+        _explain_exception,
         _one_line,
         renderers.get(form, logfmt),
     ]
@@ -155,6 +156,20 @@ def _silence_libraries() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     logging.lastResort = logging.NullHandler()  # for a logger that does not propagate
     logging.raiseExceptions = False
+
+
+def _explain_exception(
+    _: object, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Replace `exc_info`, an exception, by its type and its stack.
+
+    Its message is left out, because it may quote an answer of the engine.
+    """
+    error = event.pop("exc_info", None)
+    if isinstance(error, BaseException):
+        event["exception_type"] = type(error).__name__
+        event["trace"] = "".join(traceback.format_tb(error.__traceback__))
+    return event
 
 
 def _set_hooks(writer: Writer) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from docker_prom_exporter.engine import EngineError
     from docker_prom_exporter.snapshot import EngineInfo
 
-_REPORT_IT: Final = "this is a fault of the exporter: report it, with the stack in its log"
+_REPORT_IT: Final = "this is a fault of the exporter: report it, with the trace in its log"
 _SLOW: Final = (
     "polls take longer than POLL_INTERVAL, and what is left is inspected first in the next "
     "one: raise POLL_INTERVAL, or watch fewer containers"
@@ -91,8 +91,7 @@ class PollLog:
         # Without the message, which may quote an answer of the engine.
         detail = f"unexpected {type(error).__name__} in {where}"
         if self._has_changed(topic or event, (event, detail)):
-            stack = "".join(traceback.format_tb(error.__traceback__))
-            self._log.error(event, error=detail, stack=stack)
+            self._log.error(event, error=detail, exc_info=error)
         return Failure("exporter", "error", detail, _REPORT_IT)
 
     def _log_invalid_labels(self, result: PollResult) -> None:

@@ -142,7 +142,8 @@ def test_an_exception_that_nothing_catches_is_an_event() -> None:
 
     assert 1 == done.returncode
     assert "exporter.failed" == event["event"]
-    assert "RuntimeError: a bug" in event["exception"]
+    assert "RuntimeError" == event["exception_type"]
+    assert "in broken" in event["trace"]
 
 
 def _get(connection: http.client.HTTPConnection, path: str) -> bytes:
