@@ -118,61 +118,14 @@ def _verdicts(server: Server, selector: str) -> dict[str, float]:
     return {sample["metric"]["name"]: float(sample["value"][1]) for sample in found}
 
 
-def test_no_container_stays_healthy_without_docker(
-    docker_26: Engine, gateway: Server, textfile: Path
-) -> None:
-    """Without Docker, `container_health` is 0 in Pushgateway and text file; both recover with Docker."""
-    four_verdicts(docker_26)
-    with pushing(docker_26.url, gateway, f"--textfile={textfile}"):
-        wait_for(
-            lambda: verdicts(gateway.metrics()) == VERDICTS,
-            what="the containers in the gateway",
-        )
-        docker_26.kill()
-        unknown = dict.fromkeys(VERDICTS, 0.0)
-        wait_for(lambda: verdicts(gateway.metrics()) == unknown, what="zeros in the gateway")
-        wait_for(
-            lambda: verdicts(parse(textfile.read_text())) == unknown, what="zeros in the file"
-        )
-
-        assert 0 == gateway.metrics().value("docker_up", **GROUP)
-        assert 0 == parse(textfile.read_text()).value("docker_up")
-
-        docker_26.start()
-        wait_for(
-            lambda: gateway.metrics().value("docker_up") == 1,
-            what="docker_up 1 in the gateway",
-        )
-        wait_for(
-            lambda: parse(textfile.read_text()).value("docker_up") == 1,
-            what="docker_up 1 in the file",
-        )
-
-
-def test_a_container_that_is_gone_leaves_the_group(docker_26: Engine, gateway: Server) -> None:
-    """A push replaces the whole group, so that a removed container leaves the Pushgateway."""
-    docker_26.run("web", labels=WATCH)
-    with pushing(docker_26.url, gateway):
-        wait_for(
-            lambda: "web" in verdicts(gateway.metrics()), what="the container in the gateway"
-        )
-        docker_26.remove_containers()
-        wait_for(
-            lambda: "web" not in verdicts(gateway.metrics()), what="the container to leave it"
-        )
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_takes_all_back(
-    simulated: Simulation, gateway: Server, textfile: Path, number: signal.Signals
-) -> None:
+def test_a_stop_takes_all_back(simulated: Simulation, gateway: Server, textfile: Path) -> None:
     """The exporter deletes its group and its text file before it ends."""
     with pushing(simulated.url, gateway, f"--textfile={textfile}") as pusher:
         wait_for(
             lambda: has_group(gateway.metrics()) and textfile.exists(),
             what="the group and the file",
         )
-        code, _ = pusher.stop(number)
+        code, _ = pusher.stop(signal.SIGTERM)
 
     assert 0 == code
     assert not has_group(gateway.metrics())

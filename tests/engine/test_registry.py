@@ -17,7 +17,6 @@ from support.registries import VERSIONS, Registry, registry, write_layout
 from support.registry_mutations import Mutations, check
 from support.storages import (
     CONFIG,
-    OCI_INDEX,
     data,
     descriptor,
     digest_of,
@@ -102,32 +101,6 @@ def test_images_pushed_by_skopeo(subject: Subject, tmp_path: Path) -> None:
     assert (2, 3) == (len(repository(contents).tags), repository(contents).revisions)
     assert sum(len(blob) for blob in {*blobs}) == repository(contents).size
     assert subject.bytes_on_disk() == contents.blob_bytes["tag"]
-    assert () == contents.unusable
-
-
-def test_nested_indexes_attestations_and_build_caches(subject: Subject) -> None:
-    """A scan reads nested indexes, attestations and build caches as BuildKit pushes them."""
-    attestation = image(C, config=b"{}")
-    inner = index(image(A), attestation)
-    subject.registry.push("app", image(A), A, CONFIG)
-    subject.registry.push("app", attestation, C, b"{}")
-    subject.registry.push("app", inner)
-    subject.registry.push("app", index(inner), tag="latest")
-    config = b'{"layers":[]}'
-    cache = {
-        "schemaVersion": 2,
-        "mediaType": OCI_INDEX,
-        "manifests": [
-            descriptor(D),
-            descriptor(config, "application/vnd.buildkit.cacheconfig.v0"),
-        ],
-    }
-    subject.registry.push("app", cache, D, config, tag="cache")
-    contents = subject.scan()
-
-    assert (2, len(A + C)) == tag(contents)[2:]
-    assert (1, len(D)) == tag(contents, "cache")[2:]
-    assert subject.bytes_on_disk() == repository(contents).size
     assert () == contents.unusable
 
 
@@ -279,18 +252,6 @@ def test_a_corrupt_layer_link(subject: Subject, what: str) -> None:
     assert () == subject.scan().unusable
 
 
-def test_a_layer_deleted_by_the_api(subject: Subject) -> None:
-    """A layer whose link was deleted is missing, and another push brings it back."""
-    subject.registry.push("app", image(A), A, CONFIG, tag="latest")
-    subject.registry.delete_blob("app", digest_of(A))
-    broken, pulled = subject.scan(), subject.registry.blob("app", digest_of(A))
-    subject.registry.push("app", image(A), A, CONFIG, tag="latest")
-
-    assert [("latest", "missing")] == defects(broken)
-    assert pulled is None
-    assert () == subject.scan().unusable
-
-
 def test_the_way_to_repair_a_manifest(subject: Subject) -> None:
     """A damaged manifest stays when it is pushed again, unless its blob's folder was removed."""
     digest = subject.registry.push("app", image(A), A, CONFIG, tag="latest")
@@ -312,16 +273,6 @@ def test_the_way_to_repair_a_manifest(subject: Subject) -> None:
     assert subject.registry.collects_garbage()
 
 
-def test_an_untagged_revision_without_a_blob(subject: Subject) -> None:
-    """Garbage collection passes over an untagged manifest that is gone, and it is no error."""
-    digest = subject.registry.push("app", image(A), A, CONFIG)
-    subject.registry.push("app", image(B), B, CONFIG, tag="latest")
-    shutil.rmtree(data(subject.registry.storage, digest).parent)
-
-    assert () == subject.scan().unusable
-    assert subject.registry.collects_garbage()
-
-
 def test_a_layer_named_by_sha512(subject: Subject) -> None:
     """A layer named by sha512 is found through its link; garbage collection deletes it."""
     name = f"sha512:{hashlib.sha512(A).hexdigest()}"
@@ -336,21 +287,6 @@ def test_a_layer_named_by_sha512(subject: Subject) -> None:
     assert (1, len(A)) == tag(before)[2:]
     assert len(A) == before.blob_bytes["nothing"]
     assert not data(subject.registry.storage, digest_of(A)).exists()
-
-
-def test_a_sparse_index(subject: Subject) -> None:
-    """An index that was pushed without one of its images is partial; its other image can be pulled."""
-    if subject.registry.version.startswith("2."):
-        subject.registry.push("app", image(B), B, CONFIG)
-    subject.registry.push("app", image(A), A, CONFIG)
-    subject.registry.push("app", index(image(A), image(B)), tag="latest")
-    if subject.registry.version.startswith("2."):
-        subject.registry.delete("app", digest_of(text_of(image(B))))
-
-    assert [("latest", "partial")] == defects(subject.scan())
-    assert subject.registry.manifest("app", "latest")
-    assert subject.registry.manifest("app", digest_of(text_of(image(A))))
-    assert not subject.registry.manifest("app", digest_of(text_of(image(B))))
 
 
 def test_a_pull_through_cache(subject: Subject, tmp_path: Path) -> None:
