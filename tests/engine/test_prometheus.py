@@ -100,30 +100,6 @@ def test_prometheus_has_what_the_exporter_says(docker_26: Engine, tmp_path: Path
     assert "" == last_error
 
 
-def test_prometheus_stores_that_docker_is_down(docker_26: Engine, tmp_path: Path) -> None:
-    """When Docker is down, Prometheus stores `docker_up` 0 and `container_health` 0, while `up` stays 1."""
-    docker_26.run("web", health="healthy", labels=WATCH)
-    with (
-        exporter(f"--docker-host={docker_26.url}") as running,
-        prometheus(tmp_path, running.url) as server,
-    ):
-        before = server.ask("docker_up + on() container_health")
-        docker_26.kill()
-        wait_for(
-            lambda: 0 in server.ask("docker_up").values(),
-            what="Prometheus to store docker_up 0",
-        )
-        after = {
-            query: [*server.ask(query).values()]
-            for query in ("up", "docker_up", "container_health")
-        }
-        details = server.ask("docker_container_state")
-
-    assert [5] == [*before.values()]
-    assert {"up": [1], "docker_up": [0], "container_health": [0]} == after
-    assert {} == details
-
-
 @pytest.mark.parametrize("lost", [False, True], ids=["up", "lost"])
 def test_promtool_is_silent_on_what_is_served(docker_26: Engine, *, lost: bool) -> None:
     """`promtool check metrics` reports nothing about the served exposition, with Docker up or lost."""

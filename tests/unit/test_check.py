@@ -375,18 +375,13 @@ def test_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-def test_a_folder_in_place_of_the_socket(tmp_path: Path) -> None:
-    """The report says if the socket's path is a folder, which Docker creates for a missing mount source."""
+def test_something_else_in_place_of_the_socket(tmp_path: Path) -> None:
+    """The report says if the path is a folder, as Docker makes of a missing mount source, or a file."""
+    file = tmp_path / "docker.sock"
+    file.write_text("")
+
     assert f"{tmp_path} is a folder" in version_line(f"unix://{tmp_path}")
-
-
-def test_a_file_in_place_of_the_socket(tmp_path: Path) -> None:
-    """The report says if the socket's path is a file that is no socket."""
-    (tmp_path / "docker.sock").write_text("")
-
-    assert f"{tmp_path}/docker.sock is not a socket" in version_line(
-        f"unix://{tmp_path}/docker.sock"
-    )
+    assert f"{file} is not a socket" in version_line(f"unix://{file}")
 
 
 @pytest.mark.parametrize("other", advice._OTHER_SOCKETS[4:])

@@ -23,7 +23,7 @@ from docker_prom_exporter.containers import (
 )
 from docker_prom_exporter.demo import SimulatedContainer
 from docker_prom_exporter.texts import label_name, parse_boolean
-from support.builders import CONTAINER_ID, CREATED, container, details, inspect, old_row, row
+from support.builders import CONTAINER_ID, container, details, inspect, old_row, row
 from support.malformed import INSPECTS, ROWS
 from support.simulated import Simulation
 from support.wordings import human_duration
@@ -235,40 +235,6 @@ def test_row_becomes_a_container() -> None:
     answer = row(Labels=LABELS, Health={"Status": "healthy", "FailingStreak": 0})
 
     assert LABELLED == read(answer)
-
-
-def test_inspect_becomes_a_container() -> None:
-    """An inspect answer becomes a container with details."""
-    answer = inspect(
-        {
-            "Status": "exited",
-            "Health": {"Status": "unhealthy", "FailingStreak": 4},
-            "StartedAt": "2024-05-06T07:08:09Z",
-            "FinishedAt": "2024-05-06T07:08:10Z",
-            "ExitCode": 137,
-            "OOMKilled": True,
-        },
-        Created="2024-05-06T07:03:20.000000001Z",
-        RestartCount=2,
-        Config={"Image": "nginx:1.27", "Labels": LABELS},
-        HostConfig={"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}},
-    )
-    expected = LABELLED._replace(
-        state="exited",
-        health_status="unhealthy",
-        created_ns=CREATED * SECOND + 1,
-        details=Details(
-            started=1714979289,
-            finished=1714979290,
-            restarts=2,
-            exit_code=137,
-            oom_killed=True,
-            failing_streak=4,
-            restart_policy="on-failure",
-        ),
-    )
-
-    assert expected == read(answer)
 
 
 def test_without_verdict() -> None:

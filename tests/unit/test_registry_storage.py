@@ -851,6 +851,20 @@ def kept_manifests(storage: Storage) -> int:
     return sum(len(prefix.manifests) for prefix in storage._blobs._prefixes.values())
 
 
+def deny(
+    monkeypatch: pytest.MonkeyPatch, method: str, is_denied: Callable[[str], bool]
+) -> None:
+    """Let a function of `os` fail for some paths, as it does for users other than root."""
+    real = getattr(os, method)
+
+    def guarded(path: str, *rest: Any) -> Any:
+        if is_denied(path):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, method, guarded)
+
+
 def test_denied_files_and_folders(storage: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
     """What can't be read is denied and affects nothing else.
 
@@ -867,19 +881,9 @@ def test_denied_files_and_folders(storage: HandMade, monkeypatch: pytest.MonkeyP
         "/folder/_manifests/tags",
         "/uploads/_uploads",
     )
-
-    def deny(method: str, *paths: str) -> None:
-        real = getattr(os, method)
-
-        def guarded(path: str, *rest: Any) -> Any:
-            if path.endswith(paths):
-                raise PermissionError(13, "Permission denied", path)
-            return real(path, *rest)
-
-        monkeypatch.setattr(os, method, guarded)
-
-    deny("open", *denied)
-    deny("lstat", str(storage.tag_link("tag", "latest").parent))
+    deny(monkeypatch, "open", lambda path: path.endswith(denied))
+    beside = str(storage.tag_link("tag", "latest").parent)
+    deny(monkeypatch, "lstat", lambda path: path == beside)
     contents = scan(storage)
 
     assert {
@@ -908,14 +912,7 @@ def test_one_denied_folder(
         "revision": storage.revision("app", digest).parent,
         "layer link": storage.layer("app", digest_of(A)).parent,
     }[what]
-    real = os.lstat
-
-    def guarded(path: str, *rest: Any) -> os.stat_result:
-        if path.startswith(f"{folder}/"):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path, *rest)
-
-    monkeypatch.setattr(os, "lstat", guarded)
+    deny(monkeypatch, "lstat", lambda path: path.startswith(f"{folder}/"))
     contents = scan(storage)
     known = what.startswith("layer")
 
@@ -930,14 +927,7 @@ def test_a_denied_storage(
 ) -> None:
     """If a top folder can't be read, the scan fails instead of returning a part."""
     storage.push_image("app", A)
-    real = os.open
-
-    def guarded(path: str, *rest: Any) -> int:
-        if path == str(storage.path / folder):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path, *rest)
-
-    monkeypatch.setattr(os, "open", guarded)
+    deny(monkeypatch, "open", lambda path: path == str(storage.path / folder))
 
     with pytest.raises(StorageError, match=f"can't read .*/{folder}: Permission denied"):
         scan(storage)

@@ -231,13 +231,6 @@ def test_precedence(folder: Path) -> None:
     assert LOCAL == find(folder, " ").url
 
 
-def test_contexts_without_a_config_json(folder: Path) -> None:
-    """A context needs no `config.json`, which `docker context create` does not write."""
-    add_context(folder, "lab", "unix:///lab.sock")
-
-    assert Target("unix:///lab.sock", "context 'lab'") == find(folder, DOCKER_CONTEXT="lab")
-
-
 def test_contexts_are_in_one_folder(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,20 +345,6 @@ def test_a_context(folder: Path, endpoint: Any, url: str, tls: bool | None) -> N
     target = find(folder, DOCKER_CONTEXT="lab")
 
     assert (url, tls) == (target.url, None if target.tls is None else target.tls.verified)
-
-
-def test_contexts_of_old_releases(folder: Path) -> None:
-    """A context with an orchestrator, or without `Metadata` and `Name`, is as good as any other."""
-    docker = {"Host": "tcp://lab:1"}
-    add_meta(
-        folder,
-        "k8s",
-        {"Metadata": {"StackOrchestrator": "all"}, "Endpoints": {"docker": docker}},
-    )
-    add_meta(folder, "bare", {"endpoints": {"docker": docker}})
-
-    assert "http://lab:1" == find(folder, DOCKER_CONTEXT="k8s").url
-    assert "http://lab:1" == find(folder, DOCKER_CONTEXT="bare").url
 
 
 @pytest.mark.parametrize(
