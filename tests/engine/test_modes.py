@@ -72,18 +72,44 @@ def containers_in_all_states(engine: Engine) -> Iterator[None]:
     engine.cli("unpause", "paused")
 
 
+def of(health: int, state: str, status: str | None, **more: Any) -> dict[str, Any]:
+    """Return what a container shows; one that did not end has no exit code."""
+    always = {"restarts_total": 0, "start_failed": 0, "oom_killed": 0, "exit_code": None}
+    return (
+        {"container_health": health, "state": state, "health_status": status} | always | more
+    )
+
+
+EXPECTED = {
+    "created": of(1, "created", None),
+    "plain": of(2, "running", "none", restart_policy="no"),
+    "starting": of(0, "running", "starting"),
+    "healthy": of(4, "running", "healthy", health_failing_streak=0),
+    "unhealthy": of(3, "running", "unhealthy"),
+    "paused": of(1, "paused", None),
+    "ended": of(1, "exited", None, exit_code=3),
+    "killed": of(1, "exited", None, exit_code=137, restart_policy="unless-stopped"),
+}
+
+
 def test_both_modes_say_the_same(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both modes export the same samples; without details, Docker's list alone gives the same values."""
+    """In each state both modes export the same; without details, Docker's list alone gives the same."""
     options: dict[str, Any] = {"container_labels": "com.example.team"}
     with containers_in_all_states(engine):
         found = {}
         for mode in MODES:
             force(monkeypatch, mode)
             scrape = scraper(engine.url, **options)
-            found[mode] = [of_containers(scrape()) for _ in range(2)]
+            found[mode] = [of_containers(scrape()), of_containers(shown := scrape())]
         force(monkeypatch, "list")
         alone = scraper(engine.url, container_details="false", **options)()
 
+    seen = {name: shown.container(name) for name in EXPECTED}
+
+    assert EXPECTED == {
+        name: {key: seen[name].get(key) for key in expected}
+        for name, expected in EXPECTED.items()
+    }
     first, second = found["list"]
     assert first == second
     assert first == found["inspect"][0]

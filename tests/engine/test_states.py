@@ -48,17 +48,6 @@ def times(scrape: Scrape, name: str) -> dict[str, float]:
     return {event: value for event, value in found.items() if value is not None}
 
 
-def test_created(engine: Engine) -> None:
-    """A container that was never started has `container_health` 1 and no exit code."""
-    engine.create("web", labels=WATCH)
-    scrape = scraper(engine.url)()
-
-    assert {"container_health": 1, "state": "created", "health_status": None} | UNTROUBLED == (
-        scrape.container("web")
-    )
-    assert {"created"} == times(scrape, "web").keys()
-
-
 def test_running(engine: Engine) -> None:
     """A container without a healthcheck has health 2, its full id, its image and its Compose labels."""
     compose = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
@@ -97,16 +86,6 @@ def test_times(engine: Engine) -> None:
     assert (
         int(began) <= after["created"] <= after["started"] < after["finished"] <= time.time()
     )
-
-
-def test_starting(engine: Engine) -> None:
-    """A container with a healthcheck has health 0 until there is a verdict."""
-    engine.run("web", health="starting", labels=WATCH)
-    starting = {"container_health": 0, "state": "running", "health_status": "starting"}
-
-    assert starting | UNTROUBLED | {"health_failing_streak": 0} == scraper(
-        engine.url
-    )().container("web")
 
 
 def test_health_flips(engine: Engine) -> None:
@@ -152,19 +131,6 @@ def test_paused(engine: Engine) -> None:
     )
 
 
-def test_exited(engine: Engine) -> None:
-    """An exited container has `container_health` 1 and its exit code."""
-    for code in (0, 1):
-        engine.run(f"exit-{code}", command=["sh", "-c", f"exit {code}"], labels=WATCH)
-    for code in (0, 1):
-        engine.await_state(f"exit-{code}", "exited")
-    scrape = scraper(engine.url)()
-
-    assert [EXITED | UNTROUBLED | {"exit_code": code} for code in (0, 1)] == [
-        scrape.container(f"exit-{code}") for code in (0, 1)
-    ]
-
-
 def test_a_start_that_fails(engine: Engine) -> None:
     """`docker_container_start_failed` is 1 after a failed start; Podman 4 does not say so."""
     with pytest.raises(CommandError):
@@ -185,19 +151,6 @@ def test_limits(engine: Engine) -> None:
     assert {"limited": 64 * 2**20} == scrape.by("name", "docker_container_memory_limit_bytes")
     assert {"limited": 1.5} == scrape.by("name", "docker_container_cpu_limit_cores")
     assert {"limited": 50} == scrape.by("name", "docker_container_pids_limit")
-
-
-def test_killed(engine: Engine) -> None:
-    """A healthy container that is killed between two polls has health 1 and exit code 137."""
-    engine.run("web", health="healthy", labels=WATCH)
-    scrape = scraper(engine.url)
-    before = scrape().container("web")
-    engine.cli("kill", "web")
-    engine.await_state("web", "exited")
-    after = scrape().container("web")
-
-    assert HEALTHY_NOW.items() <= before.items()
-    assert (EXITED | UNTROUBLED | {"exit_code": 137}).items() <= after.items()
 
 
 def test_out_of_memory(engine_limiting_memory: Engine) -> None:

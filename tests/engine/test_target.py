@@ -262,6 +262,10 @@ ROWS = [
         for text, reached in (
             ('{"currentContext": ""}', NONE),
             ('{"currentContext": null}', NONE),
+            ('{"currentContext": "default"}', NONE),
+            ('{"currentContext": "lab", "currentContext": null}', PLAIN),
+            ("", NONE),
+            ("null", NONE),
             ('{"currentContext": 5}', NONE),
             ('{"CurrentContext": "lab", "auths": {"r": {"auth": "."}}}', PLAIN),
             ('{"currentContext": "lab", "auths": "x", "proxies": 5, "HttpHeaders": 5}', PLAIN),

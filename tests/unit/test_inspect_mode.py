@@ -10,7 +10,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.containers import LABEL
-from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.engine import Engine, Inspects
 from docker_prom_exporter.poller import Poller
 from support.clock import Clock
@@ -86,18 +85,6 @@ def test_a_steady_poll(engine: Simulation) -> None:
     assert {"label": [LABEL], "since": [newest]} == engine.lists()[-1]
     assert ("inspect", 11) == (poller.snapshot.mode.name, len(oldest) + 1)
     assert {"newest": 2} | {f"c{n}": 4 for n in range(10)} == healths(poller.snapshot)
-
-
-def test_every_detail_is_of_this_poll(engine: Simulation) -> None:
-    """Each poll reads all details anew, so that it notices changes that leave no trace in a list."""
-    add_old(engine, "web")
-    poller = polled(engine.url)
-    engine.stage.change("web", oom_killed=True, restart_policy="always", restarts=2)
-    (container,) = poller.poll().containers
-
-    assert container.details is not None
-    assert container.details.oom_killed
-    assert ("always", 2) == (container.details.restart_policy, container.details.restarts)
 
 
 def test_recognized_by_an_inspect_before_api_1_48() -> None:
@@ -529,28 +516,6 @@ def test_podman_without_details(podman: Simulation) -> None:
 
     assert {"web": 4} == healths(snapshot)
     assert all(container.details is None for container in snapshot.containers)
-
-
-def test_podman_6_lists_health() -> None:
-    """Podman 6 lists health but is used in inspect mode, because it inspects each container that it lists."""
-    with simulation(podman=True, api_version="1.44") as podman:
-        podman.change_rows = lambda rows: [
-            row | {"Health": {"Status": "healthy"}} for row in rows
-        ]
-        add_old(podman, "web", health="healthy")
-        poller = polled(podman.url)
-
-    assert ("inspect", {"web": 4}) == (poller.snapshot.mode.name, healths(poller.snapshot))
-
-
-def test_the_label_is_asked_for_only_with_the_filter_on(engine: Simulation) -> None:
-    """A list filters by the label only if the filter is on."""
-    engine.stage.add("web", labels=WATCH, created=time.time() - HOUR)
-    for only_labelled in (True, False):
-        poller = polled(engine.url, container_health_filter_label=only_labelled)
-        poller.poll()
-
-    assert [True, True, False, False] == ["label" in query for query in engine.lists()]
 
 
 def test_a_frozen_engine_is_not_the_containers_fault(engine: Simulation) -> None:

@@ -37,30 +37,6 @@ def details_of(snapshot: Snapshot) -> list[Details]:
     return [container.details for container in snapshot.containers if container.details]
 
 
-@pytest.mark.parametrize("api_version", ["1.41", "1.45", "1.52"])
-def test_reports_health(api_version: str) -> None:
-    """In every API version, the list alone gives the health of all containers."""
-    with simulation(api_version=api_version) as simulated:
-        for health in ("starting", "healthy", "unhealthy"):
-            streak = 3 if health == "unhealthy" else 0
-            simulated.stage.add(health, health=health, failing_streak=streak)
-            simulated.stage.add(f"paused {health}", health=health, state="paused")
-            simulated.stage.add(f"exited {health}", health=health, state="exited")
-        simulated.stage.add("plain")
-
-        found = healths(poller_for(simulated.url, container_details=False).poll())
-
-    assert {"starting": 0, "healthy": 4, "unhealthy": 3, "plain": 2} == {
-        k: v for k, v in found.items() if v != 1
-    }
-    assert {name for name, value in found.items() if value == 1} == {
-        f"{state} {health}"
-        for state in ("paused", "exited")
-        for health in ("starting", "healthy", "unhealthy")
-    }
-    assert 0 == simulated.asked("inspect")
-
-
 def test_a_steady_poll_costs_a_ping_and_a_list(simulated: Simulation) -> None:
     """A steady poll sends a ping and a list; only the first also sends a version and inspects."""
     for number in range(30):

@@ -135,20 +135,6 @@ def test_a_failing_engine(simulated: Simulation, endpoint: str, fault: str) -> N
     assert (True, True, {"web": 3}) == (found.up, found.listed, healths(found))
 
 
-def test_docker_absent_at_start(simulated: Simulation) -> None:
-    """If Docker is absent at the start, a later poll finds it."""
-    simulated.stage.add("web")
-    simulated.__exit__()
-    poller = poller_for(simulated.url)
-
-    lost = poller.poll()
-    with simulated:
-        found = poller.poll()
-
-    assert (False, (), True) == (lost.up, lost.containers, lost.polled)
-    assert (True, {"web": 2}) == (found.up, healths(found))
-
-
 def test_a_restart_of_the_engine_between_polls(simulated: Simulation) -> None:
     """A restart of the engine with another version between two polls fails no poll."""
     simulated.stage.add("web")

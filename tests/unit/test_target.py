@@ -218,34 +218,6 @@ def test_the_local_socket(folder: Path) -> None:
     assert Target(LOCAL, "the default") == find(folder / "missing")
 
 
-def test_precedence(folder: Path) -> None:
-    """The host goes before `DOCKER_CONTEXT`, which goes before the current context; `default` is none."""
-    add_context(folder, "lab", "tcp://lab:1")
-    add_context(folder, "other", "tcp://other:1")
-    (folder / "config.json").write_text('{"currentContext": "lab"}')
-
-    assert "http://host:1" == find(folder, "tcp://host:1", DOCKER_CONTEXT="other").url
-    assert "http://other:1" == find(folder, DOCKER_CONTEXT="other").url
-    assert "http://lab:1" == find(folder, DOCKER_CONTEXT="").url
-    assert LOCAL == find(folder, DOCKER_CONTEXT="default").url
-    assert LOCAL == find(folder, " ").url
-
-
-def test_contexts_are_in_one_folder(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither the home's contexts nor those of the working directory are used beside `DOCKER_CONFIG`."""
-    home = tmp_path / "home/.docker"
-    add_context(home, "lab", "tcp://home:1")
-    (home / "config.json").write_text('{"currentContext": "lab"}')
-    monkeypatch.chdir(home)
-    environ = {"HOME": str(home.parent)}
-
-    assert LOCAL == find(folder, **environ).url
-    assert "there is no" in refusal(folder, DOCKER_CONTEXT="lab", **environ)
-    assert "http://home:1" == find_target(None, environ).url
-
-
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user id without an entry in the user database has no files; a context can't be found then."""
     monkeypatch.setattr("pwd.getpwuid", Mock(side_effect=KeyError))
@@ -255,36 +227,6 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
         find_target(None, {"DOCKER_CONTEXT": "lab"})
     with pytest.raises(BadTargetError, match="set DOCKER_CERT_PATH"):
         find_target(None, {"DOCKER_TLS_VERIFY": "1"})
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ('{"currentContext": "lab"}', "http://lab:1"),
-        ('{"CURRENTCONTEXT": "lab"}', "http://lab:1"),
-        ('{"currentContext": "lab", "currentContext": null}', "http://lab:1"),
-        ('{"currentContext": "lab", "auths": "x"}', "http://lab:1"),
-        ('{"currentContext": "lab", "auths": {"r": {"auth": "%%%"}}}', "http://lab:1"),
-        ('{"currentContext": "lab", "proxies": 5, "HttpHeaders": "x"}', "http://lab:1"),
-        ('{"currentContext": "lab"} rest', "http://lab:1"),
-        ('{"currentContext": "lab", "x": ' + "9" * 5000 + "}", "http://lab:1"),
-        ('{"currentContext": ""}', LOCAL),
-        ('{"currentContext": null}', LOCAL),
-        ('{"currentContext": "default"}', LOCAL),
-        ('{"currentContext": 5}', LOCAL),
-        ("", LOCAL),
-        ("null", LOCAL),
-        ("[]", LOCAL),
-        ("{}", LOCAL),
-    ],
-)
-def test_a_config_json(folder: Path, config: str, expected: str) -> None:
-    """Only `currentContext` counts, in any case; other entries may be anything."""
-    add_context(folder, "lab", "tcp://lab:1")
-    (folder / "config.json").write_text(config)
-    target = find(folder)
-
-    assert (expected, "") == (target.url, target.ignored)
 
 
 @pytest.mark.parametrize(
@@ -428,36 +370,6 @@ def test_the_tls_files_of_a_context(
     assert context.check_hostname != skip
     assert not context.verify_flags & ssl.VERIFY_X509_STRICT  # Go's TLS has no such checks
     assert ("ca.pem" in names) == (1 == len(context.get_ca_certs()))
-
-
-@pytest.mark.parametrize(
-    ("variables", "verified"),
-    [
-        ({"DOCKER_TLS_VERIFY": "1"}, True),
-        ({"DOCKER_TLS_VERIFY": "0"}, True),
-        ({"DOCKER_TLS": "1"}, False),
-        ({"DOCKER_TLS": "1", "DOCKER_TLS_VERIFY": "1"}, True),
-        ({"DOCKER_TLS": "", "DOCKER_TLS_VERIFY": ""}, None),
-        ({}, None),
-    ],
-)
-def test_the_tls_variables(
-    folder: Path,
-    pki: Path,
-    variables: dict[str, str],
-    verified: bool | None,  # noqa: FBT001
-) -> None:
-    """Any value of a TLS variable turns TLS on, for addresses only; `DOCKER_CERT_PATH` alone does nothing."""
-    variables = variables | {"DOCKER_CERT_PATH": str(pki)}
-    scheme = "http" if verified is None else "https"
-    hosts = [find(folder, host, **variables) for host in ("tcp://lab:1", "http://lab:1")]
-    default = find(folder, **variables)
-
-    for target in hosts:
-        assert f"{scheme}://lab:1" == target.url
-        assert verified == (None if target.tls is None else target.tls.verified)
-    assert (LOCAL if verified is None else "https://localhost:2376") == default.url
-    assert "unix:///x" == find(folder, "unix:///x", **variables).url
 
 
 def test_the_tls_files_of_the_configuration_folder(folder: Path, pki: Path) -> None:
