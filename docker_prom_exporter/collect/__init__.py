@@ -126,7 +126,12 @@ class Collector:
         known = self._inspect_mode.known
         self._requests.forget_all_but(known)
         result = self._result(mode, self._inspect_mode.watched, known.values(), parts)
-        return result._replace(list_error=self._inspect_mode.list_error)
+        # An unwatched container that is gone stays known for up to an hour.
+        nothing_known = not (known or self._settings.container_health_filter_label)
+        return result._replace(
+            list_error=self._inspect_mode.list_error,
+            unwatched=0 if nothing_known else None,
+        )
 
     def _list(self, mode: Mode, listed: Listed, poll: Poll) -> PollResult:
         """Complete the rows of a list with inspects."""
