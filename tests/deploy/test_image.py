@@ -33,7 +33,6 @@ from support.bases import (
 )
 from support.documents import ON_THE_IMAGE, blocks
 from support.missing import give_up, require_program
-from support.processes import CommandError
 from support.real import DOCKER_26, Engine, EngineUnavailableError
 from support.waiting import wait_for
 
@@ -322,39 +321,6 @@ def test_there_is_no_shell(workshop: Workshop, engine: Engine) -> None:
     )
 
 
-@pytest.mark.usefixtures("image")
-def test_takes_the_exporters_arguments(engine: Engine) -> None:
-    """The arguments after the image's name go to the exporter."""
-    once = engine.cli("run", "--rm", *HARDENED, *socket_options(engine), "exporter", "once")
-
-    assert f"docker-prom-exporter {__version__}" == engine.cli(
-        "run", "--rm", "exporter", "--version"
-    )
-    assert "\ndocker_up 1.0\n" in once
-
-
-@pytest.mark.usefixtures("image")
-def test_is_unhealthy_when_it_does_not_answer(engine: Engine) -> None:
-    """The healthcheck fails when the exporter does not listen on the port that it asks."""
-    engine.cli(
-        "run", "--detach", "--name=exporter", *HARDENED, "exporter", "--listen-port=9001"
-    )
-
-    with pytest.raises(CommandError, match="exit 1"):
-        engine.exec("exporter", "python3", "-m", "docker_prom_exporter", "healthcheck")
-
-
-def test_has_no_build_time(image: Image) -> None:
-    """No time in the image is the time of the build, so a build on another day gives the same."""
-    history = image.config["history"]
-
-    assert {0} == {file.info.mtime for file in image.files.values()}
-    assert {"2023-11-14T22:13:20Z"} == {
-        image.config["created"],
-        *(each["created"] for each in history[1:]),
-    }
-
-
 def test_has_an_sbom(image: Image) -> None:
     """The SBOM is valid CycloneDX, lists exactly the image's packages, and has no random number or time."""
     text = image.files[SBOM].content.decode()
@@ -447,10 +413,7 @@ def test_the_readme_is_right(workshop: Workshop) -> None:
 @pytest.mark.usefixtures("readme")
 def test_the_readmes_container_is_healthy(engine: Engine) -> None:
     """The container of the README's `docker run` becomes healthy, and reports Docker and itself."""
-    wait_for(
-        lambda: engine.health("docker-prom-exporter") == "healthy",
-        what="its health",
-    )
+    wait_for(lambda: engine.health("docker-prom-exporter") == "healthy", what="its health")
 
     metrics = scrape(engine, "docker-prom-exporter")
     assert "\ndocker_up 1.0\n" in metrics

@@ -163,10 +163,7 @@ def test_a_sample_raises_its_alert(stack: Stack, alert: str, sample: str) -> Non
 def test_a_healthcheck_of_the_file_works(stack: Stack, service: str) -> None:
     """The healthcheck of each service in the shipped file passes."""
     name = f"docker-monitoring-{service}-1"
-    wait_for(
-        lambda: stack.machine.health(name) == "healthy",
-        what=f"{name} to be healthy",
-    )
+    wait_for(lambda: stack.machine.health(name) == "healthy", what=f"{name} to be healthy")
 
 
 @pytest.mark.parametrize("expr", QUERIES)
@@ -225,8 +222,7 @@ def test_a_removed_container_raises_an_alert(stack: Stack) -> None:
     """ContainerGone reaches Alertmanager when a container is removed and not replaced."""
     stack.machine.run("lost", image=SAMPLE, labels={LABEL: "true"}, options=["--network=none"])
     wait_for(
-        lambda: stack.query('container_health{name="lost"} == 2'),
-        what="Prometheus to have it",
+        lambda: stack.query('container_health{name="lost"} == 2'), what="Prometheus to have it"
     )
     # Otherwise a poll might see it exited, like one that was stopped before it was removed.
     exporter = "docker-monitoring-docker-prom-exporter-1"
@@ -293,8 +289,7 @@ def test_docker_that_is_down_inhibits_the_rest(stack: Stack) -> None:
     sent += [alert(name, "failed") for name in ("ContainerExitedNonZero", "ContainerStopped")]
     stack.machine.get(ALERTMANAGER, post=sent)
     wait_for(
-        lambda: state(names[0], "up") == "active",
-        what="Alertmanager to process the alerts",
+        lambda: state(names[0], "up") == "active", what="Alertmanager to process the alerts"
     )
 
     assert "active" == state("DockerDown", "down")

@@ -45,10 +45,7 @@ def test_a_pushed_image_is_reported(machine: Machine, tmp_path: Path, image: str
     """docker_registry_up is 1 before the first push; then the image is reported, and both become healthy."""
     provide(machine, EXPORTER, SAMPLE, image)
     with deployed(machine, tmp_path / "override.yml", image):
-        wait_for(
-            lambda: scrape(machine).value("docker_registry_up") == 1,
-            what="the exporter",
-        )
+        wait_for(lambda: scrape(machine).value("docker_registry_up") == 1, what="the exporter")
         machine.cli("tag", SAMPLE, PUSHED)
         wait_for(lambda: pushes(machine), what="the registry to take a push")
         wait_for(

@@ -125,9 +125,7 @@ def test_open_alerts_of_containers_outlive_a_gap() -> None:
 
 # What is changed in which rule, and the scenario whose tests then fail.
 CHANGES = {
-    "Watchdog": [
-        ("vector(1)", "vector(1) > 1", "Watchdog always fires"),
-    ],
+    "Watchdog": [("vector(1)", "vector(1) > 1", "Watchdog always fires")],
     "DockerExporterDown": [
         ("for: 2m", "for: 0m", "an exporter that can't be scraped"),
         (

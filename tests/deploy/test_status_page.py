@@ -205,8 +205,7 @@ def test_it_reloads_where_the_reader_is(browser: Browser) -> None:
         loaded = browser.run("return performance.timeOrigin")
         now[0] = snapshot(*many[:-1], container("newcomer", health="unhealthy"))
         wait_for(
-            lambda: browser.run("return performance.timeOrigin") != loaded,
-            what="the reload",
+            lambda: browser.run("return performance.timeOrigin") != loaded, what="the reload"
         )
         wait_for(
             lambda: browser.run("return document.readyState") == "complete",

@@ -12,11 +12,7 @@ from support.machine import COMPOSE, Machine
 from support.waiting import wait_for
 
 STACK = "docker-monitoring"
-IMAGES = (
-    EXPORTER,
-    WOLLOMATIC,
-    "prom/prometheus:v3.5.0",
-)
+IMAGES = (EXPORTER, WOLLOMATIC, "prom/prometheus:v3.5.0")
 
 
 @pytest.fixture
@@ -29,10 +25,7 @@ def swarm(machine: Machine) -> Iterator[Machine]:
     machine.cli("stack", "deploy", "--resolve-image=never", *options, STACK)
     yield machine
     machine.cli("stack", "rm", STACK)
-    wait_for(
-        lambda: not machine.cli("ps", "--all", "--quiet"),
-        what="the tasks to be gone",
-    )
+    wait_for(lambda: not machine.cli("ps", "--all", "--quiet"), what="the tasks to be gone")
     machine.cli("swarm", "leave", "--force")
 
 

@@ -13,10 +13,9 @@ from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.engine import Engine as EngineClient
 from docker_prom_exporter.engine import advise, find_target
 from docker_prom_exporter.engine.errors import engine_error
-from support.missing import require_program
-from support.processes import Command
+from support.certificates import Certificate, authority, issue
 from support.proxies import ALL, socket_proxy
-from support.real import SYSTEM_PATH, Engine
+from support.real import Engine
 from support.simulated import settings_for
 
 NOBODY = 65534
@@ -149,26 +148,15 @@ def test_an_engine_that_is_killed(docker_26: Engine) -> None:
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
-    """Return a folder for DOCKER_CERT_PATH; `server.pem` in it is the server's self-signed certificate."""
-    openssl = Command(
-        [require_program("openssl"), "req", "-x509", "-newkey", "ec", "-noenc"],
-        {"PATH": SYSTEM_PATH},
-    )
-    curve = ("-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2")
-    for name in ("ca", "cert"):
-        files = (
-            "-keyout",
-            str(tmp_path / f"{name}.key"),
-            "-out",
-            str(tmp_path / f"{name}.pem"),
-        )
-        openssl.run(
-            *curve, *files, "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"
-        )
-    (tmp_path / "cert.key").rename(tmp_path / "key.pem")
-    (tmp_path / "server.pem").write_text(
-        (tmp_path / "ca.pem").read_text() + (tmp_path / "ca.key").read_text()
-    )
+    """Return a folder for DOCKER_CERT_PATH; `server.both` in it has the server's certificate and key.
+
+    The server trusts only its own CA, and the client's certificate is of another one.
+    """
+    server = issue(tmp_path, "server", authority(tmp_path))
+    (tmp_path / "server.both").write_text(server.cert.read_text() + server.key.read_text())
+    (tmp_path / "foreign").mkdir()
+    client = issue(tmp_path, "client", authority(tmp_path / "foreign"), "clientAuth")
+    Certificate(tmp_path / "cert.pem", tmp_path / "key.pem").replace_by(client)
     return tmp_path
 
 
@@ -176,7 +164,7 @@ def test_tls_that_fits(docker_26: Engine, certificates: Path) -> None:
     """With the authority's certificate in DOCKER_CERT_PATH, `check` works over TLS."""
     environ = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)}
     with socket_proxy(
-        certificates, docker_26.listen, ALL, f"ssl crt {certificates}/server.pem"
+        certificates, docker_26.listen, ALL, f"ssl crt {certificates}/server.both"
     ) as port:
         code, lines = checked(f"tcp://127.0.0.1:{port}", environ)
 
@@ -186,12 +174,12 @@ def test_tls_that_fits(docker_26: Engine, certificates: Path) -> None:
 @pytest.mark.parametrize(
     ("scheme", "server", "client", "says"),
     [
-        ("https", "ssl crt {}/server.pem", False, "the ca.pem that signed it"),
-        ("tcp", "ssl crt {}/server.pem", False, "With TLS, set DOCKER_TLS_VERIFY=1"),
+        ("https", "ssl crt {}/server.both", False, "the ca.pem that signed it"),
+        ("tcp", "ssl crt {}/server.both", False, "With TLS, set DOCKER_TLS_VERIFY=1"),
         ("https", "", False, "speaks HTTP, not HTTPS"),
         (
             "tcp",
-            "ssl crt {0}/server.pem verify required ca-file {0}/ca.pem",
+            "ssl crt {0}/server.both verify required ca-file {0}/ca.pem",
             True,
             "wants a client certificate",
         ),

@@ -52,8 +52,7 @@ def prometheus(folder: Path, exporter_url: str) -> Iterator[Prometheus]:
     options = f"--config.file={config}", f"--storage.tsdb.path={folder}/data"
     with running(Prometheus("prometheus", folder, *options)) as server:
         wait_for(
-            lambda: 1 in server.ask("up").values(),
-            what="Prometheus to scrape the exporter",
+            lambda: 1 in server.ask("up").values(), what="Prometheus to scrape the exporter"
         )
         yield server
 

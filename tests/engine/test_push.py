@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from docker_prom_exporter.demo import WATCH
+from support.certificates import authority, issue
 from support.exporters import AT_ONCE, Exporter, exporter, run
 from support.expositions import Scrape, parse
-from support.missing import give_up, require_program
+from support.missing import give_up
 from support.prometheus import Server, node_exporter, prometheus, pushgateway, running
 from support.real import Engine
 from support.simulated import Simulation, simulation
@@ -209,7 +210,9 @@ def test_what_the_gateway_refuses(simulated: Simulation, gateway: Server) -> Non
 
 def test_password_and_private_ca(simulated: Simulation, tmp_path: Path) -> None:
     """A push needs the right password and a trusted certificate; a corrected password file is read again."""
-    ca_file = _certificate(tmp_path)
+    ca = authority(tmp_path)
+    ca_file = ca.cert
+    issue(tmp_path, "server", ca)
     password = tmp_path / "password"
     password.write_text("wrong\n")
     config = tmp_path / "web.yml"
@@ -246,29 +249,6 @@ WEB_CONFIG = """
 tls_server_config: {cert_file: server.pem, key_file: server.key}
 basic_auth_users: {exporter: "$2b$04$dQLQFUT1vKEq03kwlYlzv.PLNQj309HF.90oP2mupXr88b1Uj0u06"}
 """
-
-
-def _certificate(folder: Path) -> Path:
-    """Make a self-signed certificate for 127.0.0.1."""
-    subprocess.run(
-        [
-            *(
-                require_program("openssl"),
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-            ),
-            *("-subj", "/CN=gateway", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", folder / "server.key", "-out", folder / "server.pem"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return folder / "server.pem"
 
 
 def test_once_pushes_and_leaves_the_group(

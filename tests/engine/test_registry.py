@@ -15,16 +15,7 @@ from docker_prom_exporter.registry.storage import Contents, Repository, Storage,
 from support.missing import require_program
 from support.registries import VERSIONS, Registry, registry, write_layout
 from support.registry_mutations import Mutations, check
-from support.storages import (
-    CONFIG,
-    data,
-    descriptor,
-    digest_of,
-    image,
-    index,
-    sizes,
-    text_of,
-)
+from support.storages import CONFIG, data, descriptor, digest_of, image, index, sizes, text_of
 from support.waiting import wait_for
 
 A, B, C, D = (

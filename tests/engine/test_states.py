@@ -23,12 +23,7 @@ CHECKED_IMAGE = "checked:tests"
 RUNNING = {"container_health": 2, "state": "running", "health_status": "none"}
 HEALTHY_NOW = {"container_health": 4, "state": "running", "health_status": "healthy"}
 EXITED = {"container_health": 1, "state": "exited", "health_status": None}
-UNTROUBLED = {
-    "restarts_total": 0,
-    "start_failed": 0,
-    "oom_killed": 0,
-    "restart_policy": "no",
-}
+UNTROUBLED = {"restarts_total": 0, "start_failed": 0, "oom_killed": 0, "restart_policy": "no"}
 
 
 def build_checked(engine: Engine) -> None:
@@ -86,27 +81,6 @@ def test_times(engine: Engine) -> None:
     assert (
         int(began) <= after["created"] <= after["started"] < after["finished"] <= time.time()
     )
-
-
-def test_health_flips(engine: Engine) -> None:
-    """Each poll exports the current health when nothing but the health has changed."""
-    engine.run("web", health="healthy", labels=WATCH)
-    scrape = scraper(engine.url)
-    found = [scrape().container("web")]
-    for healthy in (False, True):
-        engine.set_health("web", healthy=healthy)
-        found.append(scrape().container("web"))
-    streaks = [each.pop("health_failing_streak") for each in found]
-
-    unhealthy = {"container_health": 3, "state": "running", "health_status": "unhealthy"}
-    assert [
-        HEALTHY_NOW | UNTROUBLED,
-        unhealthy | UNTROUBLED,
-        HEALTHY_NOW | UNTROUBLED,
-    ] == found
-    assert [False, True, False] == [
-        isinstance(streak, float) and streak > 0 for streak in streaks
-    ]
 
 
 def test_paused(engine: Engine) -> None:
@@ -279,34 +253,6 @@ def test_half_removed(docker_with_graph_driver: Engine) -> None:
 
     dead = {"container_health": 1, "state": "dead", "health_status": None, "exit_code": 137}
     assert dead | UNTROUBLED == found.container("web")
-
-
-def test_removed(engine: Engine) -> None:
-    """A container removed between two polls has no series any more; other containers keep theirs."""
-    for name in ("web", "db"):
-        engine.run(name, labels=WATCH)
-    scrape = scraper(engine.url)
-    before = scrape()
-    engine.cli("rm", "--force", "web")
-    after = scrape()
-
-    assert {"web": 2, "db": 2} == before.by("name", "container_health")
-    assert {"db": 2} == after.by("name", "container_health")
-    assert not [labels for _, labels in after.samples if ("name", "web") in labels]
-
-
-def test_renamed(engine: Engine) -> None:
-    """A renamed container has its id and details under the new name, and no series under the old name."""
-    container = engine.run("old", labels=WATCH)
-    scrape = scraper(engine.url)
-    before = scrape()
-    engine.cli("rename", "old", "new")
-    after = scrape()
-
-    assert {} == after.container("old")
-    assert before.container("old") == after.container("new")
-    assert times(before, "old") == times(after, "new")
-    assert 2 == after.value("container_health", id=container, name="new")
 
 
 @pytest.mark.parametrize("parent", ["aa", "zz"])

@@ -53,24 +53,9 @@ def _make(
     made = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
     config = folder / "openssl.cnf"
     config.write_text("[req]\ndistinguished_name = name\n[name]\n")
-    argv = [
-        require_program("openssl"),
-        "req",
-        "-x509",
-        "-days",
-        "2",
-        "-nodes",
-        "-subj",
-        f"/CN={name}",
-    ]
-    argv += [
-        "-config",
-        str(config),
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-    ]
+    argv = [require_program("openssl"), "req", "-x509", "-days", "2", "-nodes"]
+    argv += ["-subj", f"/CN={name}", "-config", str(config)]
+    argv += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     argv += ["-out", str(made.cert), "-keyout", str(made.key)]
     argv += [part for extension in extensions for part in ("-addext", extension)]
     if signer is not None:

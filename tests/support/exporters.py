@@ -99,11 +99,7 @@ def exporter(*options: str, wrapper: Sequence[str] = ()) -> Iterator[Exporter]:
         Path(folder).chmod(0o755)  # it is the home of exporters that run as other users
         daemon = Daemon(Path(folder, "log"))
         # As variables: a command ignores those that it does not use.
-        quick = {
-            "LISTEN_PORT": "0",
-            "LOG_FORMAT": "logfmt",
-            "POLL_INTERVAL": "0.5",
-        }
+        quick = {"LISTEN_PORT": "0", "LOG_FORMAT": "logfmt", "POLL_INTERVAL": "0.5"}
         command = _command(folder)
         try:
             daemon.start(
@@ -120,12 +116,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = _command(folder)
         argv = [*command.argv, *arguments]
         return subprocess.run(
-            argv,
-            env=command.environ,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
+            argv, env=command.environ, capture_output=True, text=True, check=False, timeout=120
         )
 
 

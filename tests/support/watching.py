@@ -2,7 +2,6 @@
 
 import http.client
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +19,6 @@ class Watch:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.scrapes = 0
-        self.slowest = 0.0
         self.failures: list[str] = []
 
     def scrape(self) -> Scrape:
@@ -122,7 +120,6 @@ def errors(scrape: Scrape) -> dict[tuple[str, str], float]:
 
 def _probe(watch: Watch, stop: threading.Event) -> None:
     while not stop.wait(_SECONDS_BETWEEN):
-        began = time.monotonic()
         watch.scrapes += 1
         try:
             status, _ = watch.client.get("/metrics")
@@ -130,7 +127,6 @@ def _probe(watch: Watch, stop: threading.Event) -> None:
                 watch.failures.append(f"status {status}")
         except (OSError, http.client.HTTPException) as error:
             watch.failures.append(repr(error))
-        watch.slowest = max(watch.slowest, time.monotonic() - began)
 
 
 def _line(said: dict[str, float]) -> str:

@@ -69,9 +69,7 @@ UNUSED = {
 
 @pytest.mark.parametrize("command", UNUSED)
 def test_an_option_of_another_command(
-    command: str | None,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    command: str | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A command refuses each flag that it does not use, and ignores its variable."""
     monkeypatch.setattr(commands, "run", lambda *_, **__: 0)

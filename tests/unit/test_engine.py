@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -607,16 +606,6 @@ def test_a_name_lookup_that_hangs(engines: Engines, monkeypatch: pytest.MonkeyPa
     assert time.monotonic() - began < SOON / 2
     answered.set()
     wait_for_requests_to_end()
-
-
-def test_an_engine_that_is_not_there(engines: Engines, tmp_path: Path) -> None:
-    """Without a socket file, or with one that nobody listens on, the engine is unreachable."""
-    engine = engines.at(f"unix://{tmp_path}/docker.sock")
-
-    assert ("version", "unreachable") == reason(engine, "version")
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(tmp_path / "docker.sock"))
-    assert ("version", "unreachable") == reason(engine, "version")
 
 
 def test_an_engine_of_an_unsupported_version(engines: Engines, simulated: Simulation) -> None:

@@ -42,10 +42,7 @@ from support.expositions import without_process
 
 FORMATS: dict[
     Format, tuple[Callable[[Collector], bytes], Callable[[str], Iterable[Metric]]]
-] = {
-    TEXT: (encode_text, parse_text),
-    OPENMETRICS: (encode_openmetrics, parse_openmetrics),
-}
+] = {TEXT: (encode_text, parse_text), OPENMETRICS: (encode_openmetrics, parse_openmetrics)}
 
 
 def family(name: str, value: float = 1) -> Metric:

@@ -1,6 +1,6 @@
 """A verdict counts if a probe stands behind it; otherwise the health is unknown."""
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timezone
 from typing import Any
 
 import pytest
@@ -349,17 +349,3 @@ def test_a_start_that_failed(error: Any, failed: bool) -> None:  # noqa: FBT001
 
     assert failed == found.details.start_failed
     assert "no such file" not in repr(found)
-
-
-@pytest.mark.parametrize("offset", [-7, 0, 5.5])
-def test_time_zones(offset: float) -> None:
-    """The times of a log can have the offset of the engine's time zone."""
-    zone = timezone(timedelta(hours=offset))
-    plain = entry(1)
-    local = {
-        **plain,
-        "Start": rfc3339(STARTED + 0.75, zone),
-        "End": rfc3339(STARTED + 1, zone),
-    }
-
-    assert inspected("healthy", 0, [plain], now=2) == inspected("healthy", 0, [local], now=2)
