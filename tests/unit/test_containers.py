@@ -31,6 +31,8 @@ from support.wordings import human_duration
 UNKNOWN, STOPPED, ALIVE, UNHEALTHY, HEALTHY = ContainerHealth
 YEAR = 365 * 86400
 SECOND = 10**9
+ENDED = ("exited", "dead", "restarting")
+NOT_ENDED = sorted({*STATES} - {*ENDED})
 NOT_NUMBERS: list[Any] = [None, True, "3", [3], {}, math.nan, math.inf, -math.inf, 10**400]
 
 WHILE_RUNNING = {
@@ -378,18 +380,39 @@ def test_a_malformed_creation_of_a_row(seconds: float) -> None:
     assert not read(row(Created=seconds)).created
 
 
-@pytest.mark.parametrize("flag", [None, False, 1, "true", [True]])
-def test_out_of_memory(flag: Any) -> None:
-    """Any `OOMKilled` other than true counts as false."""
-    assert detailed(inspect({"OOMKilled": flag})).oom_killed is False
+def policy(value: Any) -> dict[str, Any]:
+    return inspect({}, HostConfig={"RestartPolicy": value})
 
 
-@pytest.mark.parametrize("state", STATES)
-def test_exit_code(state: str) -> None:
-    """Only ended containers have an exit code; moby reports 0 for all others."""
-    expected = 3 if state in ("exited", "dead", "restarting") else None
+DETAILS: list[tuple[str, Any, dict[str, Any]]] = [
+    # A counter can't be negative.
+    ("restarts", 0, inspect({}, RestartCount=-3)),
+    # moby has no policy in place of `no`; an unknown one is absent.
+    *(("restart_policy", name, policy({"Name": name})) for name in RESTART_POLICIES),
+    ("restart_policy", "no", policy({"Name": ""})),
+    ("restart_policy", "no", policy(None)),
+    ("restart_policy", "no", inspect({}, HostConfig=None)),
+    ("restart_policy", None, policy({"Name": "sometimes"})),
+    ("restart_policy", None, policy({"Name": ["always"]})),
+    # Only ended containers have an exit code; moby reports 0 for all others.
+    *(("exit_code", 3, inspect({"Status": each, "ExitCode": 3})) for each in ENDED),
+    *(("exit_code", None, inspect({"Status": each, "ExitCode": 3})) for each in NOT_ENDED),
+    # Only a text shows that the last start failed.
+    ("start_failed", True, inspect({"Error": "no such file"})),
+    *(("start_failed", False, inspect({"Error": error})) for error in ("", None, 7)),
+    # Any value other than true counts as false.
+    *(
+        ("oom_killed", False, inspect({"OOMKilled": flag}))
+        for flag in (None, 1, "true", [True])
+    ),
+]
 
-    assert expected == detailed(inspect({"Status": state, "ExitCode": 3})).exit_code
+
+@pytest.mark.parametrize(("field", "expected", "answer"), DETAILS)
+def test_a_detail(field: str, expected: Any, answer: dict[str, Any]) -> None:
+    """A detail that is missing or malformed has a default, or is absent."""
+    assert expected == getattr(detailed(answer), field)
+    assert "no such file" not in repr(read(answer))  # the text of an error is not kept
 
 
 @pytest.mark.parametrize("health", [None, {}, {"Status": "none", "FailingStreak": 2}])
@@ -397,27 +420,6 @@ def test_no_streak_without_a_healthcheck(health: Any) -> None:
     """Without a healthcheck the failing streak is absent: 0 would mean a healthcheck that passes."""
     assert detailed(inspect({"Health": health})).failing_streak is None
     assert listed(row(Health=health)).failing_streak is None
-
-
-def test_negative_restarts() -> None:
-    """A negative `RestartCount` counts as 0, because a counter can't be negative."""
-    assert 0 == detailed(inspect({}, RestartCount=-3)).restarts
-
-
-@pytest.mark.parametrize(
-    ("host_config", "expected"),
-    [
-        *(({"RestartPolicy": {"Name": policy}}, policy) for policy in RESTART_POLICIES),
-        ({"RestartPolicy": {"Name": ""}}, "no"),
-        ({"RestartPolicy": None}, "no"),
-        (None, "no"),
-        ({"RestartPolicy": {"Name": "sometimes"}}, None),
-        ({"RestartPolicy": {"Name": ["always"]}}, None),
-    ],
-)
-def test_restart_policy(host_config: Any, expected: str | None) -> None:
-    """An empty restart policy is `no`, as in moby; an unknown one is absent."""
-    assert expected == detailed(inspect({}, HostConfig=host_config)).restart_policy
 
 
 @pytest.mark.parametrize("state", [None, [], 7])

@@ -336,16 +336,3 @@ def limits(**host_config: Any) -> tuple[float | None, ...]:
 def test_limits(host_config: dict[str, Any], expected: tuple[float | None, ...]) -> None:
     """A limit of 0 or -1 is none. `--cpus` is in `NanoCpus`; a quota has a period."""
     assert expected == limits(**host_config)
-
-
-@pytest.mark.parametrize(
-    ("error", "failed"), [("no such file", True), ("", False), (None, False), (7, False)]
-)
-def test_a_start_that_failed(error: Any, failed: bool) -> None:  # noqa: FBT001
-    """A text in `State.Error` shows that the last start failed; the text is not kept."""
-    found = parse_inspect(inspect({"Status": "created", "Error": error}))
-    assert found is not None
-    assert found.details is not None
-
-    assert failed == found.details.start_failed
-    assert "no such file" not in repr(found)
