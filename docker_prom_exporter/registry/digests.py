@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binascii import unhexlify
 from typing import Final
 
 WIDTHS: Final = {"sha256": 32, "sha384": 48, "sha512": 64}  # algorithm → bytes of a digest
@@ -11,13 +12,12 @@ _ALGORITHMS: Final = {width: algorithm for algorithm, width in WIDTHS.items()}
 
 def from_name(algorithm: str, name: str) -> bytes | None:
     """Return the digest that a folder `name` stands for, None if the name is not one."""
-    if len(name) != 2 * WIDTHS.get(algorithm, 0):
+    if len(name) != 2 * WIDTHS.get(algorithm, 0) or name != name.lower():
         return None
     try:
-        digest = bytes.fromhex(name)
+        return unhexlify(name)
     except ValueError:
         return None
-    return digest if digest.hex() == name else None  # fromhex takes upper case and spaces
 
 
 def from_text(text: str) -> bytes | None:

@@ -138,9 +138,5 @@ class Files:
             above = above.rpartition("/")[0]
         return Defect("missing", f"{path} is gone")
 
-    def has_problems_in(self, path: str) -> bool:
-        """Return whether the scan had a problem in a folder."""
-        return any(each.startswith(path) for each in self.problems)
-
     def _deny(self, path: str, error: OSError) -> None:
         self.problems[path] = Defect("denied", f"{path}: {error.strerror}")

@@ -13,7 +13,7 @@ from docker_prom_exporter.registry import digests
 from docker_prom_exporter.registry.files import UNSETTLED, Defect, DefectError, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from docker_prom_exporter.registry.files import Files
 
@@ -31,67 +31,53 @@ class TagLink(NamedTuple):
 
 
 class DigestLinks(NamedTuple):
-    """The links in folders like `revisions` or `_layers`, whose names are digests.
+    """The links in a folder like `revisions/sha256`, whose names are digests.
 
     Nearly each link holds the digest of its name, so the names are kept together, sorted, and
     only the other links by themselves: a layer that is named by sha512 links the sha256.
     """
 
-    names: Mapping[str, bytes]  # by algorithm
+    names: bytes
     others: Mapping[bytes, bytes | Defect]
-    versions: Mapping[str, array[int]]  # by algorithm, in the order of the names
-
-    def targets(self) -> dict[bytes, bytes | Defect]:
-        """Return the digest that each link holds, or its defect."""
-        targets: dict[bytes, bytes | Defect] = {}
-        for algorithm, names in self.names.items():
-            for name in _split(names, digests.WIDTHS[algorithm]):
-                targets[name] = self.others.get(name, name)
-        return targets
-
-    def same_as(self, other: DigestLinks) -> bool:
-        """Return whether both have the same links with the same content."""
-        return self.names == other.names and self.others == other.others
+    versions: array[int]  # in the order of the names
 
 
 class RepositoryLinks(NamedTuple):
-    """All links of a repository; not `complete` if tags or revisions can't be read."""
+    """All links of a repository; those of digests by algorithm."""
 
     tags: Mapping[str, TagLink]
-    revisions: DigestLinks
-    layers: DigestLinks
-    complete: bool = True
-
-    def same_as(self, other: RepositoryLinks) -> bool:
-        """Return whether both lead to the same results."""
-        mine = [(name, link.target, link.pushed) for name, link in self.tags.items()]
-        others = [(name, link.target, link.pushed) for name, link in other.tags.items()]
-        return (
-            mine == others
-            and self.complete == other.complete
-            and self.revisions.same_as(other.revisions)
-            and self.layers.same_as(other.layers)
-        )
+    revisions: Mapping[str, DigestLinks]
+    layers: Mapping[str, DigestLinks]
 
 
-_NO_LINKS: Final = DigestLinks({}, {}, {})
-NO_LINKS: Final = RepositoryLinks({}, _NO_LINKS, _NO_LINKS)
+NO_LINKS: Final = RepositoryLinks({}, {}, {})
+_NO_DIGEST_LINKS: Final = DigestLinks(b"", {}, array("q"))
 
 
-def read_links(files: Files, path: str, known: RepositoryLinks) -> RepositoryLinks:
-    """Read the links of the repository in a folder; those whose version is known are not read.
+def targets(links: Mapping[str, DigestLinks]) -> dict[bytes, bytes | Defect]:
+    """Return the digest that each link holds, or its defect, by the digest of its name."""
+    found: dict[bytes, bytes | Defect] = {}
+    for algorithm, of_algorithm in links.items():
+        for name in _split(of_algorithm.names, digests.WIDTHS[algorithm]):
+            found[name] = of_algorithm.others.get(name, name)
+    return found
 
-    Tags come first, since a push writes a tag's link last.
+
+def read_links(files: Files, path: str, known: RepositoryLinks) -> RepositoryLinks | None:
+    """Read the links of the repository in a folder, None if tags or revisions can't be read.
+
+    Those whose version is known are not read.
     """
-    folders = (f"{path}/_manifests/tags", f"{path}/_manifests/revisions")
-    tags = _read_tags(files, folders[0], known.tags)
-    revisions = _read_digests(files, folders[1], known.revisions)
+    tags_path = f"{path}/_manifests/tags"
+    revisions_path = f"{path}/_manifests/revisions"
+    # A push writes a tag's link last, so that what a tag leads to is there.
+    tags = _read_tags(files, tags_path, known.tags)
+    revisions = _read_digests(files, revisions_path, known.revisions)
     layers = _read_digests(files, f"{path}/_layers", known.layers)
-    complete = True
-    for folder in (folders[0], *(f"{folders[1]}/{name}" for name in digests.WIDTHS)):
+    for folder in (tags_path, *(f"{revisions_path}/{name}" for name in digests.WIDTHS)):
         if files.absence(folder).reason != "missing":
-            complete = False
-    return RepositoryLinks(tags, revisions, layers, complete)
+            return None
+    return RepositoryLinks(tags, revisions, layers)
 
 
 def _read_tags(files: Files, path: str, known: Mapping[str, TagLink]) -> dict[str, TagLink]:
@@ -107,7 +93,7 @@ def _read_tags(files: Files, path: str, known: Mapping[str, TagLink]) -> dict[st
 def _read_tag(files: Files, folder: str, known: TagLink | None) -> TagLink | None:
     path = f"{folder}/link"
     # The folder is asked, too: it may have become a symbolic link, which must not be followed.
-    status = files.status(path) if files.status(folder) else None
+    status = files.status(folder) and files.status(path)
     if status is None:
         problem = files.absence(path)
         return None if problem.reason == "missing" else TagLink(problem, None, UNSETTLED)
@@ -122,36 +108,43 @@ def _read_tag(files: Files, folder: str, known: TagLink | None) -> TagLink | Non
     return TagLink(target, status.st_mtime, version)
 
 
-def _read_digests(files: Files, path: str, known: DigestLinks) -> DigestLinks:
-    names: dict[str, bytes] = {}
-    versions: dict[str, array[int]] = {}
-    others: dict[bytes, bytes | Defect] = {}
+def _read_digests(
+    files: Files, path: str, known: Mapping[str, DigestLinks]
+) -> dict[str, DigestLinks]:
+    links = {}
     for algorithm in sorted(digests.WIDTHS.keys() & files.folders(path)):
-        width = digests.WIDTHS[algorithm]
-        read = _split(known.names.get(algorithm, b""), width)
-        read_versions = dict(zip(read, known.versions.get(algorithm, ()), strict=True))
-        here = []
-        versions[algorithm] = array("q")
-        for name in sorted(files.folders(f"{path}/{algorithm}")):
-            digest = digests.from_name(algorithm, name)
-            link = f"{path}/{algorithm}/{name}/link"
-            status = files.status(link) if digest else None
-            # A deletion removes the link and leaves its folder.
-            if digest is None or status is None:
-                continue
-            version = version_of(status)
-            if version != UNSETTLED and version == read_versions.get(digest):
-                target = known.others.get(digest, digest)
-            else:
-                target = _read_digest(files, link, digest)
-            if isinstance(target, Defect) and target.reason == "denied":
-                version = UNSETTLED
-            if target != digest:
-                others[digest] = target
-            here.append(digest)
-            versions[algorithm].append(version)
-        names[algorithm] = b"".join(here)
-    return DigestLinks(names, others, versions)
+        known_links = known.get(algorithm, _NO_DIGEST_LINKS)
+        links[algorithm] = _read_algorithm(files, path, algorithm, known_links)
+    return links
+
+
+def _read_algorithm(
+    files: Files, path: str, algorithm: str, known: DigestLinks
+) -> DigestLinks:
+    known_names = _split(known.names, digests.WIDTHS[algorithm])
+    known_versions = dict(zip(known_names, known.versions, strict=True))
+    names = []
+    versions = array("q")
+    others: dict[bytes, bytes | Defect] = {}
+    for name in sorted(files.folders(f"{path}/{algorithm}")):
+        digest = digests.from_name(algorithm, name)
+        link = f"{path}/{algorithm}/{name}/link"
+        status = digest and files.status(link)
+        # A deletion removes the link and leaves its folder.
+        if not digest or not status:
+            continue
+        version = version_of(status)
+        if version != UNSETTLED and version == known_versions.get(digest):
+            target = known.others.get(digest, digest)
+        else:
+            target = _read_digest(files, link, digest)
+        if isinstance(target, Defect) and target.reason == "denied":
+            version = UNSETTLED
+        if target != digest:
+            others[digest] = target
+        names.append(digest)
+        versions.append(version)
+    return DigestLinks(b"".join(names), others, versions)
 
 
 def _read_digest(files: Files, path: str, name: bytes) -> bytes | Defect:
@@ -171,5 +164,6 @@ def _read_target(files: Files, path: str) -> bytes | Defect:
     return target or Defect("corrupt", f"{path} does not hold a digest")
 
 
-def _split(names: bytes, width: int) -> list[bytes]:
-    return [names[start : start + width] for start in range(0, len(names), width)]
+def _split(names: bytes, width: int) -> Iterator[bytes]:
+    for start in range(0, len(names), width):
+        yield names[start : start + width]

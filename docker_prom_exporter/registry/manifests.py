@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from docker_prom_exporter.registry import digests
 from docker_prom_exporter.registry.files import DefectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     Document = Mapping[str, Any]
 
@@ -41,21 +41,10 @@ _USUAL_KEYS: Final = frozenset(
 )
 
 
-class Descriptor(NamedTuple):
-    """What a manifest names: one of the kinds above, its digest and its bytes.
-
-    `size` is None if the manifest gives none; schema 1 never does.
-    """
-
-    kind: str
-    digest: bytes
-    size: int | None
-
-
-class Manifest(NamedTuple):
-    """What a manifest names."""
-
-    descriptors: tuple[Descriptor, ...]
+# What a manifest names: one of the kinds above, a digest, and the bytes that the manifest says.
+# Not every manifest says them; schema 1 never does.
+Descriptor = tuple[str, bytes, int | None]
+Manifest = tuple[Descriptor, ...]
 
 
 def parse(text: bytes) -> Manifest:
@@ -67,12 +56,11 @@ def parse(text: bytes) -> Manifest:
     if sum(map(text.count, (b",", b"[", b"{"))) > _MAX_VALUES:
         raise DefectError("unsupported", f"has more than {_MAX_VALUES} values")
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_hook=_with_exact_keys)
     except (ValueError, RecursionError) as error:
         raise DefectError("corrupt", "is not JSON") from error
     if not isinstance(document, dict):
         raise DefectError("corrupt", "is not a JSON object")
-    document = _with_exact_keys(document)
     parse_kind = _PARSERS.get(_media_type(document))
     if parse_kind is None:
         raise DefectError("unsupported", "has a mediaType and schemaVersion of no known kind")
@@ -85,7 +73,11 @@ def parse(text: bytes) -> Manifest:
 def _with_exact_keys(entry: Document) -> Document:
     if entry.keys() <= _USUAL_KEYS:
         return entry
-    return {_KEYS.get(key.lower(), key.lower()): value for key, value in entry.items()}
+    exact = {}
+    for key, value in entry.items():
+        lower = key.lower()
+        exact[_KEYS.get(lower, lower)] = value
+    return exact
 
 
 def _media_type(document: Document) -> str:
@@ -100,48 +92,46 @@ def _media_type(document: Document) -> str:
 
 def _image(document: Document) -> Manifest:
     config = _descriptor(CONFIG, document["config"])
-    return Manifest((config, *_layers(document.get("layers"))))
+    return (config, *_layers(document.get("layers")))
 
 
 def _artifact(document: Document) -> Manifest:
-    return Manifest(tuple(_layers(document.get("blobs"))))
+    return tuple(_layers(document.get("blobs")))
 
 
 def _schema_1(document: Document) -> Manifest:
-    layers = [_with_exact_keys(layer)["blobSum"] for layer in document["fsLayers"]]
-    return Manifest(
-        tuple(Descriptor(LAYER_OF_SCHEMA_1, _digest(layer), None) for layer in layers)
-    )
+    layers = document["fsLayers"]
+    return tuple((LAYER_OF_SCHEMA_1, _digest(layer["blobSum"]), None) for layer in layers)
 
 
 def _index(document: Document) -> Manifest:
     """Parse an index. BuildKit's cache is an index of layers and a config, not of images."""
     named = []
     for entry in document.get("manifests") or ():
-        media_type = _with_exact_keys(entry).get("mediaType")
+        media_type = entry.get("mediaType")
         if media_type == _BUILD_CACHE_CONFIG:
-            named.append(_descriptor(CONFIG, entry))
+            kind = CONFIG
         elif media_type in (None, "") or media_type in _PARSERS:
-            named.append(_descriptor(CHILD, entry))
+            kind = CHILD
         else:
-            named.append(_descriptor(LAYER, entry))
-    return Manifest(tuple(named))
+            kind = LAYER
+        named.append(_descriptor(kind, entry))
+    return tuple(named)
 
 
-def _layers(entries: Any) -> Iterable[Descriptor]:
+def _layers(entries: Any) -> Iterator[Descriptor]:
     for entry in entries or ():
-        foreign = bool(_with_exact_keys(entry).get("urls"))
-        yield _descriptor(FOREIGN if foreign else LAYER, entry)
+        yield _descriptor(FOREIGN if entry.get("urls") else LAYER, entry)
 
 
 def _descriptor(kind: str, entry: Document) -> Descriptor:
-    entry = _with_exact_keys(entry)
     size = entry.get("size")
     if size is not None and (type(size) is not int or not -_INT64 <= size < _INT64):
         raise ValueError("a size is not a 64-bit integer")
     # distribution 3 accepts and serves a descriptor without a size, or with a negative one.
-    known = size is not None and size >= 0
-    return Descriptor(kind, _digest(entry["digest"]), size if known else None)
+    if size is not None and size < 0:
+        size = None
+    return kind, _digest(entry["digest"]), size
 
 
 def _digest(text: str) -> bytes:

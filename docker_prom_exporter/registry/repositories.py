@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from docker_prom_exporter.registry import digests
 from docker_prom_exporter.registry.blobs import TAG, UNTAGGED
 from docker_prom_exporter.registry.files import Defect
-from docker_prom_exporter.registry.manifests import (
-    CHILD,
-    CONFIG,
-    FOREIGN,
-    LAYER_OF_SCHEMA_1,
-    Manifest,
-)
+from docker_prom_exporter.registry.links import targets
+from docker_prom_exporter.registry.manifests import CHILD, CONFIG, FOREIGN, LAYER_OF_SCHEMA_1
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from docker_prom_exporter.registry.blobs import Blobs
     from docker_prom_exporter.registry.links import RepositoryLinks
-    from docker_prom_exporter.registry.manifests import Descriptor
+    from docker_prom_exporter.registry.manifests import Descriptor, Manifest
 
 # A tag with several defects counts for the first of these: corrupt links and manifests make
 # each `garbage-collect` fail.
@@ -77,14 +72,24 @@ class _Image(NamedTuple):
     defect: Defect | None = None
 
 
+class _Content(NamedTuple):
+    """The layers and configs of an image: sizes by digest, and why they can't be pulled."""
+
+    layers: dict[bytes, int | None]  # as the manifests say
+    held: dict[bytes, int | None]  # on disk, with the configs
+    defects: list[Defect]
+
+
 class Resolver:
     """Resolves the tags of one repository, whose folder is `path`.
 
     In a pull-through `cache` it is no defect that something is absent.
     """
 
+    _revisions: dict[bytes, bytes | Defect]  # what each link holds
+    _manifests: set[bytes]  # that the repository links
     _of_tags: set[bytes]  # the manifests that tags lead to
-    _held: set[bytes]  # the blobs of all tags that can be pulled
+    _held: dict[bytes, int | None]  # bytes on disk of what the usable tags hold
 
     def __init__(
         self, name: str, path: str, links: RepositoryLinks, blobs: Blobs, *, cache: bool
@@ -94,8 +99,10 @@ class Resolver:
         self._links = links
         self._blobs = blobs
         self._cache = cache
+        self._revisions = targets(links.revisions)
+        self._manifests = {name for name, target in self._revisions.items() if name == target}
         self._of_tags = set()
-        self._held = set()
+        self._held = {}
 
     def state(self) -> RepositoryState:
         """Resolve all tags, and find what is wrong with links and untagged manifests."""
@@ -114,42 +121,32 @@ class Resolver:
         for digest, defect in self._defects():
             if defect not in of_tags:
                 unusable.append(Unusable(self._name, digests.as_text(digest), defect))
-        sizes = [self._blobs.size(digest) for digest in self._held]
-        size = sum(filter(None, sizes))
-        return RepositoryState(
-            self._links,
-            Repository(self._name, tuple(tags), len(self._revisions), size),
-            tuple(unusable),
-            final=not unusable and None not in sizes,
+        sizes = self._held.values()
+        repository = Repository(
+            self._name, tuple(tags), len(self._revisions), sum(filter(None, sizes))
         )
+        final = not unusable and None not in sizes
+        return RepositoryState(self._links, repository, tuple(unusable), final)
 
     def hold(self) -> None:
         """Note what the linked manifests hold: as in `garbage-collect`, what they name."""
-        untagged = {name for name, target in self._revisions.items() if name == target}
-        for digest, manifest in self._reached(self._tagged()):
+        tagged = {link.target for link in self._links.tags.values()}
+        untagged = self._manifests.copy()
+        for digest, manifest in self._reached(tagged):
             if digest in untagged:
                 untagged.remove(digest)
                 self._hold(digest, manifest, TAG)
         for digest in untagged:
             self._hold(digest, self._blobs.manifest(digest), UNTAGGED)
 
-    @cached_property
-    def _revisions(self) -> dict[bytes, bytes | Defect]:
-        return self._links.revisions.targets()
+    def _hold(self, digest: bytes, manifest: Manifest | Defect, holder: int) -> None:
+        self._blobs.hold([digest], holder)
+        if not isinstance(manifest, Defect):
+            self._blobs.hold([named for _, named, _ in manifest], holder)
 
     @cached_property
     def _layers(self) -> dict[bytes, bytes | Defect]:
-        return self._links.layers.targets()
-
-    def _tagged(self) -> list[bytes]:
-        targets = {link.target for link in self._links.tags.values()}
-        return [target for target in targets if isinstance(target, bytes)]
-
-    def _hold(self, digest: bytes, manifest: Manifest | Defect, holder: int) -> None:
-        self._blobs.hold(digest, holder)
-        if isinstance(manifest, Manifest):
-            for named in manifest.descriptors:
-                self._blobs.hold(named.digest, holder)
+        return targets(self._links.layers)
 
     def _defects(self) -> Iterator[tuple[bytes, Defect]]:
         """Yield the defects of links, and of manifests that no tag leads to.
@@ -157,37 +154,33 @@ class Resolver:
         It is none that a revision's blob is gone: nobody can pull it, and `garbage-collect`
         passes over it.
         """
-        for targets in (self._revisions, self._layers):
-            for name, target in targets.items():
-                if isinstance(target, Defect):
-                    yield name, target
-        for name, target in self._revisions.items():
-            if name == target and name not in self._of_tags:
-                defect = self._defect_of(name, self._blobs.manifest(name))
-                if defect and defect.reason != "missing":
-                    yield name, defect
+        for name, target in (*self._revisions.items(), *self._layers.items()):
+            if isinstance(target, Defect):
+                yield name, target
+        for name in self._manifests - self._of_tags:
+            defect = self._defect_of(name, self._blobs.manifest(name))
+            if defect and defect.reason != "missing":
+                yield name, defect
 
-    def _reached(self, roots: Iterable[bytes]) -> Iterator[tuple[bytes, Manifest | Defect]]:
-        """Yield the manifests that tags lead to, each once.
-
-        Whatever a manifest names is a manifest itself if the repository links it as one.
-        """
+    def _reached(
+        self, roots: Iterable[bytes | Defect]
+    ) -> Iterator[tuple[bytes, Manifest | Defect]]:
+        """Yield the manifests that tags lead to, each once."""
         seen = set()
         todo = [*roots]
         while todo:
             digest = todo.pop()
-            if digest in seen:
+            if digest in seen or isinstance(digest, Defect):
                 continue
             seen.add(digest)
             manifest = self._manifest(digest)
             yield digest, manifest
-            if isinstance(manifest, Manifest):
-                todo += filter(None, map(self._child, manifest.descriptors))
-
-    def _child(self, named: Descriptor) -> bytes | None:
-        """Return the digest of a manifest that another one names, None if it is a blob."""
-        is_revision = self._revisions.get(named.digest) == named.digest
-        return named.digest if named.kind == CHILD or is_revision else None
+            if isinstance(manifest, Defect):
+                continue
+            for kind, named, _ in manifest:
+                # What the repository links as a manifest is one, whatever names it.
+                if kind == CHILD or named in self._manifests:
+                    todo.append(named)
 
     def _manifest(self, digest: bytes) -> Manifest | Defect:
         target = self._revisions.get(digest)
@@ -206,34 +199,60 @@ class Resolver:
             return _Image(defect=target)
         manifests = dict(self._reached([target]))
         self._of_tags.update(manifests)
-        defects = [*self._manifest_defects(manifests)]
-        layers: dict[bytes, int | None] = {}
-        held = set(manifests)
-        for named in self._content(manifests):
-            held.add(self._target(named.digest))
-            if named.kind != CONFIG and layers.get(named.digest) is None:
-                layers[named.digest] = self._size(named)
-            defect = self._content_defect(named)
-            if defect:
-                defects.append(defect)
-        if self._cache:
-            defects = [each for each in defects if each.reason not in ("missing", "partial")]
-        worst = min(defects, key=lambda each: REASONS.index(each.reason), default=None)
-        if worst is None or worst.reason == "partial":
-            self._held |= held
+        content = self._content(manifests)
+        defect = self._worst([*self._manifest_defects(manifests), *content.defects])
+        if defect is None or defect.reason == "partial":
+            self._held.update(content.held)
+            for digest in manifests:
+                self._held[digest] = self._blobs.size(digest)
         if any(isinstance(manifest, Defect) for manifest in manifests.values()):
-            return _Image(defect=worst)
-        sizes = layers.values()
-        size = None if None in sizes else sum(filter(None, sizes))
-        return _Image(len(layers), size, worst)
+            return _Image(defect=defect)
+        sizes = content.layers.values()
+        if None in sizes:
+            return _Image(len(sizes), defect=defect)
+        return _Image(len(sizes), sum(filter(None, sizes)), defect)
 
-    def _content(self, manifests: Mapping[bytes, Manifest | Defect]) -> set[Descriptor]:
-        """Return the layers and configs that manifests name."""
-        content: set[Descriptor] = set()
+    def _content(self, manifests: Mapping[bytes, Manifest | Defect]) -> _Content:
+        """Look at the layers and configs that manifests name."""
+        named: set[Descriptor] = set()
         for manifest in manifests.values():
-            if isinstance(manifest, Manifest):
-                content.update(manifest.descriptors)
-        return {named for named in content if named.digest not in manifests}
+            if not isinstance(manifest, Defect):
+                named.update(manifest)
+        content = _Content({}, {}, [])
+        for kind, digest, size in named:
+            if digest in manifests:
+                continue
+            link = self._layers.get(digest)
+            blob = link if isinstance(link, bytes) else digest
+            size_on_disk = content.held[blob] = self._blobs.size(blob)
+            if kind == LAYER_OF_SCHEMA_1:
+                content.layers[digest] = size_on_disk
+            elif kind != CONFIG and content.layers.get(digest) is None:
+                content.layers[digest] = size
+            if kind != FOREIGN:
+                defect = self._content_defect(digest, size, size_on_disk)
+                if defect:
+                    content.defects.append(defect)
+        return content
+
+    def _content_defect(
+        self, digest: bytes, size: int | None, size_on_disk: int | None
+    ) -> Defect | None:
+        """Return why a layer or config can't be pulled; None if only we can't read it."""
+        link = self._layers.get(digest)
+        if link is None:
+            defect = self._blobs.files.absence(self._link("_layers", digest))
+        elif isinstance(link, Defect):
+            defect = link
+        elif size_on_disk is None:
+            defect = self._blobs.absence(link)
+        elif size and size != size_on_disk:
+            path = self._blobs.data(link)
+            detail = f"{path} has {size_on_disk} bytes, not {size} as a manifest says"
+            defect = Defect("corrupt", detail)
+        else:
+            return None
+        return defect if defect.reason in ("corrupt", "missing") else None
 
     def _manifest_defects(
         self, manifests: Mapping[bytes, Manifest | Defect]
@@ -250,44 +269,24 @@ class Resolver:
     def _defect_of(self, digest: bytes, manifest: Manifest | Defect) -> Defect | None:
         if isinstance(manifest, Defect):
             return manifest
-        if any(named.kind == LAYER_OF_SCHEMA_1 for named in manifest.descriptors):
+        if manifest and manifest[0][0] == LAYER_OF_SCHEMA_1:
             path = self._blobs.data(digest)
             return Defect("unsupported", f"{path} has schema 1, unknown to distribution 3")
         return None
 
-    def _content_defect(self, named: Descriptor) -> Defect | None:
-        """Return why a layer or config can't be pulled; None if only we can't read it."""
-        if named.kind == FOREIGN:
-            return None
-        target = self._layers.get(named.digest)
-        if target is None:
-            defect = self._blobs.files.absence(self._link("_layers", named.digest))
-            return defect if defect.reason == "missing" else None
-        if isinstance(target, Defect):
-            return target if target.reason == "corrupt" else None
-        size = self._blobs.size(target)
-        if size is None:
-            defect = self._blobs.absence(target)
-            return defect if defect.reason == "missing" else None
-        if named.size and named.size != size:
-            path = self._blobs.data(target)
-            detail = f"{path} has {size} bytes, not {named.size} as a manifest says"
-            return Defect("corrupt", detail)
-        return None
-
-    def _target(self, digest: bytes) -> bytes:
-        target = self._layers.get(digest)
-        return target if isinstance(target, bytes) else digest
-
-    def _size(self, named: Descriptor) -> int | None:
-        """Return a layer's size as its manifest says; schema 1 says none."""
-        if named.kind == LAYER_OF_SCHEMA_1:
-            return self._blobs.size(self._target(named.digest))
-        return named.size
+    def _worst(self, defects: Iterable[Defect]) -> Defect | None:
+        """Return the defect that a tag counts for."""
+        worst = None
+        for defect in defects:
+            if self._cache and defect.reason in ("missing", "partial"):
+                continue
+            if worst is None or REASONS.index(defect.reason) < REASONS.index(worst.reason):
+                worst = defect
+        return worst
 
 
 def _is_image(manifest: Manifest | Defect) -> bool:
     """Return whether a manifest is there and is not an index of others."""
     if isinstance(manifest, Defect):
         return False
-    return all(named.kind != CHILD for named in manifest.descriptors)
+    return all(kind != CHILD for kind, _, _ in manifest)

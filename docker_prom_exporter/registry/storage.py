@@ -126,19 +126,16 @@ class Storage:
         if not roots:
             return Contents(is_cache=is_cache)
         self._had_repositories = True
-        blobs_changed = self._blobs.refresh()
+        blobs_gone = self._blobs.refresh()
         states: dict[str, RepositoryState] = {}
         upload_bytes = 0
         for name, folders in self._walk():
             if "_uploads" in folders:
                 upload_bytes += self._upload_bytes(name)
             if "_manifests" in folders:
-                known = self._states.get(name)
-                links = self._links(name, known)
-                if known and known.final and not blobs_changed and links.same_as(known.links):
-                    states[name] = known._replace(links=links)
-                elif links.complete:
-                    states[name] = self._resolver(name, links).state()
+                state = self._state(name, self._states.get(name), blobs_gone=blobs_gone)
+                if state:
+                    states[name] = state
         self._check_again(states)
         if self._roots()[: len(roots)] != roots:
             cause = f"{self._path} was replaced during the scan"
@@ -239,15 +236,23 @@ class Storage:
             yield name, folders
             todo += [f"{name}/{each}" for each in folders]
 
-    def _links(self, name: str, known: RepositoryState | None) -> RepositoryLinks:
-        path = f"{self._path}/repositories/{name}"
-        links = read_links(self._files, path, known.links if known else NO_LINKS)
+    def _state(
+        self, name: str, known: RepositoryState | None, *, blobs_gone: bool
+    ) -> RepositoryState | None:
+        """Return the state of a repository, None if its tags or revisions can't be read."""
+        links = read_links(self._files, self._folder(name), known.links if known else NO_LINKS)
+        if links is None:
+            return None
         self._seen.update(repositories=1, tags=len(links.tags))
-        return links
+        if known and known.final and not blobs_gone and links == known.links:
+            return known
+        return self._resolver(name, links).state()
 
     def _resolver(self, name: str, links: RepositoryLinks) -> Resolver:
-        path = f"{self._path}/repositories/{name}"
-        return Resolver(name, path, links, self._blobs, cache=self._was_cache)
+        return Resolver(name, self._folder(name), links, self._blobs, cache=self._was_cache)
+
+    def _folder(self, name: str) -> str:
+        return f"{self._path}/repositories/{name}"
 
     def _check_again(self, states: dict[str, RepositoryState]) -> None:
         """Read suspect repositories again: a link may have just been written or deleted."""
@@ -261,8 +266,9 @@ class Storage:
 
     def _has_changed(self, name: str, states: dict[str, RepositoryState]) -> bool:
         """Read a repository again, and return whether its links have changed."""
-        links = self._links(name, states[name])
-        if links.same_as(states[name].links):
+        known = states[name].links
+        links = read_links(self._files, self._folder(name), known)
+        if links is None or links == known:
             return False
         states[name] = self._resolver(name, links).state()
         return True
