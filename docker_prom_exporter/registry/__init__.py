@@ -113,11 +113,8 @@ class Scanner:
         self._log_unusable(contents.unusable)
         self._log_hints(contents)
         if self._failure != "":
-            tags = sum(len(each.tags) for each in contents.repositories)
-            repositories = len(contents.repositories)
-            self._log.info(
-                "registry.found", path=self._path, repositories=repositories, tags=tags
-            )
+            counts = {"repositories": len(contents.repositories), "tags": contents.tags()}
+            self._log.info("registry.found", path=self._path, **counts)
         self._failure = ""
 
     def _failed(self, cause: str, **more: object) -> None:
@@ -151,10 +148,7 @@ class Scanner:
             reason = each.defect.reason
             logged[reason] += 1
             if logged[reason] <= _MAX_LINES:
-                fields = {"repository": each.repository}
-                fields["manifest" if ":" in each.name else "tag"] = each.name
-                fields = {key: value for key, value in fields.items() if value}
-                self._log.warning("registry.unusable", **fields, **each.defect._asdict())
+                self._log.warning("registry.unusable", **_fields(each))
         for reason, count in logged.items():
             if count > _MAX_LINES:
                 more = count - _MAX_LINES
@@ -163,12 +157,11 @@ class Scanner:
 
     def _log_hints(self, contents: Contents) -> None:
         """Log once what explains strange contents."""
-        absent = tags = 0
-        for repository in contents.repositories:
-            tags += len(repository.tags)
+        absent = 0
         for each in contents.unusable:
             absent += each.defect.reason in ("missing", "partial")
-        if absent and 2 * absent >= tags and self._storage.hides_cache_state():
+        most = 2 * absent >= contents.tags()
+        if absent and most and self._storage.hides_cache_state():
             self._hint(
                 "registry.may_be_cache",
                 "most tags lack parts, as in a pull-through cache; if it is one, mount the "
@@ -185,3 +178,15 @@ class Scanner:
         if event not in self._hints:
             self._hints.add(event)
             self._log.warning(event, path=self._path, hint=hint)
+
+
+def _fields(unusable: Unusable) -> dict[str, str]:
+    """Return what the log says of an unusable thing; of a path there is only the defect."""
+    fields = {}
+    if unusable.repository:
+        fields["repository"] = unusable.repository
+    if ":" in unusable.name:
+        fields["manifest"] = unusable.name
+    elif unusable.name:
+        fields["tag"] = unusable.name
+    return {**fields, **unusable.defect._asdict()}

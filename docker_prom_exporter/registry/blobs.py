@@ -167,7 +167,7 @@ class Blobs:
         problems = len(self.files.problems)
         for name in self.files.folders(path):
             digest = digests.from_name("sha256", name)
-            if digest is None or not name.startswith(path[-2:]):
+            if digest is None or not path.endswith(name[:2]):
                 continue
             size = self._size_on_disk(f"{path}/{name}/data")
             if size is None:

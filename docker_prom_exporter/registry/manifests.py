@@ -100,8 +100,10 @@ def _artifact(document: Document) -> Manifest:
 
 
 def _schema_1(document: Document) -> Manifest:
-    layers = document["fsLayers"]
-    return tuple((LAYER_OF_SCHEMA_1, _digest(layer["blobSum"]), None) for layer in layers)
+    layers = []
+    for layer in document["fsLayers"]:
+        layers.append(_descriptor(LAYER_OF_SCHEMA_1, {"digest": layer["blobSum"]}))
+    return tuple(layers)
 
 
 def _index(document: Document) -> Manifest:
@@ -131,14 +133,10 @@ def _descriptor(kind: str, entry: Document) -> Descriptor:
     # distribution 3 accepts and serves a descriptor without a size, or with a negative one.
     if size is not None and size < 0:
         size = None
-    return kind, _digest(entry["digest"]), size
-
-
-def _digest(text: str) -> bytes:
-    digest = digests.from_text(text)
+    digest = digests.from_text(entry["digest"])
     if digest is None:
         raise ValueError("a digest has another form")
-    return digest
+    return kind, digest, size
 
 
 _PARSERS: Final[dict[str, Callable[[Document], Manifest]]] = {

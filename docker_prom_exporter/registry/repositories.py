@@ -200,7 +200,7 @@ class Resolver:
         manifests = dict(self._reached([target]))
         self._of_tags.update(manifests)
         content = self._content(manifests)
-        defect = self._worst([*self._manifest_defects(manifests), *content.defects])
+        defect = self._worst(self._manifest_defects(manifests) + content.defects)
         if defect is None or defect.reason == "partial":
             self._held.update(content.held)
             for digest in manifests:
@@ -229,16 +229,16 @@ class Resolver:
                 content.layers[digest] = size_on_disk
             elif kind != CONFIG and content.layers.get(digest) is None:
                 content.layers[digest] = size
-            if kind != FOREIGN:
-                defect = self._content_defect(digest, size, size_on_disk)
-                if defect:
-                    content.defects.append(defect)
+            # Nearly every layer is linked, and as large as its manifest says.
+            whole = blob is link and size is not None and size == size_on_disk
+            if not whole and kind != FOREIGN:
+                content.defects.extend(self._content_defects(digest, size, size_on_disk))
         return content
 
-    def _content_defect(
+    def _content_defects(
         self, digest: bytes, size: int | None, size_on_disk: int | None
-    ) -> Defect | None:
-        """Return why a layer or config can't be pulled; None if only we can't read it."""
+    ) -> list[Defect]:
+        """Return why a layer or config can't be pulled; nothing if only we can't read it."""
         link = self._layers.get(digest)
         if link is None:
             defect = self._blobs.files.absence(self._link("_layers", digest))
@@ -251,20 +251,22 @@ class Resolver:
             detail = f"{path} has {size_on_disk} bytes, not {size} as a manifest says"
             defect = Defect("corrupt", detail)
         else:
-            return None
-        return defect if defect.reason in ("corrupt", "missing") else None
+            return []
+        return [defect] if defect.reason in ("corrupt", "missing") else []
 
-    def _manifest_defects(
-        self, manifests: Mapping[bytes, Manifest | Defect]
-    ) -> Iterator[Defect]:
-        """Yield why manifests can't be used. An index without all its images is partial."""
-        usable = any(map(_is_image, manifests.values()))
+    def _manifest_defects(self, manifests: Mapping[bytes, Manifest | Defect]) -> list[Defect]:
+        """Return why manifests can't be used."""
+        defects = []
         for digest, manifest in manifests.items():
             defect = self._defect_of(digest, manifest)
-            if defect and defect.reason == "missing" and usable:
-                yield Defect("partial", defect.detail)
-            elif defect:
-                yield defect
+            if defect:
+                defects.append(defect)
+        # An index without all its images is partial.
+        if defects and any(map(_is_image, manifests.values())):
+            for place, defect in enumerate(defects):
+                if defect.reason == "missing":
+                    defects[place] = Defect("partial", defect.detail)
+        return defects
 
     def _defect_of(self, digest: bytes, manifest: Manifest | Defect) -> Defect | None:
         if isinstance(manifest, Defect):

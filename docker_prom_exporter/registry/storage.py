@@ -43,7 +43,6 @@ _MAX_CHECKS: Final = 5
 # A blob that is changed in place changes no folder: only a scan of everything sees that.
 _SECONDS_BETWEEN_FULL_SCANS: Final = 3600
 
-
 _NO_BYTES: Final = dict.fromkeys(HOLDERS, 0)
 
 
@@ -67,6 +66,10 @@ class Contents(NamedTuple):
     upload_bytes: int = 0
     unusable: tuple[Unusable, ...] = ()
     is_cache: bool = False
+
+    def tags(self) -> int:
+        """Return the number of tags."""
+        return sum(len(repository.tags) for repository in self.repositories)
 
 
 class Storage:
@@ -144,26 +147,23 @@ class Storage:
         return self._contents(upload_bytes)
 
     def _contents(self, upload_bytes: int) -> Contents:
+        states = [self._states[name] for name in sorted(self._states)]
         self._blobs.release()
-        for name, state in self._states.items():
-            self._resolver(name, state.links).hold()
-        blob_bytes = self._blobs.bytes_by_holder()
-        if not self._states and any(blob_bytes.values()):
-            del blob_bytes["nothing"]
-        by_name = [self._states[name] for name in sorted(self._states)]
         unusable: list[Unusable] = []
-        for state in by_name:
+        for state in states:
+            self._resolver(state.repository.name, state.links).hold()
             unusable += state.unusable
+        blob_bytes = self._blobs.bytes_by_holder()
+        if not states and any(blob_bytes.values()):
+            del blob_bytes["nothing"]
+        # A path that spoils a tag counts with the tag.
         known = {each.defect for each in unusable}
         for _, problem in sorted(self._files.problems.items()):
             if problem not in known:
                 unusable.append(Unusable("", "", problem))
+        repositories = tuple(state.repository for state in states)
         return Contents(
-            tuple(state.repository for state in by_name),
-            blob_bytes,
-            upload_bytes,
-            tuple(unusable),
-            self._was_cache,
+            repositories, blob_bytes, upload_bytes, tuple(unusable), self._was_cache
         )
 
     def _root(self) -> Path | None:
@@ -178,7 +178,12 @@ class Storage:
     def hides_cache_state(self) -> bool:
         """Return whether the root of the registry's files is not mounted with the storage."""
         root = self._root()
-        return root is None or root.stat().st_dev != Path(self._path).stat().st_dev
+        if root is None:
+            return True
+        try:
+            return root.stat().st_dev != Path(self._path).stat().st_dev
+        except OSError:
+            return False  # gone since: the next scan says so
 
     def _roots(self) -> list[tuple[int, int]]:
         """Return device and inode of the storage's two folders.
@@ -188,13 +193,17 @@ class Storage:
         roots = []
         for name in ("repositories", "blobs"):
             try:
-                root = os.lstat(f"{self._path}/{name}")
+                status = os.lstat(f"{self._path}/{name}")
             except (FileNotFoundError, NotADirectoryError):
                 break
-            if not stat.S_ISDIR(root.st_mode):
+            if not stat.S_ISDIR(status.st_mode):
                 break
-            roots.append((root.st_dev, root.st_ino))
-        if len(roots) == 2 or self._is_before_first_push():
+            roots.append((status.st_dev, status.st_ino))
+        if len(roots) == 2:
+            return roots
+        if roots and not any("_manifests" in folders for _, folders in self._walk()):
+            return roots
+        if not roots and self._is_empty():
             return roots
         cause = f"no folders repositories and blobs in {self._path}"
         advice = "the path ends in docker/registry/v2; look at the mount"
@@ -203,24 +212,21 @@ class Storage:
                 advice = f"the storage is {self._path}/{below}"
         raise StorageError(cause, advice)
 
-    def _is_before_first_push(self) -> bool:
+    def _is_empty(self) -> bool:
         """Return whether a registry that was never pushed to can have left the folders so."""
-        if any("_manifests" in folders for _, folders in self._walk()):
+        folder = self._root()
+        below = [*_BELOW_ROOT]
+        if folder is None:
+            folder = Path(os.path.realpath(self._path))
+            below = []
+        # The mount must be there, and hold nothing but the way to the storage.
+        if self._had_repositories or not folder.is_dir():
             return False
-        if Path(self._path, "repositories").is_dir():
-            return True
-        if self._had_repositories:
-            return False
-        root = self._root()
-        folder = root or Path(os.path.realpath(self._path))
-        if not folder.is_dir():
-            return False
-        for name in (*_BELOW_ROOT, "") if root else ("",):
-            if not folder.is_dir():
-                break
-            entries = {entry.name for entry in folder.iterdir()}
-            if entries - {name, _CACHE_STATE, "lost+found"}:
-                return False
+        for name in (*below, ""):
+            if folder.is_dir():
+                entries = {entry.name for entry in folder.iterdir()}
+                if entries - {name, _CACHE_STATE, "lost+found"}:
+                    return False
             folder /= name
         return True
 

@@ -672,6 +672,17 @@ def test_nothing_is_mounted(tmp_path: Path, other: str) -> None:
             Storage(str(root / "docker/registry/v2")).scan()
 
 
+@pytest.mark.parametrize("folder", ["repositories", "blobs"])
+def test_a_storage_through_a_symbolic_link(storage: HandMade, folder: str) -> None:
+    """A symbolic link in place of a top folder is not an empty storage."""
+    storage.push_image("app", A)
+    moved = (storage.path / folder).rename(storage.path.parent / "elsewhere")
+    (storage.path / folder).symlink_to(moved)
+
+    with pytest.raises(StorageError, match="no folders repositories and blobs"):
+        scan(storage)
+
+
 @pytest.mark.parametrize("above", ["docker/registry/v2", "registry/v2", "v2"])
 def test_a_path_above_the_storage(tmp_path: Path, above: str) -> None:
     """If the path is above the storage, the advice is the right path."""
