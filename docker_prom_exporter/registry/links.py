@@ -101,10 +101,8 @@ def _read_tag(files: Files, folder: str, known: TagLink | None) -> TagLink | Non
     if known and version != UNSETTLED and version == known.version:
         return known
     target = _read_target(files, path)
-    if isinstance(target, Defect):
-        version = UNSETTLED
-        if target.reason == "missing":
-            return None
+    if isinstance(target, Defect) and target.reason == "missing":
+        return None
     return TagLink(target, status.st_mtime, version)
 
 
@@ -138,8 +136,6 @@ def _read_algorithm(
             target = known.others.get(digest, digest)
         else:
             target = _read_digest(files, link, digest)
-        if isinstance(target, Defect) and target.reason == "denied":
-            version = UNSETTLED
         if target != digest:
             others[digest] = target
         names.append(digest)

@@ -214,14 +214,8 @@ class Resolver:
 
     def _content(self, manifests: Mapping[bytes, Manifest | Defect]) -> _Content:
         """Look at the layers and configs that manifests name."""
-        named: set[Descriptor] = set()
-        for manifest in manifests.values():
-            if not isinstance(manifest, Defect):
-                named.update(manifest)
         content = _Content({}, {}, [])
-        for kind, digest, size in named:
-            if digest in manifests:
-                continue
+        for kind, digest, size in _named(manifests):
             link = self._layers.get(digest)
             blob = link if isinstance(link, bytes) else digest
             size_on_disk = content.held[blob] = self._blobs.size(blob)
@@ -292,3 +286,14 @@ def _is_image(manifest: Manifest | Defect) -> bool:
     if isinstance(manifest, Defect):
         return False
     return all(kind != CHILD for kind, _, _ in manifest)
+
+
+def _named(manifests: Mapping[bytes, Manifest | Defect]) -> Iterator[Descriptor]:
+    """Yield the layers and configs that manifests name, each once."""
+    named: set[Descriptor] = set()
+    for manifest in manifests.values():
+        if not isinstance(manifest, Defect):
+            named.update(manifest)
+    for each in named:
+        if each[1] not in manifests:
+            yield each

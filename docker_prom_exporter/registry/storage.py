@@ -201,16 +201,21 @@ class Storage:
             roots.append((status.st_dev, status.st_ino))
         if len(roots) == 2:
             return roots
-        if roots and not any("_manifests" in folders for _, folders in self._walk()):
-            return roots
-        if not roots and self._is_empty():
-            return roots
+        empty = not self._has_manifests() if roots else self._is_empty()
+        if not empty:
+            raise self._wrong_path()
+        return roots
+
+    def _wrong_path(self) -> StorageError:
         cause = f"no folders repositories and blobs in {self._path}"
         advice = "the path ends in docker/registry/v2; look at the mount"
         for below in ("v2", "registry/v2", "docker/registry/v2"):
             if Path(self._path, below, "repositories").is_dir():
                 advice = f"the storage is {self._path}/{below}"
-        raise StorageError(cause, advice)
+        return StorageError(cause, advice)
+
+    def _has_manifests(self) -> bool:
+        return any("_manifests" in folders for _, folders in self._walk())
 
     def _is_empty(self) -> bool:
         """Return whether a registry that was never pushed to can have left the folders so."""

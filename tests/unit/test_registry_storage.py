@@ -241,6 +241,12 @@ def a_revision_that_is_gone(storage: HandMade) -> None:
     storage.unlink("app", storage.push_image("app", A))
 
 
+@case(("latest", "missing"), latest=(1, len(A)))
+def a_layer_link_that_is_gone(storage: HandMade) -> None:
+    storage.push_image("app", A)
+    storage.layer("app", digest_of(A)).unlink()
+
+
 @case(("latest", "corrupt"), latest=(1, len(A)))
 def a_layer_of_another_size(storage: HandMade) -> None:
     storage.push_image("app", A)
@@ -501,10 +507,31 @@ def test_symbolic_links_are_not_followed(storage: HandMade, tmp_path: Path) -> N
     assert total(B, CONFIG, text_of(image(B))) == sum(contents.blob_bytes.values())
 
 
+def test_a_layer_behind_a_symbolic_link(
+    storage: HandMade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each scan counts each link once, the tag stays, and the bytes behind links do not count."""
+    monkeypatch.setattr(files, "_NANOSECONDS_TO_SETTLE", -(10**12))
+    storage.push_image("app", A)
+    folder = storage.data(digest_of(A)).parent
+    folder.symlink_to(folder.rename(storage.path / "elsewhere"))
+    unused = storage.data(digest_of(C)).parent
+    unused.parent.mkdir(parents=True, exist_ok=True)
+    unused.symlink_to(storage.path / "elsewhere")
+    scanned = Storage(str(storage.path))
+    first = scanned.scan()
+
+    assert [("", "", "link")] * 2 == defects(first)
+    assert (1, len(A)) == tag(first)[2:]
+    assert total(CONFIG, text_of(image(A))) == sum(first.blob_bytes.values())
+    assert first == scanned.scan()
+
+
 DIGEST_LINKS = {
     "empty": "",
     "zeros": "\0" * 71,
     "cut": digest_of(A)[:40],
+    "in upper case": f"sha256:{digest_of(A)[7:].upper()}",
     "of another digest": digest_of(B),
 }
 
@@ -630,7 +657,7 @@ def test_everything_is_read_anew(storage: HandMade, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("left", ["", "docker", "docker/registry", "docker/registry/v2"])
 def test_a_registry_before_its_first_push(tmp_path: Path, left: str) -> None:
-    """An empty root of a registry is an empty storage, also during the first push."""
+    """An empty root of a registry is an empty storage, also during the first push, not later."""
     (tmp_path / "lost+found").mkdir()
     (tmp_path / left).mkdir(parents=True, exist_ok=True)
     path = tmp_path / "docker/registry/v2"
@@ -644,6 +671,9 @@ def test_a_registry_before_its_first_push(tmp_path: Path, left: str) -> None:
     assert ((), 0) == (before.repositories, sum(before.blob_bytes.values()))
     assert len(A) == during.upload_bytes
     assert (1, len(A)) == tag(scanned.scan())[2:]
+    shutil.rmtree(tmp_path / "docker")
+    with pytest.raises(StorageError, match="no folders repositories and blobs"):
+        scanned.scan()
 
 
 @pytest.mark.parametrize("missing", ["", "repositories", "blobs"])
