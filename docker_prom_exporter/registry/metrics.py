@@ -87,9 +87,9 @@ def scan_families(duration: float, last_scan: float) -> list[Metric]:
 
 def contents_families(contents: Contents) -> list[Metric]:
     """Return the families about a storage."""
-    tags, revisions, sizes = (
-        GaugeMetricFamily(*family, labels=["repository"]) for family in (TAGS, REVISIONS, SIZE)
-    )
+    tags = GaugeMetricFamily(*TAGS, labels=["repository"])
+    revisions = GaugeMetricFamily(*REVISIONS, labels=["repository"])
+    sizes = GaugeMetricFamily(*SIZE, labels=["repository"])
     for repository in contents.repositories:
         tags.add_metric([repository.name], len(repository.tags))
         revisions.add_metric([repository.name], repository.revisions)
