@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The steps of a release. `.github/workflows/release.yml` calls them, and tests/deploy runs them.
+"""The steps of a release: workflows/release.yml calls them, tests/deploy runs them.
 
 .github/release.py check TAG             fail unless the tag agrees with version and CHANGELOG
 .github/release.py packages FOLDER       build the wheel and the sdist with the locked tools
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(tag: str) -> None:
-    """Compare a tag with the versions in the package and the Dockerfile, and with the CHANGELOG."""
+    """Compare a tag with the package's and the Dockerfile's version, and the CHANGELOG."""
     version = version_of(tag)
     for file, pattern in (
         ("docker_prom_exporter/__init__.py", r'^__version__ = "(.+)"$'),
@@ -70,7 +70,7 @@ def notes(version: str) -> str:
 
 
 def packages(folder: str) -> None:
-    """Build wheel and sdist of the commit with the tools in requirements.lock, by their hashes."""
+    """Build wheel and sdist of the commit, with the tools in requirements.lock."""
     target = Path(folder).absolute()
     with TemporaryDirectory() as tools, TemporaryDirectory() as sources:
         venv.create(tools)
@@ -128,7 +128,7 @@ def sign(image: str, digest: str) -> None:
 
 
 def announce(tag: str, folder: str) -> None:
-    """Create the release on GitHub: its text is the CHANGELOG's section, its files the packages."""
+    """Create the release on GitHub: the CHANGELOG's section, and the packages."""
     text = notes(version_of(tag))
     files = sorted(str(path.absolute()) for path in Path(folder).iterdir())
     run(
@@ -144,7 +144,7 @@ def announce(tag: str, folder: str) -> None:
 
 
 def owner(name: str) -> None:
-    """Write the owner to pyproject.toml, for addresses and links, and to the README's variable."""
+    """Write the owner to pyproject.toml, and to the README's variable."""
     project, readme = ROOT / "pyproject.toml", ROOT / "README.md"
     urls = re.search(
         r"^# \[project\.urls\]\n(# \w+ = .*\n)+", project.read_text(), re.MULTILINE
@@ -208,7 +208,7 @@ def index_digest(layout: Path) -> str:
 
 
 def run(*command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> str:
-    """Run a command in the repository and return its output; raise ReleaseError if it fails."""
+    """Run a command in the repository and return its output, or raise ReleaseError."""
     done = subprocess.run(
         command, cwd=cwd, env=env, capture_output=True, text=True, check=False
     )

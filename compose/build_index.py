@@ -60,7 +60,7 @@ class BuildError(Exception):
 
 
 class Buildx:
-    """Docker with the containerd image store, or with a builder of `docker buildx create --use`."""
+    """Docker with the containerd image store, or with a builder of `docker buildx`."""
 
     def build(
         self, arguments: Mapping[str, str], layout: Path, options: Sequence[str]
@@ -77,7 +77,7 @@ class Buildx:
         return str(self._inspect(image, "{{json .Manifest}}")["digest"])
 
     def labels(self, image: str) -> dict[str, str]:
-        """Return the labels of an image in a registry, which are the same for each platform."""
+        """Return the labels of an image in a registry, the same for each platform."""
         configurations = self._inspect(image, "{{json .Image}}")
         return dict(next(iter(configurations.values()))["config"]["Labels"])
 
@@ -148,7 +148,7 @@ def digests_of(layout: Path) -> dict[str, str]:
 
 
 def run(*command: str, env: Mapping[str, str] | None = None) -> str:
-    """Run a command and return its output; raise BuildError with what it printed if it fails."""
+    """Run a command and return its output, or raise BuildError with what it printed."""
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=env, capture_output=True, text=True, check=False

@@ -232,7 +232,7 @@ class _StandardError(io.TextIOBase):
         self._log_line(line)
 
     def fileno(self) -> int:
-        """Return the descriptor; raises `OSError` if standard error was closed at the start."""
+        """Return the descriptor; `OSError` if standard error was closed at the start."""
         if self._descriptor is None:
             raise OSError("standard error is closed")
         return self._descriptor

@@ -139,7 +139,7 @@ _TEXTFILE: Final = Values(_textfile, "a path that ends in .prom")
 
 
 class Settings(NamedTuple):
-    """The options' values, in the order of `--help` and the README. Intervals are in seconds."""
+    """The options' values, in the order of `--help` and the README; times in seconds."""
 
     # `None`: the Docker CLI's context, else the local socket.
     docker_host: Annotated[
@@ -225,7 +225,7 @@ class Settings(NamedTuple):
             "Web",
             None,
             _PATH,
-            "CA certificates, as PEM; clients must present a certificate that one of them signed",
+            "CA certificates, as PEM; clients must present a certificate that one signed",
         ),
     ]
     web_bearer_token_file: Annotated[

@@ -77,7 +77,7 @@ def label_name(key: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Return a string without lone surrogates, or an empty one if the value is not a string."""
+    """Return a string without lone surrogates; an empty one for any other value."""
     if not isinstance(value, str):
         return ""
     if value.isascii():

@@ -73,5 +73,5 @@ def timestamp(value: Any) -> float | None:
 
 
 def unix_seconds(moment: int) -> float:
-    """Convert nanoseconds since 1970 to seconds, exact to a microsecond: a float has no more."""
+    """Convert nanoseconds since 1970 to seconds, exact to a microsecond."""
     return moment // 1000 / 1_000_000

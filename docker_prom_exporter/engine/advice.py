@@ -59,8 +59,8 @@ _BY_CAUSE: Final[dict[type[BaseException], str]] = {
     socket.gaierror: "no name server knows {0.hostname!r}: check DOCKER_HOST; "
     "two containers know each other's names only on a network they share",
     ssl.SSLCertVerificationError: "the engine's certificate isn't trusted: DOCKER_CERT_PATH, "
-    "with DOCKER_TLS_VERIFY=1, or the context must have the ca.pem that signed it, and it must be "
-    "issued for {0.hostname}",
+    "with DOCKER_TLS_VERIFY=1, or the context must have the ca.pem that signed it, and it "
+    "must be issued for {0.hostname}",
     ConnectionRefusedError: "nobody listens at {0.netloc}: check DOCKER_HOST; socket proxies "
     "listen on 2375",
 }
@@ -132,8 +132,8 @@ def _socket_advice(error: EngineError, path: Path) -> str:
         return _no_socket_advice(path)
     return (
         f"nobody listens on {path}: {_START}; in a container that mounts the socket's file, "
-        "it may be a socket from before the engine restarted: restart the container, or mount the "
-        "socket's folder instead"
+        "it may be a socket from before the engine restarted: restart the container, or mount "
+        "the socket's folder instead"
     )
 
 

@@ -266,7 +266,8 @@ class InFlight:
         if connection is None or not isinstance(connection.sock, socket.socket):
             return
         with suppress(OSError):
-            # Not the method of `SSLSocket`, which drops the TLS state that the thread still uses.
+            # Not the method of `SSLSocket`, which drops the TLS state that the thread still
+            # uses.
             socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
     def cut_all(self) -> None:

@@ -41,8 +41,8 @@ _USUAL_KEYS: Final = frozenset(
 )
 
 
-# What a manifest names: one of the kinds above, a digest, and the bytes that the manifest says.
-# Not every manifest says them; schema 1 never does.
+# What a manifest names: one of the kinds above, a digest, and the bytes, which not every
+# manifest says; schema 1 never does.
 Descriptor = tuple[str, bytes, int | None]
 Manifest = tuple[Descriptor, ...]
 

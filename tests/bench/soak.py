@@ -52,9 +52,7 @@ def main() -> int:
 
 
 def _minute(engine: Engine, watch: Watch, pid: int) -> dict[str, int]:
-    """Create and remove containers, restart the engine, and return the exporter's footprint
-    afterwards.
-    """
+    """Create and remove containers, restart the engine, and return the exporter's footprint."""
     ends = time.monotonic() + 55
     cycles = 0
     while time.monotonic() < ends:
