@@ -422,7 +422,9 @@ class Docker:
         (folder / "config.json").write_text(
             json.dumps({"cliPluginsExtraDirs": [str(plugins)]})
         )
-        return self._program("docker", f"--config={folder}", f"--host=unix://{listen}")
+        # A build with a Dockerfile on standard input leaves files in the folder for temporary ones.
+        program = self._program("docker", f"--config={folder}", f"--host=unix://{listen}")
+        return replace(program, env={**program.env, "TMPDIR": str(sandbox.state)})
 
     def probe(self, client: Command, container: str) -> None:
         """Wait until dockerd, which probes twice a second, has stored another result."""
