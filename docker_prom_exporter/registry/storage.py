@@ -208,6 +208,8 @@ class Storage:
 
     def _wrong_path(self) -> StorageError:
         cause = f"no folders repositories and blobs in {self._path}"
+        if not Path(self._path).exists():
+            cause += ", which does not exist"
         advice = "the path ends in docker/registry/v2; look at the mount"
         for below in ("v2", "registry/v2", "docker/registry/v2"):
             if Path(self._path, below, "repositories").is_dir():

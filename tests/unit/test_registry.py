@@ -147,7 +147,8 @@ def test_a_storage_that_is_gone_and_comes_back(scanned: Scanned) -> None:
     assert ["registry.found", "registry.lost", "registry.found"] == [
         line["event"] for line in log
     ]
-    assert f"no folders repositories and blobs in {path}" == log[1]["cause"]
+    cause = f"no folders repositories and blobs in {path}, which does not exist"
+    assert cause == log[1]["cause"]
     assert 0 == gone.value("docker_registry_up")
     assert gone.value("repository_tags_total") is None
     assert gone.value("docker_registry_upload_bytes") is None
