@@ -19,6 +19,7 @@ T = TypeVar("T")
 # In seconds. Clocks that differ by a tick must not make the wait a busy loop.
 _CUT_INTERVAL: Final = 0.1
 _SHORTEST_WAIT: Final = 0.01
+_SECONDS_BETWEEN_WORKERS: Final = 0.02
 
 
 class Deadline(NamedTuple):
@@ -72,7 +73,7 @@ def call_each(
     at_a_time: int = 1,
     cut: Callable[[threading.Thread], object] = lambda _: None,
 ) -> dict[K, Future[T]]:
-    """Call each action for at most `seconds`, `at_a_time` in parallel.
+    """Call each action for at most `seconds`, up to `at_a_time` in parallel.
 
     Returns the futures of the actions that ended, and cancelled futures of those that took all
     of their `seconds`. An action that was not begun before the deadline, or cut by it, has
@@ -110,18 +111,25 @@ class _Calls(Generic[K, T]):
         # The action of each worker; None before its first one. A worker that is not in here
         # has been replaced, or has found nothing left to do.
         self._workers: dict[threading.Thread, _Call[K, T] | None] = {}
+        # Whether no action is left to begin.
+        self._all_begun = False
         self._changed = threading.Condition()
 
     def run(self, at_a_time: int) -> dict[K, Future[T]]:
         with self._changed:
-            for _ in range(at_a_time):
-                self._start_worker()
+            self._start_worker()
             while self._workers:
                 self._replace_late_workers()
                 ends = [running.end for running in self._workers.values() if running]
                 next_end = min([self._deadline.at, *ends])
                 wait = min(next_end - time.monotonic(), self._seconds)
-                self._changed.wait(max(wait, _SHORTEST_WAIT))
+                may_add = len(self._workers) < at_a_time and not self._all_begun
+                if may_add:
+                    # Where actions are quick, as on a local engine, further threads only cost.
+                    wait = min(wait, _SECONDS_BETWEEN_WORKERS)
+                ended = self._changed.wait(max(wait, _SHORTEST_WAIT))
+                if may_add and not ended:
+                    self._start_worker()
         return self._futures
 
     def _start_worker(self) -> None:
@@ -147,6 +155,7 @@ class _Calls(Generic[K, T]):
             begun = None
             if worker in self._workers and self._deadline.left():
                 begun = next(self._todo, None)
+                self._all_begun = begun is None
             if begun is None:
                 self._workers.pop(worker, None)
                 self._changed.notify()

@@ -120,3 +120,36 @@ def test_a_deadline_has_a_reserve() -> None:
 def test_no_actions() -> None:
     """Without actions, `call_each` returns no futures."""
     assert call_each([], 1, Deadline.after(1), at_a_time=4) == {}
+
+
+def test_quick_actions_share_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is added only where actions take their time, because threads cost CPU time."""
+    monkeypatch.setattr("docker_prom_exporter.deadline._SECONDS_BETWEEN_WORKERS", 60)
+    workers: set[threading.Thread] = set()
+    actions = [(n, lambda: workers.add(threading.current_thread())) for n in range(9)]
+    call_each(actions, 60, at_a_time=4)
+
+    assert 1 == len(workers)
+
+
+def test_slow_actions_run_side_by_side() -> None:
+    """As many actions as may run at once do so, if they take their time."""
+    together = threading.Barrier(4)
+    futures = call_each([(n, partial(together.wait, 60)) for n in range(4)], 60, at_a_time=4)
+
+    assert {0, 1, 2, 3} == {future.result() for future in futures.values()}
+
+
+def test_no_worker_is_added_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the last action runs, no further worker is started."""
+    started: list[str] = []
+    start = threading.Thread.start
+
+    def note(thread: threading.Thread) -> None:
+        started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", note)
+    call_each([(1, partial(threading.Event().wait, 0.5))], 60, at_a_time=4)
+
+    assert started.count("deadline") <= 2
