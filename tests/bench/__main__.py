@@ -66,7 +66,9 @@ def main() -> int:
 
 def _measured(name: str, *, small: bool) -> Iterator[Row]:
     """Yield a part's rows; if the part can't run, yield one row with the reason."""
-    sys.stderr.write(f"measuring {name}\n")
+    # Standard error is the log's.
+    sys.stdout.write(f"measuring {name}\n")
+    sys.stdout.flush()
     part, full_size, small_size = PARTS[name]
     try:
         yield from part(**(small_size if small else full_size))
