@@ -135,6 +135,8 @@ def test_the_sdist_passes_its_unit_tests(packages: tuple[Path, Path], tmp_path: 
         subprocess.run(stamp, cwd=folder, stdout=made_from, check=True)
     env = {**os.environ, "PYTHONPATH": str(folder)}
     env = {key: value for key, value in env.items() if not key.startswith(("PYTEST", "COV"))}
+    # pytest keeps the folders of these tests, too, in the machine's own.
+    env["PYTEST_DEBUG_TEMPROOT"] = os.environ["PYTEST_DEBUG_TEMPROOT"]
     done = subprocess.run(
         ["tests/run", "tests/unit"],
         cwd=folder,
