@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 from docker_prom_exporter import __doc__ as summary
 from docker_prom_exporter import __version__
 from docker_prom_exporter.output import CommandError, printable, standard_output
-from docker_prom_exporter.settings import OPTIONS, BadOptionError, read_settings, redacted
+from docker_prom_exporter.settings import OPTIONS, BadOptionError, read_settings
 from docker_prom_exporter.signals import StopSignals
+from docker_prom_exporter.texts import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from docker_prom_exporter.texts import label_name, parse_boolean, parse_duration
+from docker_prom_exporter.texts import label_name, parse_boolean, parse_duration, redacted
 
 CLIENT_IP_SOURCES: Final = (
     "ConnectInfo",
@@ -354,15 +354,6 @@ def read_settings(
         if values[name] is not None and values[needed] is None:
             raise BadOptionError(f"{_spelled(name)} needs {_spelled(needed)}, too")
     return Settings(**values)
-
-
-def redacted(text: str) -> str:
-    """Return a value without passwords.
-
-    The query, and all before the last `@` except the scheme, become `…`.
-    """
-    text = re.sub(r"(?s)^([a-zA-Z]+://)?.*@", r"\1…@", text)
-    return re.sub(r"(?s)\?.*", "?…", text)
 
 
 def _spelled(name: str) -> str:

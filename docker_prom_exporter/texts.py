@@ -1,4 +1,4 @@
-"""Texts that options, labels and answers share: booleans, durations, label names."""
+"""Texts that options, labels and answers share: booleans, durations, names, passwords."""
 
 from __future__ import annotations
 
@@ -84,3 +84,12 @@ def as_text(value: Any) -> str:
         return value
     # JSON allows lone surrogates, UTF-8 does not.
     return value.encode("utf-8", "replace").decode()
+
+
+def redacted(text: str) -> str:
+    """Return a value without passwords.
+
+    The query, and all before the last `@` except the scheme, become `…`.
+    """
+    text = re.sub(r"(?s)^([a-zA-Z]+://)?.*@", r"\1…@", text)
+    return re.sub(r"(?s)\?.*", "?…", text)

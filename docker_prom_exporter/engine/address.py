@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
 
 from docker_prom_exporter.engine.errors import BadTargetError
+from docker_prom_exporter.texts import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +95,7 @@ def _host_and_port(text: str, default_port: int) -> str | None:
 
 def _given(origin: str, text: str) -> str:
     """Return an address as the user wrote it, without user, password and query."""
-    shown = re.sub(r"(?s)\?.*", "?…", re.sub(r"(?s)(?<=://).*@", "…@", text))
+    shown = redacted(text)
     if origin.startswith("context"):
         return f"{origin} with the address {shown!r}"
     if origin == "DOCKER_HOST":
