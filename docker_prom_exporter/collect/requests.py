@@ -91,9 +91,6 @@ class Requests:
     """Requests the containers of an engine. The caller counts each `EngineError` raised."""
 
     def __init__(self, engine: Engine, settings: Settings, counts: Counts) -> None:
-        # Whether a list has the health of running containers. Podman's has it from 6 on.
-        self.health_listed = True
-
         # Rows of the last whole list without a valid id or with a repeated one.
         self.unreadable = 0
 
@@ -121,6 +118,11 @@ class Requests:
         return bool(self._lookup_listed) or self._lookup_inspected
 
     @property
+    def health_listed(self) -> bool:
+        """Whether a list has the health of running containers; Podman's has not before 6."""
+        return not self._is_podman
+
+    @property
     def put_aside(self) -> KeysView[str]:
         """The containers that were not inspected since their inspect timed out."""
         return self._pauses.keys()
@@ -128,7 +130,6 @@ class Requests:
     def reset(self, info: EngineInfo) -> None:
         """Forget everything about the last engine."""
         self._is_podman = info.is_podman
-        self.health_listed = not info.is_podman
         self._lookup_listed = None
         self._lookup_inspected = False
         self._pauses.clear()
