@@ -387,7 +387,10 @@ class Docker:
         source = _unpacked_in(self.folder)
         _require_programs(("dockerd", "docker", "containerd"), self._own_path, source)
         _require_programs(("runc", "iptables", "busybox"), self.path, _INSTALLED)
-        _require_version(self.version, self._program("dockerd").run("--version"), source)
+        version = Command(
+            [_find("dockerd", self.path), "--version"], {"PATH": self.path}
+        ).run()
+        _require_version(self.version, version, source)
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
         """Return the command of dockerd, with its own configuration file instead of the machine's.
@@ -401,6 +404,7 @@ class Docker:
         )
         (sandbox.state / "exec/containerd/containerd.pid").unlink(missing_ok=True)
         return self._program(
+            sandbox,
             "dockerd",
             f"--host=unix://{listen}",
             f"--config-file={settings}",
@@ -422,9 +426,9 @@ class Docker:
         (folder / "config.json").write_text(
             json.dumps({"cliPluginsExtraDirs": [str(plugins)]})
         )
-        # A build with a Dockerfile on standard input leaves files in the folder for temporary ones.
-        program = self._program("docker", f"--config={folder}", f"--host=unix://{listen}")
-        return replace(program, env={**program.env, "TMPDIR": str(sandbox.state)})
+        return self._program(
+            sandbox, "docker", f"--config={folder}", f"--host=unix://{listen}"
+        )
 
     def probe(self, client: Command, container: str) -> None:
         """Wait until dockerd, which probes twice a second, has stored another result."""
@@ -434,8 +438,11 @@ class Docker:
         before = results()
         wait_for(lambda: results() != before, what=f"{self.name} to probe {container}")
 
-    def _program(self, name: str, *args: str) -> Command:
-        return Command([_find(name, self.path), *args], {"PATH": self.path})
+    def _program(self, sandbox: Sandbox, name: str, *args: str) -> Command:
+        # containerd writes its stacks to the folder for temporary files when dockerd finds it stuck, and a build
+        # leaves a Dockerfile from standard input in it
+        env = {"PATH": self.path, "TMPDIR": str(sandbox.state)}
+        return Command([_find(name, self.path), *args], env)
 
 
 @dataclass(frozen=True)
