@@ -105,9 +105,16 @@ _EPILOG: Final = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 1 if it failed, 2 for an invalid option."""
     signals = StopSignals()
-    name = None
     if arguments is None:
         arguments = sys.argv[1:]
+    try:
+        return _parse_and_run(arguments, signals)
+    except CommandError as error:
+        return _fail(str(error), error.code)
+
+
+def _parse_and_run(arguments: Sequence[str], signals: StopSignals) -> int:
+    name = None
     try:
         given = _parse(arguments)
         name = given.pop("command")
@@ -125,10 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command.serves:
         code = 0
     signals.end_at_once(code)
-    try:
-        return _run(name, settings, given)
-    except CommandError as error:
-        return _fail(str(error), error.code)
+    return _run(name, settings, given)
 
 
 def _refuse_unused(name: str | None, flags: Mapping[str, str | None]) -> None:
@@ -170,6 +174,11 @@ class _Parser(ArgumentParser):
         Redact a password in a quoted value.
         """
         raise BadOptionError(re.sub(r"(?s)(['\"]).*@", r"\1…@", message))
+
+    def _print_message(self, message: str, file: object = None) -> None:  # noqa: ARG002  inherited
+        """Write the help or the version; argparse would ignore errors."""
+        with standard_output() as output:
+            output.write(message)
 
 
 def _parse(arguments: Sequence[str]) -> dict[str, Any]:

@@ -26,8 +26,10 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def shell(redirection: str, docker_host: str) -> subprocess.CompletedProcess[str]:
-    """Run `once` with a redirection by the shell."""
+def shell(
+    argument: str, redirection: str, docker_host: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command with a redirection by the shell."""
     return subprocess.run(
         [
             "sh",
@@ -37,7 +39,7 @@ def shell(redirection: str, docker_host: str) -> subprocess.CompletedProcess[str
             sys.executable,
             "-m",
             "docker_prom_exporter",
-            "once",
+            argument,
         ],
         env={"PATH": os.environ["PATH"], "DOCKER_HOST": docker_host, "LOG_LEVEL": "error"},
         capture_output=True,
@@ -66,15 +68,16 @@ def test_once_without_docker(tmp_path: Path) -> None:
     assert "No such file or directory" in done.stderr
 
 
+@pytest.mark.parametrize("argument", ["once", "--help", "--version"])
 @pytest.mark.parametrize(
     ("redirection", "reason"),
     [(">/dev/full", "No space left on device"), (">&-", "it is closed")],
 )
 def test_output_that_can_not_be_written(
-    simulated: Simulation, redirection: str, reason: str
+    simulated: Simulation, argument: str, redirection: str, reason: str
 ) -> None:
-    """When standard output can't be written, `once` exits with 1 and writes one line to standard error."""
-    done = shell(redirection, simulated.url)
+    """When standard output can't be written, the exit code is 1, with one line on standard error."""
+    done = shell(argument, redirection, simulated.url)
 
     assert (1, f"docker-prom-exporter: can't write to standard output: {reason}\n") == (
         done.returncode,
@@ -85,7 +88,7 @@ def test_output_that_can_not_be_written(
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
 def test_a_log_that_can_not_be_written(simulated: Simulation, redirection: str) -> None:
     """When standard error can't be written, `once` still works, and writes no log to standard output."""
-    done = shell(redirection, simulated.url)
+    done = shell("once", redirection, simulated.url)
 
     assert 0 == done.returncode
     assert "\ndocker_up 1.0\n" in done.stdout
