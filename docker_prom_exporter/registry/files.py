@@ -22,6 +22,9 @@ UNSETTLED: Final = 0  # the version of a file or folder that must be read again
 
 _NOT_A_FOLDER: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
+# This user may not read it, or the disk can't. EUCLEAN, of a damaged file system, is Linux's.
+_UNREADABLE: Final = (errno.EACCES, errno.EPERM, errno.EIO, getattr(errno, "EUCLEAN", None))
+
 # A second change within one tick of a file system's clock does not change the times.
 _NANOSECONDS_TO_SETTLE: Final = 2 * 10**9
 
@@ -51,8 +54,8 @@ def version_of(status: os.stat_result) -> int:
 class Files:
     """Reads the files and folders of a storage. `checkpoint` is called before each access.
 
-    A symbolic link, or what this user may not read, becomes one of `problems` and costs
-    nothing else. Other errors of the file system are raised as `OSError`.
+    A symbolic link, or what can't be read, becomes one of `problems` and costs nothing else.
+    Errors that are not about one file, such as too many open files, are raised as `OSError`.
     """
 
     problems: dict[str, Defect]  # by path, of the current scan
@@ -68,7 +71,7 @@ class Files:
             status = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except PermissionError as error:
+        except OSError as error:
             self._deny(path, error)
             return None
         if stat.S_ISLNK(status.st_mode):
@@ -83,18 +86,19 @@ class Files:
         """
         self._checkpoint()
         try:
-            opened = os.open(path, _LIST)
-        except PermissionError as error:
-            if required:
-                raise
-            self._deny(path, error)
-            return []
+            return self._folders(path)
         except OSError as error:
-            if error.errno not in _NOT_A_FOLDER:
+            if error.errno in _NOT_A_FOLDER:
+                self.status(path)  # notes a symbolic link
+            elif required:
                 raise
-            self.status(path)  # notes a symbolic link
-            return []
+            else:
+                self._deny(path, error)
+        return []
+
+    def _folders(self, path: str) -> list[str]:
         names = []
+        opened = os.open(path, _LIST)
         try:
             with os.scandir(opened) as entries:
                 for entry in entries:
@@ -119,14 +123,13 @@ class Files:
                 return os.read(opened, limit + 1)
             finally:
                 os.close(opened)
-        except PermissionError as error:
-            self._deny(path, error)
         except OSError as error:
             if error.errno in (errno.ENXIO, errno.EISDIR):
                 raise DefectError("corrupt", f"{path} is not a file") from error
-            if error.errno not in _NOT_A_FOLDER:
-                raise
-            self.status(path)
+            if error.errno in _NOT_A_FOLDER:
+                self.status(path)
+            else:
+                self._deny(path, error)
         raise DefectError(*self.absence(path))
 
     def absence(self, path: str) -> Defect:
@@ -139,4 +142,6 @@ class Files:
         return Defect("missing", f"{path} is gone")
 
     def _deny(self, path: str, error: OSError) -> None:
+        if error.errno not in _UNREADABLE:
+            raise error
         self.problems[path] = Defect("denied", f"{path}: {error.strerror}")

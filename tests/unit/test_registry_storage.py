@@ -1,5 +1,6 @@
 """Scans of storages that are written by hand, with every kind of manifest and of damage."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -893,23 +894,29 @@ def kept_manifests(storage: Storage) -> int:
 
 
 def deny(
-    monkeypatch: pytest.MonkeyPatch, method: str, is_denied: Callable[[str], bool]
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    is_denied: Callable[[str], bool],
+    code: int = errno.EACCES,
 ) -> None:
     """Let a function of `os` fail for some paths, as it does for users other than root."""
     real = getattr(os, method)
 
     def guarded(path: str, *rest: Any) -> Any:
         if is_denied(path):
-            raise PermissionError(13, "Permission denied", path)
+            raise OSError(code, os.strerror(code), path)
         return real(path, *rest)
 
     monkeypatch.setattr(os, method, guarded)
 
 
-def test_denied_files_and_folders(storage: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_denied_files_and_folders(
+    storage: HandMade, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     """What can't be read is denied and affects nothing else.
 
-    The test simulates this, because root can read everything.
+    The test simulates this, because root can read everything, and disks seldom break.
     """
     digest = storage.push_image("app", A)
     for name, layer in (("fine", B), ("folder", C), ("link", B), ("tag", B)):
@@ -922,9 +929,9 @@ def test_denied_files_and_folders(storage: HandMade, monkeypatch: pytest.MonkeyP
         "/folder/_manifests/tags",
         "/uploads/_uploads",
     )
-    deny(monkeypatch, "open", lambda path: path.endswith(denied))
+    deny(monkeypatch, "open", lambda path: path.endswith(denied), code)
     beside = str(storage.tag_link("tag", "latest").parent)
-    deny(monkeypatch, "lstat", lambda path: path == beside)
+    deny(monkeypatch, "lstat", lambda path: path == beside, code)
     contents = scan(storage)
 
     assert {
@@ -934,8 +941,8 @@ def test_denied_files_and_folders(storage: HandMade, monkeypatch: pytest.MonkeyP
     } == {each for each in defects(contents) if each[0]}
     paths = [each.defect.detail for each in contents.unusable if not each.repository]
     assert 2 == len(paths)
-    assert any("/folder/_manifests/tags: Permission denied" in path for path in paths)
-    assert any("/uploads/_uploads: Permission denied" in path for path in paths)
+    assert any(f"/folder/_manifests/tags: {os.strerror(code)}" in path for path in paths)
+    assert any(f"/uploads/_uploads: {os.strerror(code)}" in path for path in paths)
     assert ["app", "fine", "link", "tag"] == [each.name for each in contents.repositories]
     assert (1, len(B)) == repository(contents, "fine").tags[0][2:]
 
@@ -960,6 +967,18 @@ def test_one_denied_folder(
     assert ["denied"] == [reason for *_, reason in defects(contents)]
     assert ((1, len(A)) if known else (None, None)) == tag(contents)[2:]
     assert (1, len(B)) == repository(contents, "fine").tags[0][2:]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM])
+def test_an_error_that_is_not_of_one_file(
+    storage: HandMade, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Where the exporter lacks descriptors or memory, the scan fails instead of returning a part."""
+    digest = storage.push_image("app", A)
+    deny(monkeypatch, "open", lambda path: path == str(storage.data(digest)), code)
+
+    with pytest.raises(StorageError, match=os.strerror(code)):
+        scan(storage)
 
 
 @pytest.mark.parametrize("folder", ["repositories", "blobs/sha256"])
