@@ -50,8 +50,8 @@ def run(
 ) -> int:
     """Run the command (`None`: serve) and return its exit code. Raises `CommandError`.
 
-    `arguments` are those that only this command takes. `rust_log`: the Rust exporter's log
-    level is set.
+    `arguments` are those that only this command takes. `rust_log`: the Rust exporter's
+    log level is set.
     """
     writer = logs.configure(settings.log_level, settings.log_format)
     try:
@@ -237,8 +237,8 @@ class _Serving:
     ) -> int:
         """Start the worker, then the server, and stop all at a signal.
 
-        The server starts at the first result, or 0.5 s after the worker. The worker ends when
-        `stop` is set; `abort` interrupts the requests that it waits for.
+        The server starts at the first result, or 0.5 s after the worker. The worker ends
+        when `stop` is set; `abort` interrupts the requests that it waits for.
         """
         site = web.Site(self.exposition, is_healthy, first_result.is_set, page)
         app = web.App(site, self._settings.client_ip_source, self._token)

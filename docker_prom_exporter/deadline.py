@@ -55,9 +55,9 @@ def call(
 ) -> T:
     """Call `action` and return its result or raise its error; `TimeoutError` after `seconds`.
 
-    The action runs in a daemon thread, because a name lookup can't be interrupted. After a
-    timeout, `cut` is called with that thread again and again until it ends: it may open a
-    connection after a call of `cut`.
+    The action runs in a daemon thread, because a name lookup can't be interrupted. After
+    a timeout, `cut` is called with that thread again and again until it ends: it may open
+    a connection after a call of `cut`.
     """
     try:
         return call_each([(None, action)], seconds, cut=cut)[None].result()
@@ -75,9 +75,9 @@ def call_each(
 ) -> dict[K, Future[T]]:
     """Call each action for at most `seconds`, up to `at_a_time` in parallel.
 
-    Returns the futures of the actions that ended, and cancelled futures of those that took all
-    of their `seconds`. An action that was not begun before the deadline, or cut by it, has
-    none. The thread of a late action may still run.
+    Returns the futures of the actions that ended, and cancelled futures of those that
+    took all of their `seconds`. An action that was not begun before the deadline, or cut
+    by it, has none. The thread of a late action may still run.
     """
     calls = _Calls(actions, seconds, deadline, cut)
     return calls.run(at_a_time)

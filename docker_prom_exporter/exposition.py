@@ -195,8 +195,8 @@ class Exposition:
     ) -> Answer:
         """Answer a scrape: all families, or only the samples in `names` (`name[]`).
 
-        With `names` the answer is not gzipped, so that no client makes the exporter compress
-        for it alone.
+        With `names` the answer is not gzipped, so that no client makes the exporter
+        compress for it alone.
         """
         current = self._current()
         encoded = current.encoded.get(form) or self._first(current, form)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def each_interval(seconds: float, stop: Event) -> Iterator[None]:
     """Yield at once, then once an interval, until `stop` is set.
 
-    If the caller took longer than an interval, the next whole interval follows, so that what
-    the caller works with rests in between.
+    If the caller took longer than an interval, the next whole interval follows, so that
+    what the caller works with rests in between.
     """
     due = time.monotonic()
     while not stop.is_set():

@@ -31,9 +31,9 @@ _RETRY_INTERVAL: Final = 0.05
 class Writer:
     """Writes lines to a file descriptor, in a daemon thread. It is a structlog logger, too.
 
-    When 1,000 lines are queued, each new line replaces the oldest. `notice` turns the number
-    of dropped lines into a line that is written before the next one. Without a descriptor
-    nothing is written.
+    When 1,000 lines are queued, each new line replaces the oldest. `notice` turns the
+    number of dropped lines into a line that is written before the next one. Without a
+    descriptor nothing is written.
     """
 
     _lines: deque[str]  # not written yet
@@ -104,8 +104,9 @@ def configure(level: str, form: str) -> Writer:
     """Log events of `level` and above as `console`, `logfmt` or `json`.
 
     `auto` is `console` on a terminal. Whatever else Python or a library then writes to
-    standard error becomes an event, too: a write of its own would hang the thread of a poll or
-    a request while nobody reads. Close the returned writer before the process ends.
+    standard error becomes an event, too: a write of its own would hang the thread of a
+    poll or a request while nobody reads. Close the returned writer before the process
+    ends.
     """
     descriptor = _standard_error()
     coloured = descriptor is not None and os.isatty(descriptor)

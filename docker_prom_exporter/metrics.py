@@ -65,8 +65,8 @@ _ERRORS: Final = (
 class _ContainerMetric(NamedTuple):
     """A metric of each container: a counter if its name ends in `_total`, else a gauge.
 
-    `samples_of` returns a container's samples: the values of the labels after `id` and `name`,
-    and the value.
+    `samples_of` returns a container's samples: the values of the labels after `id` and
+    `name`, and the value.
     """
 
     name: str
@@ -255,7 +255,8 @@ _LABELS: Final = (
 class _ContainerFamily(Metric):
     """A metric of all containers; creates each sample only when it is read.
 
-    A list of samples would take megabytes, and encoding 10,000 containers a quarter longer.
+    A list of samples would take megabytes, and encoding 10,000 containers a quarter
+    longer.
     """
 
     def __init__(self, metric: _ContainerMetric, containers: Sequence[Container] = ()) -> None:
@@ -294,8 +295,8 @@ class _ContainerFamily(Metric):
 class SnapshotMetrics:
     """The families of snapshots, one snapshot after the other.
 
-    A family whose samples are the same as in the last snapshot stays the same object, so that
-    it is not encoded again. `label_keys` are the container labels to export.
+    A family whose samples are the same as in the last snapshot stays the same object, so
+    that it is not encoded again. `label_keys` are the container labels to export.
     """
 
     def __init__(self, label_keys: Sequence[str] = ()) -> None:

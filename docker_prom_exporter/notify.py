@@ -20,7 +20,8 @@ _SEND_TIMEOUT: Final = 1
 class Notifier:
     """Tells systemd that the service is ready, that it works, and that it stops.
 
-    Without `NOTIFY_SOCKET`, which systemd sets for a unit with `Type=notify`, nothing is sent.
+    Without `NOTIFY_SOCKET`, which systemd sets for a unit with `Type=notify`, nothing is
+    sent.
     """
 
     # The path of systemd's socket, or its abstract name after a null byte, or empty.

@@ -29,8 +29,8 @@ class CommandError(Exception):
 def standard_output() -> Iterator[TextIO]:
     """Yield standard output and flush it at the end.
 
-    Raises `CommandError` if it is closed or full, and one without a message if its reader is
-    gone, as in `check | head -1`.
+    Raises `CommandError` if it is closed or full, and one without a message if its reader
+    is gone, as in `check | head -1`.
     """
     if sys.stdout is None:
         raise CommandError("can't write to standard output: it is closed")

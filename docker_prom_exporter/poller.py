@@ -38,8 +38,8 @@ _RETRIED_REASONS: Final = ("unreachable", "bad_response", "error")
 class Poller:
     """Polls an engine. One thread calls `run` or `poll`; any may read `snapshot`.
 
-    Once `stop` is set, nothing is published. `on_poll` is called with each snapshot after it
-    is published; the next poll waits until it returns.
+    Once `stop` is set, nothing is published. `on_poll` is called with each snapshot after
+    it is published; the next poll waits until it returns.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """The options: flag, variable, default, values and help, and `Settings` read from them.
 
-Named tuples, because `healthcheck` starts every few seconds and importing dataclasses is slow.
+Named tuples, because `healthcheck` starts every few seconds and importing dataclasses is
+slow.
 """
 
 import re
@@ -339,10 +340,10 @@ def read_settings(
 ) -> Settings:
     """Read each option from `flags`, else `environ`, `defaults`, its own default.
 
-    `flags` and `defaults` have them by `Option.name`. Of options that are not in `used` only
-    the default counts; `None` stands for all options. Raises `BadOptionError` with the option
-    as the user wrote it, its value and the valid values, or with a missing option that another
-    one needs.
+    `flags` and `defaults` have them by `Option.name`. Of options that are not in `used`
+    only the default counts; `None` stands for all options. Raises `BadOptionError` with
+    the option as the user wrote it, its value and the valid values, or with a missing
+    option that another one needs.
     """
     values = {}
     for option in OPTIONS:

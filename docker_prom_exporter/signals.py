@@ -42,7 +42,8 @@ class StopSignals:
     def end_at_once(self, code: int | None = None) -> None:
         """End the process at the first signal, or now if there was one already.
 
-        The exit code is `code`; for `None` it is 128 plus the signal's number, as in a shell.
+        The exit code is `code`; for `None` it is 128 plus the signal's number, as in a
+        shell.
         """
         self._code, self._ends_at_once = code, True
         if self._noted:
@@ -51,8 +52,8 @@ class StopSignals:
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for the first signal, for ever by default; return whether there was one.
 
-        An event that the handler sets would lose three of 3,000 signals that arrive just when
-        the wait begins, or would deadlock.
+        An event that the handler sets would lose three of 3,000 signals that arrive just
+        when the wait begins, or would deadlock.
         """
         self._reader.settimeout(seconds)
         try:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 class Mode(NamedTuple):
     """How a poll finds the containers, and why.
 
-    `list`: one list of all. `inspect`: an inspect of each, and a list of the new ones. The
-    reason is `engine` where the mode is the cheapest one for the engine. Otherwise it is what
-    rules the cheaper inspect mode out: `details off` or `inspect denied`.
+    `list`: one list of all. `inspect`: an inspect of each, and a list of the new ones.
+    The reason is `engine` where the mode is the cheapest one for the engine. Otherwise it
+    is what rules the cheaper inspect mode out: `details off` or `inspect denied`.
     """
 
     name: Literal["list", "inspect"]

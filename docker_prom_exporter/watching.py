@@ -8,8 +8,8 @@ from docker_prom_exporter.containers import LABEL
 def why_none_watched(*, only_labelled: bool, unwatched: int | None) -> str:
     """Explain why no container is watched; advise only what the settings don't already say.
 
-    `only_labelled` is CONTAINER_HEALTH_FILTER_LABEL; `unwatched` counts the engine's other
-    containers, `None` if the engine was not asked for them.
+    `only_labelled` is CONTAINER_HEALTH_FILTER_LABEL; `unwatched` counts the engine's
+    other containers, `None` if the engine was not asked for them.
     """
     if unwatched == 0:
         return "the engine has no container"

@@ -28,8 +28,8 @@ def choose_mode(*, podman: bool, expensive: bool, details: bool, denied: bool) -
     """Return the mode that costs the engine least, and the reason for it.
 
     Podman inspects each container that it lists, and before version 6 lists no health.
-    `expensive`: Docker looks up an image for each container that it lists. `details` is the
-    option CONTAINER_DETAILS; `denied`: an inspect of the last poll was.
+    `expensive`: Docker looks up an image for each container that it lists. `details` is
+    the option CONTAINER_DETAILS; `denied`: an inspect of the last poll was.
     """
     if not (podman or expensive):
         return LIST_MODE

@@ -86,7 +86,8 @@ class InspectMode:
     def find_new(self, poll: Poll) -> Inspected:
         """List containers that may have been created since the last poll; inspect new ones.
 
-        If the list fails, that is counted and kept in `list_error`, unless nothing is known.
+        If the list fails, that is counted and kept in `list_error`, unless nothing is
+        known.
         """
         self.list_error = None
         try:

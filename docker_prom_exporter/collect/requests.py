@@ -113,7 +113,8 @@ class Requests:
     def listing_is_expensive(self) -> bool:
         """Whether the engine looks up an image for each container that it lists.
 
-        It has rows with `ImageManifestDescriptor` (API 1.48 on), or else says it in inspects.
+        It has rows with `ImageManifestDescriptor` (API 1.48 on), or else says it in
+        inspects.
         """
         return bool(self._lookup_listed) or self._lookup_inspected
 
@@ -167,8 +168,8 @@ class Requests:
     ) -> Inspected:
         """Inspect containers, except those whose inspect timed out lately.
 
-        `listed` has rows of this poll. Raises `EngineError` if the engine gave no answer at
-        all.
+        `listed` has rows of this poll. Raises `EngineError` if the engine gave no answer
+        at all.
         """
         due = self._due(ids)
         outcome = self._engine.inspect(due, poll.deadline, partial(self._parse_inspect, poll))
@@ -222,8 +223,8 @@ class Requests:
     ) -> None:
         """Add what the list says of containers without an inspect; not listed means gone.
 
-        The list also decides whose fault it is that inspects took the whole timeout: if the
-        engine answered anything meanwhile, the containers', else the engine's.
+        The list also decides whose fault it is that inspects took the whole timeout: if
+        the engine answered anything meanwhile, the containers', else the engine's.
         """
         silent: Collection[str] = ()
         if not outcome.outlasted:

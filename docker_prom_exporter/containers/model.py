@@ -22,9 +22,10 @@ LABEL: Final = "docker-prometheus-exporter.metric.container_health.enabled"
 Doubt = Literal["pending", "stalled"]
 """Why no probe stands behind the engine's `healthy` or `unhealthy`.
 
-`pending`: moby sets `unhealthy` when it pauses a container, and after the unpause that stays
-until the next probe. `stalled`: the engine has stopped probing, as moby before 23 does after a
-restart of dockerd with `live-restore`, and Podman where systemd's timers don't run.
+`pending`: moby sets `unhealthy` when it pauses a container, and after the unpause that
+stays until the next probe. `stalled`: the engine has stopped probing, as moby before 23
+does after a restart of dockerd with `live-restore`, and Podman where systemd's timers
+don't run.
 """
 
 DOUBTS: Final[dict[Doubt, str]] = {
@@ -67,8 +68,8 @@ _HEALTH_WHILE_RUNNING: Final[dict[str | None, ContainerHealth]] = {
 class Healthcheck(NamedTuple):
     """The settings of a healthcheck, from `Config.Healthcheck`; times are in seconds.
 
-    `interval` is `None` if the engine never probes by itself: `--health-interval disable` of
-    Podman.
+    `interval` is `None` if the engine never probes by itself: `--health-interval disable`
+    of Podman.
     """
 
     interval: float | None = DEFAULT_INTERVAL
@@ -86,9 +87,9 @@ class Healthcheck(NamedTuple):
 class Probe(NamedTuple):
     """One run of a healthcheck, from `State.Health.Log`, without its output.
 
-    `ended` is in Unix seconds by the engine's clock, `duration` in seconds. Exit code 0: it
-    passed. -1: it was not run to its end, on Docker because of its timeout. Others: it failed.
-    Podman has only 0 and 1.
+    `ended` is in Unix seconds by the engine's clock, `duration` in seconds. Exit code 0:
+    it passed. -1: it was not run to its end, on Docker because of its timeout. Others: it
+    failed. Podman has only 0 and 1.
     """
 
     ended: float
@@ -105,8 +106,8 @@ class Probe(NamedTuple):
 class Details(NamedTuple):
     """The fields of a container that only `/containers/{id}/json` has.
 
-    Times are Unix seconds, `None` if the engine's time is zero. `restart_policy` is one of
-    `RESTART_POLICIES`, or `None` for any other.
+    Times are Unix seconds, `None` if the engine's time is zero. `restart_policy` is one
+    of `RESTART_POLICIES`, or `None` for any other.
     """
 
     started: float | None
@@ -185,8 +186,8 @@ class Container(NamedTuple):
     def awaits_probe(self) -> bool:
         """Whether a probe can decide its health while nothing in its row changes.
 
-        List mode inspects such a container in each poll: its row is the same before and after
-        the probe, whether the verdict is pending or the engine had stopped probing.
+        List mode inspects such a container in each poll: its row is the same before and
+        after the probe, whether the verdict is pending or the engine had stopped probing.
         """
         return self.doubt is not None
 

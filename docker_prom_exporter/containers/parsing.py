@@ -80,8 +80,8 @@ def parse_row(
     """Parse one row of `/containers/json`; return `None` if it has no valid id.
 
     `health_listed`: the engine lists the health of running containers. Docker does, in
-    `Health` from API 1.52 on and in the suffix of `Status` in every version; Podman before 6
-    does not.
+    `Health` from API 1.52 on and in the suffix of `Status` in every version; Podman
+    before 6 does not.
     """
     summary, health_status, min_age = _parse_status(as_text(at(row, "Status")))
     if not health_listed:
@@ -124,9 +124,10 @@ def parse_inspect(
 ) -> Container | None:
     """Parse an answer of `/containers/{id}/json` as `parse_row` parses a row, with details.
 
-    `now` is the engine's clock in Unix seconds, from its `Date` shortly before; without it no
-    container is stalled. `is_podman`: without an interval the engine never probes by itself.
-    Docker leaves out an interval that is the default, Podman one that is disabled.
+    `now` is the engine's clock in Unix seconds, from its `Date` shortly before; without
+    it no container is stalled. `is_podman`: without an interval the engine never probes
+    by itself. Docker leaves out an interval that is the default, Podman one that is
+    disabled.
     """
     state = _state(at(answer, "State", "Status"))
     health_status = _health_status(at(answer, "State", "Health"))

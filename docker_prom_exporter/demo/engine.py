@@ -48,8 +48,8 @@ def _age(seconds: float) -> str:
 class SimulatedContainer:
     """A container of the simulated engine; times are Unix seconds, durations seconds.
 
-    With a healthcheck a probe ends once an `interval`, counted from its start or from the end
-    of its last pause.
+    With a healthcheck a probe ends once an `interval`, counted from its start or from the
+    end of its last pause.
     """
 
     name: str
@@ -248,9 +248,9 @@ class Request(BaseHTTPRequestHandler):
 class SimulatedEngine(ThreadingUnixStreamServer):
     """Answers as a Docker engine does, from `containers()`; listens inside `with`.
 
-    It listens on a unix socket at `path`, or, without one, on a port of 127.0.0.1, which needs
-    no file. Subclasses in tests override `respond`, which gets each request, and `answer`,
-    which returns its JSON.
+    It listens on a unix socket at `path`, or, without one, on a port of 127.0.0.1, which
+    needs no file. Subclasses in tests override `respond`, which gets each request, and
+    `answer`, which returns its JSON.
     """
 
     daemon_threads = True

@@ -29,9 +29,9 @@ _HOUR: Final = 3600
 class _Part:
     """One container of the play as it begins, and its changes, each with a second of the play.
 
-    A change to the state `""` removes the container; the next change of its state creates it
-    again. A part with changes begins with a new container, as after a deploy, unless it is
-    `kept`.
+    A change to the state `""` removes the container; the next change of its state creates
+    it again. A part with changes begins with a new container, as after a deploy, unless
+    it is `kept`.
     """
 
     container: SimulatedContainer

@@ -78,9 +78,9 @@ class Inspects(NamedTuple):
 class Engine:
     """A Docker engine, or another engine with its API, behind one long-lived docker-py client.
 
-    `timeout` is in seconds, for one request from its first byte to its last. `connect` comes
-    first. Each request raises `EngineError`; its deadline can only shorten the timeout. Only
-    one thread makes requests; any may call `abort`.
+    `timeout` is in seconds, for one request from its first byte to its last. `connect`
+    comes first. Each request raises `EngineError`; its deadline can only shorten the
+    timeout. Only one thread makes requests; any may call `abort`.
     """
 
     def __init__(self, target: Target, timeout: float) -> None:
@@ -123,7 +123,8 @@ class Engine:
     def connect_without_version(self, deadline: Deadline) -> None:
         """Use the API version that a ping names, else a usual one, when `/version` fails.
 
-        moby names its version in each answer, even in one that refuses the request's version.
+        moby names its version in each answer, even in one that refuses the request's
+        version.
         """
         self.disconnect()
         self._client = client = self._new_client(_USUAL_API_VERSION)
@@ -160,9 +161,9 @@ class Engine:
     ) -> Any:
         """List all containers, or those that match every filter; return `parse` of the rows.
 
-        The filters are moby's: `label`, `id`, and `since` and `before`, each with the full id
-        of one container. Rows are large and not kept. If the same request gets the same bytes
-        again, the last result is returned without a call of `parse`.
+        The filters are moby's: `label`, `id`, and `since` and `before`, each with the
+        full id of one container. Rows are large and not kept. If the same request gets
+        the same bytes again, the last result is returned without a call of `parse`.
         """
         client = self._connected()
         query = limit, {name: [*values] for name, values in filters.items()}

@@ -41,8 +41,8 @@ def local_socket() -> str:
 def parse_address(text: str, origin: str, default_ports: Mapping[str, int]) -> tuple[str, str]:
     """Return the scheme, and the path of a socket or `HOST:PORT`; raises `BadTargetError`.
 
-    `origin` names the option, the variable or the context. `default_ports` has the schemes
-    that may come with a host.
+    `origin` names the option, the variable or the context. `default_ports` has the
+    schemes that may come with a host.
     """
     scheme, separator, rest = text.partition("://")
     if scheme == "ssh" and separator:

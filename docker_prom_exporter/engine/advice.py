@@ -197,7 +197,8 @@ def _forbidden_socket_advice(path: Path) -> str:
 def _mode_allows(path: Path, status: os.stat_result) -> bool:
     """Whether owner, group or others may use a socket, and this process is one of them.
 
-    `os.access` also knows that root may use all; but SELinux may deny it what the mode allows.
+    `os.access` also knows that root may use all; but SELinux may deny it what the mode
+    allows.
     """
     if sys.platform == "win32" or os.access(path, os.W_OK):
         return True

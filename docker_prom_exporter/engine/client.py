@@ -59,7 +59,8 @@ _CHUNK: Final = 64 * 1024
 def new_client(target: Target, timeout: float, version: str, in_flight: InFlight) -> Client:
     """Build a client without sending a request; raises `BadTargetError`.
 
-    The TLS files are read each time: a renewed certificate counts from the next connection on.
+    The TLS files are read each time: a renewed certificate counts from the next
+    connection on.
     """
     if version_lt(version, MINIMUM_DOCKER_API_VERSION):
         raise BadTargetError(
@@ -103,7 +104,8 @@ class Client(APIClient):
         """Send a request as a session does, but never with a body, cookies or credentials.
 
         `Session.request` also reads proxies, certificates and credentials from the
-        environment, and merges settings, which takes a quarter of the CPU time of a request.
+        environment, and merges settings, which takes a quarter of the CPU time of a
+        request.
         """
         request = requests.PreparedRequest()
         request.prepare(method, url, headers=self.headers, params=params)
@@ -199,8 +201,8 @@ def parse_rows(body: bytes) -> list[Any]:
 def _trim_row(fields: dict[str, Any]) -> dict[str, Any]:
     """Drop unused fields of a row at once: a few hundred full rows are megabytes.
 
-    Only a row has `Names` that are not a string: labels may have any key, but their values are
-    strings.
+    Only a row has `Names` that are not a string: labels may have any key, but their
+    values are strings.
     """
     if isinstance(fields.get("Names", ""), str):
         return fields
@@ -222,8 +224,8 @@ def _read(response: requests.Response) -> None:
 class InFlight:
     """The connections of running requests by thread, so that another thread can end a request.
 
-    docker-py's timeout is for each read, so that an answer that drips can outlast it. Shutting
-    the connection down ends any read.
+    docker-py's timeout is for each read, so that an answer that drips can outlast it.
+    Shutting the connection down ends any read.
     """
 
     def __init__(self) -> None:
@@ -232,8 +234,8 @@ class InFlight:
     def watch(self, adapter: requests.adapters.HTTPAdapter) -> None:
         """Record the connection of each request through the adapter.
 
-        On a unix socket all paths then share one pool: docker-py makes a pool for each path,
-        which leaves an idle connection for each inspect.
+        On a unix socket all paths then share one pool: docker-py makes a pool for each
+        path, which leaves an idle connection for each inspect.
         """
         pool_of = adapter.get_connection_with_tls_context
 

@@ -25,8 +25,8 @@ _REASONS_BY_STATUS: Final = {
 class EngineError(Exception):
     """A request failed: `endpoint` and `reason` as in `snapshot`, and one line of detail.
 
-    The detail never quotes the engine's answer, so that no text of a container can reach a
-    log. `status` is the HTTP status, `None` without an answer.
+    The detail never quotes the engine's answer, so that no text of a container can reach
+    a log. `status` is the HTTP status, `None` without an answer.
     """
 
     def __init__(

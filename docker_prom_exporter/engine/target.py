@@ -1,7 +1,7 @@
 """Which engine to ask, by the environment and the Docker CLI's files, as the CLI of 28.2 does.
 
-docker-py's own reading differs: it looks for contexts in other folders, and drops TLS where a
-file is missing.
+docker-py's own reading differs: it looks for contexts in other folders, and drops TLS
+where a file is missing.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _OWN_HEADERS: Final = frozenset(
 class Target(NamedTuple):
     """An engine's address, with what is needed to speak to it.
 
-    `url` is `unix:///PATH`, `npipe://PATH`, `http://HOST:PORT` or `https://HOST:PORT`; only
-    the last has `tls`. `origin` names the option, the variable or the context that it comes
-    from. `headers` are those of the CLI's `config.json` that go with each request. `ignored`
-    says in one line why that file counts as empty, and is empty if the file is fine or does
-    not exist.
+    `url` is `unix:///PATH`, `npipe://PATH`, `http://HOST:PORT` or `https://HOST:PORT`;
+    only the last has `tls`. `origin` names the option, the variable or the context that
+    it comes from. `headers` are those of the CLI's `config.json` that go with each
+    request. `ignored` says in one line why that file counts as empty, and is empty if the
+    file is fine or does not exist.
     """
 
     url: str
@@ -66,8 +66,8 @@ def find_target(docker_host: str | None, environ: Mapping[str, str]) -> Target:
     """Find the engine that `docker version` would ask, with the same environment and files.
 
     `docker_host` is the value of the option, from its flag or from `DOCKER_HOST`. Raises
-    `BadTargetError` for what can't be used, and for `ssh://`, which only the CLI can use. The
-    TLS files are read once, to find errors at the start.
+    `BadTargetError` for what can't be used, and for `ssh://`, which only the CLI can use.
+    The TLS files are read once, to find errors at the start.
     """
     folder = _config_folder(environ)
     config, ignored = _read_config(folder)
@@ -154,7 +154,8 @@ def _config_folder(environ: Mapping[str, str]) -> Path | None:
 def _read_config(folder: Path | None) -> tuple[Any, str]:
     """Read `config.json`; return it and why it counts as empty, if it can't be read.
 
-    The CLI warns of such a file and goes on; it ignores what comes after the first JSON value.
+    The CLI warns of such a file and goes on; it ignores what comes after the first JSON
+    value.
     """
     if folder is None:
         return None, ""

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 class Tls(NamedTuple):
     """How to speak TLS.
 
-    `origin` names the variables or the context that it comes from. Each file is PEM. Without
-    `ca` the system's CAs are trusted; without `key` no client certificate is presented.
+    `origin` names the variables or the context that it comes from. Each file is PEM.
+    Without `ca` the system's CAs are trusted; without `key` no client certificate is
+    presented.
     """
 
     origin: str

@@ -46,11 +46,11 @@ _ACCEPT: Final = "text/plain;version=0.0.4;escaping=values"
 class Expirer:
     """Deletes the groups of `--push-job` that were not pushed for `--expire-after`.
 
-    It publishes after each run. A group is deleted by the second run in a row that found it
-    expired, so that a host that pushes again after an outage of the gateway keeps its group.
-    `DELETE` has no condition: a push between both requests is lost until the next push. After
-    `stop` is set nothing is published. Raises `OutletError` if the password or the
-    certificates can't be read.
+    It publishes after each run. A group is deleted by the second run in a row that found
+    it expired, so that a host that pushes again after an outage of the gateway keeps its
+    group. `DELETE` has no condition: a push between both requests is lost until the next
+    push. After `stop` is set nothing is published. Raises `OutletError` if the password
+    or the certificates can't be read.
     """
 
     first_result: threading.Event
@@ -141,8 +141,9 @@ class Expirer:
     def _delete(self, expired: Mapping[Group, float]) -> bool:
         """Delete, for a second, groups found expired by two runs in a row.
 
-        Return whether some remain. A deletion that fails says nothing about the gateway, which
-        has just answered: a proxy may allow GET only. The other groups are still deleted.
+        Return whether some remain. A deletion that fails says nothing about the gateway,
+        which has just answered: a proxy may allow GET only. The other groups are still
+        deleted.
         """
         due = [group for group in expired if group in self._candidates]
         self._candidates = {*expired}

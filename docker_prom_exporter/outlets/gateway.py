@@ -46,8 +46,8 @@ class Gateway:
     """A Pushgateway. Each request opens a connection.
 
     Redirects are not followed and the environment's proxies are not used, so that only
-    `--push-url` gets the password. Raises `OutletError` if the password or the certificates
-    can't be read.
+    `--push-url` gets the password. Raises `OutletError` if the password or the
+    certificates can't be read.
     """
 
     url: str

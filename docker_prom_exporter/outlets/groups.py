@@ -35,9 +35,9 @@ _PLAIN: Final = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*")
 def last_pushes(lines: Iterable[bytes], job: str, until: float) -> dict[Group, float]:
     """Return the last push of each group of the job that was not pushed after `until`.
 
-    Times are Unix seconds. The lines are the gateway's exposition: `push_time_seconds` has the
-    labels of its group and is 0 if no push has succeeded. The last failure then counts
-    (`push_failure_time_seconds`). Raises `OutletError` if the lines are not from a
+    Times are Unix seconds. The lines are the gateway's exposition: `push_time_seconds`
+    has the labels of its group and is 0 if no push has succeeded. The last failure then
+    counts (`push_failure_time_seconds`). Raises `OutletError` if the lines are not from a
     Pushgateway.
     """
     pushed: dict[Group, float] = {}
@@ -72,8 +72,8 @@ def _expired(
 def paths(group: Group) -> Iterator[str]:
     """Yield the possible paths of the group on a gateway, usually one.
 
-    Each begins with the job. A gateway shows an empty `instance` for a group without one, and
-    never holds both groups.
+    Each begins with the job. A gateway shows an empty `instance` for a group without one,
+    and never holds both groups.
     """
     for labels in dict.fromkeys((group, group - {("instance", "")})):
         path = "/metrics"

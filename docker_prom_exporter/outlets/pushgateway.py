@@ -34,9 +34,9 @@ _DELETE_TIMEOUT: Final = 0.65
 class Pusher:
     """Replaces a Pushgateway's group once an interval, also while Docker is down.
 
-    Deletes it at the end. prometheus-client's push functions make the requests. A transient
-    failure is retried with the current content of the exposition until the next push is due.
-    Methods that send requests raise `OutletError`.
+    Deletes it at the end. prometheus-client's push functions make the requests. A
+    transient failure is retried with the current content of the exposition until the next
+    push is due. Methods that send requests raise `OutletError`.
     """
 
     topic = "push"
@@ -129,8 +129,8 @@ class Pusher:
     def _time_to_live(self) -> float:
         """Return for how many seconds the gateway keeps a group.
 
-        0 means for ever, as upstream's does. Builds that expire groups, like k0s's, have a
-        flag for it, which `/api/v1/status` shows (from 1.2).
+        0 means for ever, as upstream's does. Builds that expire groups, like k0s's, have
+        a flag for it, which `/api/v1/status` shows (from 1.2).
         """
         request = GatewayRequest("GET", f"{self._gateway.url}/api/v1/status")
         text = self._gateway.send(request, min(_REQUEST_TIMEOUT, self._interval), beginning)

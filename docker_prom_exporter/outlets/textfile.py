@@ -32,8 +32,8 @@ class TextFile:
     """A file that is replaced atomically when the families change and each minute.
 
     Removed at the end. The temporary file is in the same directory and does not match
-    `*.prom`. `check_interval` is the longest time in seconds between two calls of `is_due`.
-    Raises `OutletError` if the file can't be written.
+    `*.prom`. `check_interval` is the longest time in seconds between two calls of
+    `is_due`. Raises `OutletError` if the file can't be written.
     """
 
     topic = "textfile"

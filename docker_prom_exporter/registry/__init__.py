@@ -36,8 +36,9 @@ class _StoppedError(Exception):
 class Scanner:
     """Scans the storage at `path` every `interval` seconds, and publishes the results.
 
-    Only the thread that calls `run` accesses the storage, so that a hanging file system blocks
-    nothing else. `publish` must return at once. It is not called after `stop` is set.
+    Only the thread that calls `run` accesses the storage, so that a hanging file system
+    blocks nothing else. `publish` must return at once. It is not called after `stop` is
+    set.
     """
 
     first_scan_ended: Event
@@ -68,7 +69,8 @@ class Scanner:
     def run(self) -> None:
         """Scan once per interval until `stop` is set.
 
-        Until the first scan has ended, there are no metrics of the storage, unless it hangs.
+        Until the first scan has ended, there are no metrics of the storage, unless it
+        hangs.
         """
         self._publish(self.publication())
         for _ in each_interval(self._interval, self._stop):

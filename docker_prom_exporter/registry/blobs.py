@@ -60,8 +60,8 @@ class _Prefix:
 class Blobs:
     """Blobs in the folder `path`, by digest; distribution stores each under its sha256.
 
-    The content of a digest never changes, so each manifest is read once and kept until its
-    blob is deleted or has another size. A folder is listed again when it has changed.
+    The content of a digest never changes, so each manifest is read once and kept until
+    its blob is deleted or has another size. A folder is listed again when it has changed.
     """
 
     manifests_read: int

@@ -54,8 +54,9 @@ def version_of(status: os.stat_result) -> int:
 class Files:
     """Reads the files and folders of a storage. `checkpoint` is called before each access.
 
-    A symbolic link, or what can't be read, becomes one of `problems` and costs nothing else.
-    Errors that are not about one file, such as too many open files, are raised as `OSError`.
+    A symbolic link, or what can't be read, becomes one of `problems` and costs nothing
+    else. Errors that are not about one file, such as too many open files, are raised as
+    `OSError`.
     """
 
     problems: dict[str, Defect]  # by path, of the current scan

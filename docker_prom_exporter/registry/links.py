@@ -33,8 +33,9 @@ class TagLink(NamedTuple):
 class DigestLinks(NamedTuple):
     """The links in a folder like `revisions/sha256`, whose names are digests.
 
-    Nearly each link holds the digest of its name, so the names are kept together, sorted, and
-    only the other links by themselves: a layer that is named by sha512 links the sha256.
+    Nearly each link holds the digest of its name, so the names are kept together, sorted,
+    and only the other links by themselves: a layer that is named by sha512 links the
+    sha256.
     """
 
     names: bytes

@@ -50,8 +50,8 @@ Manifest = tuple[Descriptor, ...]
 def parse(text: bytes) -> Manifest:
     """Parse a manifest: Docker schema 1, 2 or list, OCI image, index or artifact.
 
-    The kind is determined as in distribution: by `mediaType`, or by the content if there is
-    no `mediaType`. Raises `DefectError`.
+    The kind is determined as in distribution: by `mediaType`, or by the content if there
+    is no `mediaType`. Raises `DefectError`.
     """
     if sum(map(text.count, (b",", b"[", b"{"))) > _MAX_VALUES:
         raise DefectError("unsupported", f"has more than {_MAX_VALUES} values")

@@ -151,8 +151,8 @@ class Resolver:
     def _defects(self) -> Iterator[tuple[bytes, Defect]]:
         """Yield the defects of links, and of manifests that no tag leads to.
 
-        It is none that a revision's blob is gone: nobody can pull it, and `garbage-collect`
-        passes over it.
+        It is none that a revision's blob is gone: nobody can pull it, and
+        `garbage-collect` passes over it.
         """
         for name, target in (*self._revisions.items(), *self._layers.items()):
             if isinstance(target, Defect):

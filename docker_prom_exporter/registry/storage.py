@@ -57,8 +57,8 @@ class StorageError(Exception):
 class Contents(NamedTuple):
     """The content of a storage.
 
-    `blob_bytes` has the bytes held by `tag`, `untagged` and `nothing`; without `nothing` if
-    the storage has blobs and no manifests, so that nobody can know what holds them.
+    `blob_bytes` has the bytes held by `tag`, `untagged` and `nothing`; without `nothing`
+    if the storage has blobs and no manifests, so that nobody can know what holds them.
     """
 
     repositories: tuple[Repository, ...] = ()
@@ -75,8 +75,8 @@ class Contents(NamedTuple):
 class Storage:
     """A registry's file storage at `path`.
 
-    One thread calls `scan`; any thread may call `progress`. `checkpoint` is called before each
-    file or folder is accessed; an exception from it ends the scan.
+    One thread calls `scan`; any thread may call `progress`. `checkpoint` is called before
+    each file or folder is accessed; an exception from it ends the scan.
     """
 
     _states: dict[str, RepositoryState]  # of the last scan, by name

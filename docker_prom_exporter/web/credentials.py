@@ -43,8 +43,8 @@ class _Contexts(NamedTuple):
 class ServerTls:
     """TLS 1.2 or newer, with a certificate and optionally the CA of clients' certificates.
 
-    Raises `CredentialsError` if a file can't be used. If that happens after a change, it is
-    logged once and the previous content stays in use.
+    Raises `CredentialsError` if a file can't be used. If that happens after a change, it
+    is logged once and the previous content stays in use.
     """
 
     _needs_certificate: bool  # whether clients from the network must have one
@@ -60,7 +60,8 @@ class ServerTls:
     def wrap(self, connection: socket.socket, *, same_host: bool) -> ssl.SSLSocket:
         """Return the connection with TLS, before the handshake.
 
-        A client from this host's own address needs no certificate: the healthcheck has none.
+        A client from this host's own address needs no certificate: the healthcheck has
+        none.
         """
         contexts = self._contexts.value()
         context = contexts.network

@@ -35,9 +35,9 @@ _REFUSED: Final = _Range("", 0, {})
 def choose_exposition(accept: str) -> tuple[Format, str]:
     """Return the format of a scrape, and its content type.
 
-    OpenMetrics is chosen if the client names version 1.0.0, or none, and prefers nothing else
-    to it. If the chosen range has a valid `escaping`, the content type repeats it, as
-    Prometheus 3 expects.
+    OpenMetrics is chosen if the client names version 1.0.0, or none, and prefers nothing
+    else to it. If the chosen range has a valid `escaping`, the content type repeats it,
+    as Prometheus 3 expects.
     """
     text = openmetrics = _REFUSED
     for each in _ranges(accept):

@@ -104,8 +104,8 @@ class _Slot(NamedTuple):
 class BoundedServer(ThreadingMixIn, BaseServer):
     """Answers requests with `app`; each connection has a thread.
 
-    At the maximum number of threads, a new connection replaces the longest-idle connection of
-    the host that has the most, so that a scrape always gets a connection.
+    At the maximum number of threads, a new connection replaces the longest-idle
+    connection of the host that has the most, so that a scrape always gets a connection.
     """
 
     daemon_threads = True
