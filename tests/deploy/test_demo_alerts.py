@@ -9,6 +9,7 @@ from docker_prom_exporter.demo import Play
 from docker_prom_exporter.demo.play import SLOW
 from docker_prom_exporter.metrics import SnapshotMetrics
 from support.builders import snapshot
+from support.documents import tables
 from support.machine import COMPOSE
 from support.missing import require_program
 from support.processes import Command
@@ -17,21 +18,21 @@ RULES = COMPOSE / "prometheus/rules.yml"
 STEP = 15
 BEGIN = 1714979280
 
-# The alerts of compose/README.md's table, and the minute before which each container raises it.
-ALERTS = {
-    ("ContainerOomKilled", "batch-report-1"): 3,
-    ("ContainerExitedNonZero", "batch-import-1"): 4,
-    ("ContainerUnhealthy", "shop-cache-1"): 5,
-    ("ContainerUnhealthy", "shop-api-1"): 5,
-    ("ContainerRestartLoop", "batch-mailer-1"): 8,
-    ("ContainerHealthFlapping", "lab-sensor-1"): 9,
-    ("ContainerHealthcheckStalled", "lab-camera-1"): 9,
-    ("ContainerHealthcheckBroken", "shop-cache-1"): 13,
-    ("ContainerHealthcheckSlow", "shop-catalog-1"): 18,
-    ("ContainerStuckStarting", "lab-model-1"): 18,
-    ("ContainerStopped", "lab-draft-1"): 32,
-    ("ContainerStopped", "shop-worker-1"): 32,
-}
+_CODE = re.compile(r"`([^`]+)`")
+_MINUTE = re.compile(r": (\d+)")
+
+
+def documented_alerts() -> dict[tuple[str, str], int]:
+    """Return the alerts of compose/README.md's table, and the minute before which each container raises it."""
+    minutes = {}
+    for head, *rows in tables(COMPOSE / "README.md"):
+        if head[-1] != "in `demo`":
+            continue
+        for row in rows:
+            (alert,) = _CODE.findall(row[0])
+            for container in _CODE.findall(row[-1]):
+                minutes[alert, container] = int(_MINUTE.findall(row[-1])[0])
+    return minutes
 
 
 def samples_of_the_play() -> dict[str, dict[int, float]]:
@@ -74,9 +75,10 @@ def test_the_demo_raises_the_alerts(tmp_path: Path) -> None:
     for series, samples in samples_of_the_play().items():
         lines.append(f"      - {{series: '{series}', values: '{values(samples)}'}}")
     lines.append("    promql_expr_test:")
+    alerts = documented_alerts()
     fired = 'max_over_time(ALERTS{alertstate="firing", severity!="none"}[45m])'
-    for minute in sorted({*ALERTS.values(), 45}):
-        due = {alert for alert, latest in ALERTS.items() if latest <= minute}
+    for minute in sorted({*alerts.values(), 45}):
+        due = {alert for alert, latest in alerts.items() if latest <= minute}
         names = "|".join(sorted({alert for alert, _ in due}))
         chosen = fired if minute == 45 else fired.replace("{", f'{{alertname=~"{names}", ')
         lines.append(f"      - eval_time: {minute}m")

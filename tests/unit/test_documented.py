@@ -1,10 +1,12 @@
-"""README's tables have each metric and each option as it is; tests/README.md has each module."""
+"""The documents' tables have each metric, option and alert as it is; tests/README.md has each module."""
 
 import ast
 import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+from ruamel.yaml import YAML
 
 import docker_prom_exporter
 from docker_prom_exporter.exposition import Exposition
@@ -18,6 +20,7 @@ from support.gateway import push_settings
 from support.storages import HandMade
 
 README = REPOSITORY / "README.md"
+COMPOSE = REPOSITORY / "compose"
 PACKAGE = Path(docker_prom_exporter.__file__).parent
 NOWHERE = "http://127.0.0.1:1"
 
@@ -105,6 +108,33 @@ def test_each_option_is_in_the_table() -> None:
             }
 
     assert documented == expected
+
+
+def test_each_alert_is_in_a_table() -> None:
+    """The tables of alerts in compose/README.md have the severity and `for` of each, and no other alert."""
+    documented = {}
+    for head, *rows in tables(COMPOSE / "README.md"):
+        for row in rows:
+            cells = dict(zip(head, row, strict=True))
+            if "severity" in cells:
+                time = cells.get("for", "").replace(" min", "m")
+                documented[cells["alert"].strip("`")] = cells["severity"], time
+    # The table of a registry's alerts has no times.
+    alerts = alerts_of("rules.yml")
+    for name, (severity, _) in alerts_of("registry_rules.yml").items():
+        alerts[name] = severity, ""
+
+    assert documented == alerts
+
+
+def alerts_of(file: str) -> dict[str, tuple[str, str]]:
+    """Return the severity and `for` of each alert in a file of rules."""
+    alerts = {}
+    for group in YAML(typ="safe").load(COMPOSE / "prometheus" / file)["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                alerts[rule["alert"]] = rule["labels"]["severity"], rule.get("for", "")
+    return alerts
 
 
 def map_of_the_package() -> list[str]:
