@@ -118,7 +118,8 @@ def _once(settings: Settings) -> int:
         exposition.publish(SnapshotMetrics(settings.container_labels).families_of(snapshot))
         # They are not withdrawn: what is pushed and written stays for Prometheus.
         delivered = [outlet.deliver(exposition) for outlet in outlets]
-        output.write(b"".join(exposition.render().body).decode())
+        # Not as text: the locale's encoding may differ from the exposition's.
+        output.buffer.write(b"".join(exposition.render().body))
     if snapshot.up and all(delivered):
         return 0
     return 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from docker_prom_exporter.demo import WATCH
 from support.exporters import exporter
 from support.missing import require_program
 from support.simulated import Simulation
@@ -57,6 +58,16 @@ def test_once(simulated: Simulation) -> None:
     assert "\ndocker_up 1.0\n" in done.stdout
     assert 'name="web"} 4.0' in done.stdout
     assert "event=docker.found" in done.stderr
+
+
+def test_once_prints_utf_8(simulated: Simulation) -> None:
+    """The exposition is UTF-8, whatever the locale's encoding is."""
+    simulated.stage.add("shop", labels={**WATCH, "team": "café ☃"})
+    environment = {"DOCKER_HOST": simulated.url, "PYTHONIOENCODING": "latin-1"}
+    done = run("once", "--container-labels", "team", **environment)
+
+    assert 0 == done.returncode
+    assert 'label_team="café ☃"' in done.stdout
 
 
 def test_once_without_docker(tmp_path: Path) -> None:
