@@ -137,7 +137,7 @@ class Pusher:
         try:
             flags = json.loads(text)["data"]["flags"]
             return parse_duration(flags.get("metric.timetolive") or "0")
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise OutletError(
                 "bad_response", "/api/v1/status tells no time to live", 200
             ) from None

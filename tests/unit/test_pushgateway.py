@@ -263,7 +263,14 @@ def test_time_to_live(gateway: FakeGateway, flags: dict[str, str], event: str | 
 
 
 @pytest.mark.parametrize(
-    "status", [answers("404 Not Found", ""), answers("200 OK", "[]"), resets]
+    "status",
+    [
+        answers("404 Not Found", ""),
+        answers("200 OK", "[]"),
+        answers("200 OK", "[" * 60_000),
+        resets,
+    ],
+    ids=["absent", "empty", "nested", "reset"],
 )
 def test_a_gateway_without_options(gateway: FakeGateway, status: Fault) -> None:
     """If the gateway does not report its options, the log says so once.
