@@ -37,6 +37,11 @@ def test_the_unit_exposes_little(unit: Path) -> None:
     assert not re.search(r"✗ CapabilityBoundingSet", report)
 
 
+def test_the_service_may_read_proc_stat() -> None:
+    """The unit does not hide `/proc/stat`, without which prometheus-client has no `process_*`."""
+    assert "ProcSubset=" not in (COMPOSE / "docker-prom-exporter.service").read_text()
+
+
 DROP_INS = [
     block.text
     for block in blocks(COMPOSE / "README.md", "ini")
