@@ -151,6 +151,12 @@ CHANGES = {
             "on (instance, job, id) group_left ()",
             "an alert carries the team",
         ),
+        (
+            "topk by (instance, job, id) (1,\n            docker_container_info",
+            "(\n            docker_container_info",
+            "a container that was renamed",
+        ),
+        ("(team) topk by (instance, job, id) (1,", "(team) (", "a container that was renamed"),
     ],
     "docker:container_info:bridged": [
         ("[3m]", "[1m]", "the clock of ContainerStopped"),
@@ -273,6 +279,7 @@ CHANGES = {
         ),
         ("time() - 7200", "time()", "deploys, scale-downs, one-offs"),
         ("{policy='no', id=%q}", "{policy='x', id=%q}", "a job that removes"),
+        ("topk by (instance, job, id) (1, ", "(", "containers that get a team"),
     ],
     "ContainerHealthcheckStalled": [
         ("for: 5m", "for: 1m", "a verdict without a probe"),
