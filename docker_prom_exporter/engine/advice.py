@@ -43,15 +43,19 @@ _TOO_SLOW: Final = {
 }
 
 _BY_STATUS: Final = {
+    301: "redirects are not followed: set DOCKER_HOST to the engine or a socket proxy itself; "
+    "if that speaks HTTPS, with DOCKER_TLS_VERIFY=1",
     400: "the engine refused the API version, which a proxy in between may hide or an upgrade "
     "have changed; or it speaks HTTPS: then use tcp://HOST:2376 with DOCKER_TLS_VERIFY=1 and "
     "DOCKER_CERT_PATH",
     401: "a proxy in front of the engine asks for credentials: HttpHeaders of the Docker "
     "CLI's config.json may hold them; or use a socket proxy",
     404: "nothing there speaks Docker's API: check the address in DOCKER_HOST",
+    500: "the engine's log has the reason: journalctl -u docker",
     502: "the socket proxy answers, the engine behind it does not: is the socket mounted into "
     "the proxy, and may the proxy use it?",
 }
+_BY_STATUS[302] = _BY_STATUS[307] = _BY_STATUS[308] = _BY_STATUS[301]
 _BY_STATUS[503] = _BY_STATUS[504] = _BY_STATUS[502]
 
 # `{0}` is the engine's address, split by `urlsplit`.

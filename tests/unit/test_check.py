@@ -157,6 +157,8 @@ def test_a_proxy_denies_all(simulated: Simulation) -> None:
             "refused the API version",
         ),
         (answers("401 Unauthorized", ""), "denied", "credentials"),
+        (answers("308 Permanent Redirect", ""), "nonsense", "redirects are not followed"),
+        (answers("500 Internal Server Error", ""), "failed", "the engine's log"),
         (answers_json("nonsense"), "nonsense", ""),
     ],
 )
