@@ -162,6 +162,8 @@ class _Check:
 
     def _inspect(self, info: EngineInfo | None, containers: list[Container]) -> Any:
         """Inspect one container, the worst of the watched ones if there are any."""
+        if "list" in self._errors:
+            return self._skip("the list did not answer", "inspect")
         if not containers:
             return self._skip("the list named no container", "inspect")
         if not self._settings.container_details and info and not info.is_podman:

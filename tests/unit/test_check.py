@@ -141,6 +141,7 @@ def test_a_proxy_denies_all(simulated: Simulation) -> None:
     code, lines = checked(simulated.url)
 
     assert (1, ["denied", "denied", "denied", "not asked"]) == (code, outcomes(lines))
+    assert "not asked the list did not answer" == lines["inspect"]
     assert "unknown   the list did not answer" == lines["watched"]
 
 
