@@ -79,6 +79,17 @@ def test_both_alertmanagers_inhibit_alike() -> None:
     assert one == other
 
 
+def test_an_outage_inhibits_the_alerts_of_containers() -> None:
+    """Each alert about an engine or exporter that is silent, also of pushed hosts, inhibits the others."""
+    pushed = (COMPOSE / "prometheus/push_rules.yml").read_text()
+    silent = {"DockerDown", "DockerExporterDown", *re.findall(r"alert: (\w+Stale)", pushed)}
+    text = (ALERTMANAGER / "alertmanager.yml").read_text()
+    source = re.search(r"source_matchers: \['alertname=~\"(Docker.+)\"'\]", text)
+
+    assert source
+    assert silent == {*source[1].split("|")}
+
+
 def block_of(name: str) -> str:
     """Return the text of one rule, an alert or a recording rule."""
     rules = re.split(
