@@ -2,6 +2,7 @@
 
 import base64
 import socket
+import ssl
 import threading
 import time
 from pathlib import Path
@@ -110,6 +111,16 @@ def test_400_is_final(gateway: FakeGateway) -> None:
     assert [("400 Bad Request", "pushed metrics are invalid")] * 2 == [
         (error.reason, error.detail) for error in errors if error
     ]
+
+
+def test_a_ca_need_not_be_strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A private CA is trusted that lacks extensions which Python requires from 3.13 on."""
+    context = ssl.create_default_context()
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    monkeypatch.setattr(ssl, "create_default_context", lambda **_: context)
+    pusher("https://127.0.0.1:1")
+
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
 
 
 @pytest.mark.parametrize("fault", [UNAVAILABLE, says(b"nonsense\r\n\r\n"), hangs()])
