@@ -126,8 +126,9 @@ def _tls(ca_file: str | None) -> ssl.SSLContext:
         raise OutletError(
             "no_ca", f"can't read --push-ca-file {ca_file}: {one_line(error)}"
         ) from error
-    # Python 3.13 added this, and many private CAs that curl trusts don't pass.
+    # The flags of curl: Python 3.13 sets both, and many private CAs don't pass the first.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     return context
 
 

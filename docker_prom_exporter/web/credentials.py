@@ -159,9 +159,11 @@ def _load_contexts(cert_file: str, key_file: str, client_ca_file: str | None) ->
     contexts = _Contexts(_context(cert_file, key_file), _context(cert_file, key_file))
     if client_ca_file is not None:
         authorities = _load_certificates(client_ca_file)
-        contexts.network.load_verify_locations(cadata=authorities)
+        for context in contexts:
+            context.load_verify_locations(cadata=authorities)
+            # As for Go's TLS, an intermediate CA is enough.
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
         contexts.network.verify_mode = ssl.CERT_REQUIRED
-        contexts.same_host.load_verify_locations(cadata=authorities)
         contexts.same_host.verify_mode = ssl.CERT_OPTIONAL
     return contexts
 

@@ -21,13 +21,16 @@ class Certificate:
         self.key.write_bytes(other.key.read_bytes())
 
 
-def authority(folder: Path, name: str = "ca") -> Certificate:
-    """Make a certificate authority."""
+def authority(
+    folder: Path, name: str = "ca", signer: Certificate | None = None
+) -> Certificate:
+    """Make a certificate authority, with a `signer` an intermediate one."""
     return _make(
         folder,
         name,
         "basicConstraints=critical,CA:TRUE",
         "keyUsage=critical,keyCertSign,cRLSign",
+        signer=signer,
     )
 
 

@@ -4,13 +4,14 @@ import base64
 import os
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.web.credentials import BearerToken, CredentialsError, ServerTls
-from support.certificates import Certificate, authority, issue
+from support.certificates import Certificate, authority, issue, trusting
 
 
 @pytest.fixture
@@ -54,6 +55,20 @@ def test_a_client_ca_asks_for_certificates(
     context = context_of(tls_of(server, ca), same_host=same_host)
 
     assert mode == context.verify_mode
+
+
+def test_the_client_ca_may_be_an_intermediate_one(
+    tmp_path: Path, server: Certificate, ca: Certificate
+) -> None:
+    """A client's certificate that an intermediate CA signed needs no root in the file of CAs."""
+    middle = authority(tmp_path, "middle", ca)
+    client = trusting(ca, issue(tmp_path, "client", middle, "clientAuth"))
+    tls, ends = tls_of(server, middle), socket.socketpair()
+    with ThreadPoolExecutor() as pool, tls.wrap(ends[0], same_host=False) as connection:
+        greeted = pool.submit(client.wrap_socket, ends[1], server_hostname="127.0.0.1")
+        connection.do_handshake()
+        with greeted.result():
+            assert tls.is_certified(connection)
 
 
 def test_without_a_client_ca(server: Certificate) -> None:

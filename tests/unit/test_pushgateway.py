@@ -113,14 +113,15 @@ def test_400_is_final(gateway: FakeGateway) -> None:
     ]
 
 
-def test_a_ca_need_not_be_strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A private CA is trusted that lacks extensions which Python requires from 3.13 on."""
+def test_a_private_ca_is_trusted_as_by_curl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An intermediate CA is trusted, and one without extensions that Python requires from 3.13 on."""
     context = ssl.create_default_context()
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     monkeypatch.setattr(ssl, "create_default_context", lambda **_: context)
     pusher("https://127.0.0.1:1")
 
     assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.verify_flags & ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
 
 
 @pytest.mark.parametrize("fault", [UNAVAILABLE, says(b"nonsense\r\n\r\n"), hangs()])
