@@ -191,6 +191,9 @@ class Engine:
         `parse` gets the id and the answer, a JSON object; no answer is kept. No further
         inspect begins after a denied one.
         """
+        if not ids:
+            # As in most polls of list mode, which need no thread for it.
+            return Inspects({}, (), outlasted=False)
         run = _InspectRun(self._connected(), parse)
 
         def actions() -> Iterator[tuple[str, Callable[[], Any]]]:
