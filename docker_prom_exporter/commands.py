@@ -18,7 +18,7 @@ from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.metrics import SnapshotMetrics
 from docker_prom_exporter.notify import Notifier
 from docker_prom_exporter.outlets import Expirer, Outlet, OutletError, open_outlets
-from docker_prom_exporter.output import CommandError, standard_output
+from docker_prom_exporter.output import CommandError, may_colour, standard_output
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.settings import OPTIONS
 from docker_prom_exporter.signals import StopSignals
@@ -101,10 +101,7 @@ def _check(settings: Settings) -> int:
 
     engine = _engine(settings, os.environ)
     with standard_output() as output:
-        # https://no-color.org
-        coloured = output.isatty() and not os.environ.get("NO_COLOR")
-        if os.environ.get("TERM") == "dumb":
-            coloured = False
+        coloured = output.isatty() and may_colour()
         return check(engine, settings, Report(output, coloured=coloured))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TextIO, cast
 
 import structlog
 
-from docker_prom_exporter.output import printable
+from docker_prom_exporter.output import may_colour, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,14 +109,14 @@ def configure(level: str, form: str) -> Writer:
     ends.
     """
     descriptor = _standard_error()
-    coloured = descriptor is not None and os.isatty(descriptor)
-    if form == "auto" and coloured:
+    terminal = descriptor is not None and os.isatty(descriptor)
+    if form == "auto" and terminal:
         form = "console"
     time_key = "time"
     if form == "console":
         time_key = "timestamp"  # which ConsoleRenderer puts first
     renderers: dict[str, structlog.typing.Processor] = {
-        "console": structlog.dev.ConsoleRenderer(colors=coloured),
+        "console": structlog.dev.ConsoleRenderer(colors=terminal and may_colour()),
         "json": structlog.processors.JSONRenderer(ensure_ascii=False),
     }
     logfmt = structlog.processors.LogfmtRenderer(

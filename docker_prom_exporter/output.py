@@ -48,6 +48,11 @@ def standard_output() -> Iterator[TextIO]:
         ) from error
 
 
+def may_colour() -> bool:
+    """Return whether the user takes colours on a terminal (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def printable(text: str) -> str:
     """Escape text of an engine or a client that could break a line or colour a terminal."""
     if text.isprintable():

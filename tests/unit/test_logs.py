@@ -72,8 +72,15 @@ def test_console(log: Log) -> None:
     assert re.fullmatch(expected, log("info", "console", find))
 
 
-def test_auto_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal, `auto` is the console format with colours."""
+@pytest.mark.parametrize(
+    ("no_colour", "begin"), [("", rb"\x1b\["), ("1", TIME.encode() + rb" \[info +\] ")]
+)
+def test_auto_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, no_colour: str, begin: bytes
+) -> None:
+    """On a terminal, `auto` is the console format with colours, unless `NO_COLOR` is set."""
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
@@ -83,7 +90,7 @@ def test_auto_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         line = os.read(ours, 1000)
     os.close(ours)
 
-    assert re.match(rb"\x1b\[.*docker\.found", line)
+    assert re.match(begin + rb".*docker\.found", line)
 
 
 def test_auto_is_logfmt_elsewhere(log: Log) -> None:
