@@ -155,7 +155,7 @@ def owner(name: str) -> None:
     text = project.read_text().replace(urls[0], uncommented).replace("/OWNER/", f"/{name}/")
     project.write_text(text)
     readme.write_text(
-        re.sub(r"^OWNER=.*$", f"OWNER={name}", readme.read_text(), flags=re.MULTILINE)
+        re.sub(r"^OWNER=.*$", f"OWNER={name.lower()}", readme.read_text(), flags=re.MULTILINE)
     )
 
 

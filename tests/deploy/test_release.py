@@ -164,22 +164,22 @@ def metadata(folder: Path, target: Path) -> str:
 def test_the_owner_is_written_once(copy: Path, tmp_path: Path) -> None:
     """Without an owner the package names no address; afterwards each link and address has the owner."""
     before = metadata(copy, tmp_path / "before")
-    code, said = release(copy, "owner", "example")
+    code, said = release(copy, "owner", "Example")
     after = metadata(copy, tmp_path / "after")
     again = release(copy, "owner", "other")
     links = re.findall(r"\]\(([^)]+)\)", after)
-    home = "https://github.com/example/docker-prom-exporter"
+    home = "https://github.com/Example/docker-prom-exporter"
 
     assert 0 == code, said
     assert "Project-URL" not in before
     assert f"Project-URL: Repository, {home}\n" in after
     assert "/OWNER/" not in after
     assert f"{home}/blob/{TAG}/compose/README.md" in links
-    raw = f"https://raw.githubusercontent.com/example/docker-prom-exporter/{TAG}"
+    raw = f"https://raw.githubusercontent.com/Example/docker-prom-exporter/{TAG}"
     assert f"{raw}/tests/deploy/status-page.png" in links
     assert [] == [link for link in links if not link.startswith(("https://", "#"))]
     assert (1, True) == (again[0], "already has an owner" in again[1])
-    assert "\nOWNER=example\n" in (copy / "README.md").read_text()
+    assert "\nOWNER=example\n" in (copy / "README.md").read_text()  # an image has no capitals
 
 
 def test_the_release_has_the_changelog(copy: Path, tmp_path: Path) -> None:
@@ -212,20 +212,34 @@ def test_the_commands_that_verify_match_the_workflow(tmp_path: Path) -> None:
         program = tmp_path / name
         program.write_text('#!/bin/sh\necho "${0##*/} $*"\n')
         program.chmod(0o755)
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "OWNER": "example", "VERSION": "1.2.3"}
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "OWNER": "Example", "VERSION": "1.2.3"}
     done = subprocess.run(
         ["bash", "-euc", block], env=env, capture_output=True, text=True, check=True
     )
     gh, sbom, cosign = done.stdout.splitlines()
-    home = "https://github.com/example/docker-prom-exporter"
+    home = "https://github.com/Example/docker-prom-exporter"
     identity = f"{home}/.github/workflows/release.yml@refs/tags/v1.2.3"
 
     image = "ghcr.io/example/docker-prom-exporter:1.2.3"
-    assert gh == f"gh attestation verify oci://{image} --owner example"
+    assert gh == f"gh attestation verify oci://{image} --owner Example"
     assert sbom.startswith(gh)
     assert cosign.startswith(f"cosign verify {image} ")
     assert cosign.endswith(f"--certificate-identity {identity}")
     assert (REPOSITORY / ".github/workflows/release.yml").is_file()
+
+
+def test_the_image_of_an_owner_with_capitals_is_audited(tmp_path: Path) -> None:
+    """The audit pulls the image by the name in small letters, under which it was pushed."""
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\necho "$*"\n')
+    docker.chmod(0o755)
+    output = tmp_path / "output"
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GITHUB_OUTPUT": str(output)}
+    audit = [REPOSITORY / ".github/audit", "sbom", "ghcr.io/Example/exporter:latest", "sbom"]
+    done = subprocess.run(audit, env=env, capture_output=True, text=True, check=True)
+
+    assert "pull --quiet ghcr.io/example/exporter:latest" == done.stdout.splitlines()[0]
+    assert "image=ghcr.io/example/exporter:latest\n" == output.read_text()
 
 
 @pytest.fixture(scope="module")
