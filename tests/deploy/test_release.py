@@ -235,7 +235,7 @@ def test_the_image_of_an_owner_with_capitals_is_audited(tmp_path: Path) -> None:
     docker.chmod(0o755)
     output = tmp_path / "output"
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GITHUB_OUTPUT": str(output)}
-    audit = [REPOSITORY / ".github/audit", "sbom", "ghcr.io/Example/exporter:latest", "sbom"]
+    audit = [f"{REPOSITORY}/.github/audit", "sbom", "ghcr.io/Example/exporter:latest", "sbom"]
     done = subprocess.run(audit, env=env, capture_output=True, text=True, check=True)
 
     assert "pull --quiet ghcr.io/example/exporter:latest" == done.stdout.splitlines()[0]
