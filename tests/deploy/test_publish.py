@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,8 +26,8 @@ from support.bases import (
     strange_checkout,
 )
 from support.missing import give_up, require_program
-from support.processes import Command, Sandbox
-from support.real import DOCKER_26, Docker, EngineUnavailableError
+from support.processes import Command
+from support.real import DOCKER_26, EngineUnavailableError
 from support.registries import Registry, registry
 
 PLATFORMS = ["linux/amd64", "linux/arm64", "linux/arm/v7"]
@@ -49,18 +49,6 @@ location = "{address}"
 insecure = true
 """
 LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
-
-
-@dataclass(frozen=True)
-class ContainerdDocker(Docker):
-    """A Docker with the containerd image store, which builds for several platforms need."""
-
-    def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Write dockerd's settings and return its command."""
-        command = super().daemon(sandbox, listen)
-        settings = {"features": {"containerd-snapshotter": True}}
-        (sandbox.state / "daemon.json").write_text(json.dumps(settings))
-        return command
 
 
 @dataclass(frozen=True)
@@ -160,7 +148,7 @@ def press(pool: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Press
         (folder / "storage.conf").write_text(STORAGE.format(folder=folder))
         (folder / ".config/containers").mkdir(parents=True)
         (folder / ".config/containers/registries.conf").write_text(insecure)
-        for engine in pool.lend(ContainerdDocker(**vars(DOCKER_26))):
+        for engine in pool.lend(replace(DOCKER_26, containerd_store=True)):
             try:
                 with package_index() as index:
                     workshop = Workshop(engine, index)
