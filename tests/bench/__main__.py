@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bench import footprint, growth, polls, registries, scrapes
-from bench.measuring import Row, table
+from bench.measuring import Row, say, table
 from docker_prom_exporter import logs
 from support.real import EngineUnavailableError
 
@@ -67,8 +67,7 @@ def main() -> int:
 def _measured(name: str, *, small: bool) -> Iterator[Row]:
     """Yield a part's rows; if the part can't run, yield one row with the reason."""
     # Standard error is the log's.
-    sys.stdout.write(f"measuring {name}\n")
-    sys.stdout.flush()
+    say(f"measuring {name}")
     part, full_size, small_size = PARTS[name]
     try:
         yield from part(**(small_size if small else full_size))

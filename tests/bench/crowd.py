@@ -1,7 +1,6 @@
 """A simulated engine with any number of containers and a low cost of its own, in a separate process."""
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bench.measuring import child
 from docker_prom_exporter.demo import SimulatedContainer, SimulatedEngine
 from support.waiting import wait_for
 
@@ -96,14 +96,9 @@ def crowd(size: int, *, changes: int = 0, churn: int = 0, seconds: float = 0) ->
     with TemporaryDirectory() as folder:
         path = Path(folder, "docker.sock")
         arguments = (str(path), str(size), str(changes), str(churn), str(seconds))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.crowd", *arguments], stdin=subprocess.PIPE
-        )
-        try:
+        with child("-m", "bench.crowd", *arguments):
             wait_for(path.exists, what="the simulated engine to listen")
             yield f"unix://{path}"
-        finally:
-            process.communicate()
 
 
 def _main(path: str, size: str, changes: str, churn: str, seconds: str) -> None:

@@ -2,14 +2,12 @@
 
 import gzip
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from bench.crowd import crowd
-from bench.measuring import Row, at_most, medians, resident, run_cost
+from bench.measuring import Row, at_most, child, compared, next_line, resident, run_cost
 from bench.scrapes import scrape
 from support.footprint import footprint
 from support.ports import free_port
@@ -22,6 +20,7 @@ print(flush=True)
 sys.stdin.read()
 """
 _MAIN = "import sys; from docker_prom_exporter.cli import main; sys.exit(main())"
+_HEALTHCHECK = (sys.executable, "-c", _MAIN, "healthcheck")
 
 
 def rows(*, size: int, rounds: int, polls: int) -> Iterator[Row]:
@@ -31,21 +30,12 @@ def rows(*, size: int, rounds: int, polls: int) -> Iterator[Row]:
 
 
 def _healthcheck(rounds: int) -> Row:
-    measured = medians(
-        rounds,
-        {
-            "healthcheck": lambda: run_cost(
-                "-c", _MAIN, "healthcheck", f"--listen-port={free_port()}"
-            ),
-            "pass": lambda: run_cost("-c", "pass"),
-        },
-    )
-    return at_most(
+    return compared(
         5,
         "CPU of `healthcheck`, compared with `python -c pass`",
-        measured["healthcheck"],
-        measured["pass"],
-        unit="ms",
+        lambda: run_cost(*_HEALTHCHECK, f"--listen-port={free_port()}"),
+        lambda: run_cost(sys.executable, "-c", "pass"),
+        rounds=rounds,
     )
 
 
@@ -54,15 +44,16 @@ def _options(engine: str, port: int) -> tuple[str, ...]:
 
 
 def _memory(size: int, polls: int) -> Iterator[Row]:
-    with crowd(size) as quiet, _running("-c", _LIST_ONCE, quiet, wait=True) as pid:
-        reference = resident(pid)
+    with crowd(size) as quiet, child("-c", _LIST_ONCE, quiet) as docker_py:
+        next_line(docker_py)
+        reference = resident(docker_py.pid)
     url = f"http://127.0.0.1:{(port := free_port())}"
     with (
         crowd(size, changes=1, churn=1) as engine,
-        _running("-m", "bench.continuous", *_options(engine, port)) as pid,
+        child("-m", "bench.continuous", *_options(engine, port)) as exporter,
     ):
-        early, files = _after(polls // 10, url, pid)
-        late, files_late = _after(polls, url, pid)
+        early, files = _after(polls // 10, url, exporter.pid)
+        late, files_late = _after(polls, url, exporter.pid)
     what = f"memory at {size} with details, after {polls} polls with churn"
     yield at_most(
         1.4, f"{what}, compared with docker-py after one list", late, reference, unit="MiB"
@@ -104,20 +95,3 @@ def _polls(url: str) -> float:
         for line in lines
         if line.startswith(b'docker_exporter_polls_total{result="success"}')
     )
-
-
-@contextmanager
-def _running(*arguments: str, wait: bool = False) -> Iterator[int]:
-    """Yield the pid of a Python process with these arguments; with `wait`, once it has written a line."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE if wait else None,
-    )
-    try:
-        if wait and process.stdout:
-            process.stdout.readline()
-        yield process.pid
-    finally:
-        process.kill()
-        process.communicate()

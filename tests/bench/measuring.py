@@ -5,7 +5,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,9 @@ class Row(NamedTuple):
     met: bool | None = None
 
 
-def at_most(limit: float, what: str, measured: float, reference: float, *, unit: str) -> Row:
+def at_most(
+    limit: float, what: str, measured: float, reference: float, unit: str = "ms"
+) -> Row:
     """Return a row for two measurements, whose goal is a ratio of at most `limit`."""
     ratio = measured / reference
     return Row(
@@ -36,6 +39,19 @@ def at_most(limit: float, what: str, measured: float, reference: float, *, unit:
         f"≤ {limit:.3g}",
         met=ratio <= limit,
     )
+
+
+def compared(
+    limit: float,
+    what: str,
+    subject: Callable[[], float],
+    reference: Callable[[], float],
+    *,
+    rounds: int,
+) -> Row:
+    """Measure two subjects in ms, in turns; the goal is a ratio of at most `limit`."""
+    measured = medians(rounds, {"subject": subject, "reference": reference})
+    return at_most(limit, what, measured["subject"], measured["reference"])
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -80,9 +96,9 @@ def cost(question: Callable[[], object], *pids: int, times: int = 1) -> float:
     return (cpu(*pids) - before) / times
 
 
-def run_cost(*arguments: str) -> float:
-    """Run Python with these arguments until it ends; return its CPU time in milliseconds."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+def run_cost(*command: str) -> float:
+    """Run a command until it ends; return its CPU time in milliseconds."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return 1e3 * (usage.ru_utime + usage.ru_stime)
@@ -92,3 +108,30 @@ def resident(pid: int) -> float:
     """Return the resident memory of a process in MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@contextmanager
+def child(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Yield a Python process with these arguments; kill it afterwards."""
+    command = [sys.executable, *arguments]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    """Wait for the next line of a process."""
+    if process.stdout is None or not (line := process.stdout.readline()):
+        raise RuntimeError("a process of the benchmark ended early")
+    return line.strip()
+
+
+def say(line: str) -> None:
+    """Write a line to standard output at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

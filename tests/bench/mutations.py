@@ -10,13 +10,10 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from docker_prom_exporter.registry.storage import Storage
-from support.registries import Registry, registry
-from support.registry_mutations import Mutations, check
-from support.storages import image
+from support.registries import VERSIONS
+from support.registry_mutations import mutate
 
 _STEPS = 60  # of a storage; later most of it is damaged
-_VALIDATION = {"manifests": {"indexes": {"platforms": "none"}}}
 
 
 def main() -> int:
@@ -28,30 +25,16 @@ def main() -> int:
     end = time.monotonic() + 60 * given.minutes
     seed, steps = given.seed, 0
     while time.monotonic() < end:
-        done: list[str] = []
         with TemporaryDirectory() as folder:
             try:
-                _mutate(Path(folder), seed, end, done)
+                version = VERSIONS[seed % 2]
+                steps += mutate(Path(folder), version, seed, steps=_STEPS, until=end)
             except AssertionError as error:
-                sys.stdout.write("\n".join([f"seed {seed}", *done, str(error), ""]))
+                sys.stdout.write(f"{error}\n")
                 return 1
-        steps += len(done)
         seed += 1
     sys.stdout.write(f"{steps} changes of {seed - given.seed} storages: no difference\n")
     return 0
-
-
-def _mutate(folder: Path, seed: int, end: float, done: list[str]) -> None:
-    """Mutate one storage, and note in `done` what was done."""
-    version, other = ("3.1.2", "2.8.2") if seed % 2 else ("2.8.2", "3.1.2")
-    options = {"validation": _VALIDATION} if version == "3.1.2" else {}
-    with registry(folder / "registry", version, **options) as running:
-        mutations = Mutations(running, [Registry(folder, other, root=running.root)], seed)
-        running.push("app", image(config=b"{}"), b"{}", tag="latest")
-        kept = Storage(str(running.storage))
-        while len(done) < _STEPS and time.monotonic() < end:
-            done.append(mutations.step())
-            check(running.storage, kept)
 
 
 if __name__ == "__main__":

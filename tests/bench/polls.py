@@ -15,7 +15,7 @@ from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.metrics import SnapshotMetrics
 from support.clock import Clock
-from support.real import DOCKER_28, DOCKER_28_CONTAINERD, IMAGE, Engine
+from support.real import DOCKER_28, DOCKER_28_CONTAINERD, IMAGE, Engine, Kind
 from support.simulated import poller_for
 from support.waiting import wait_for
 
@@ -33,10 +33,7 @@ def rows(*, size: int, inspected: tuple[int, ...], settle: bool, rounds: int) ->
 
 
 def _list_mode(size: int, clock: Clock, *, settle: bool, rounds: int) -> Iterator[Row]:
-    with (
-        _engine(Engine(DOCKER_28), {size: {}}, settle=settle) as engine,
-        _docker_py(engine) as docker_py,
-    ):
+    with _engine(DOCKER_28, {size: {}}, settle=settle) as (engine, docker_py):
         measured = _measured(
             engine,
             rounds,
@@ -57,20 +54,15 @@ def _list_mode(size: int, clock: Clock, *, settle: bool, rounds: int) -> Iterato
         f"{what}: steady poll, compared with inspecting each",
         sum(poll),
         sum(inspecting),
-        unit="ms",
     )
     yield at_most(
         2,
         f"{what}: exporter alone, without inspects, compared with containers()",
         measured["poll between inspects"][1],
         measured["list"][1],
-        unit="ms",
     )
     crowd = {size - _FEW: {}, _FEW: WATCH}
-    with (
-        _engine(Engine(DOCKER_28), crowd, settle=settle) as engine,
-        _docker_py(engine) as docker_py,
-    ):
+    with _engine(DOCKER_28, crowd, settle=settle) as (engine, docker_py):
         measured = _measured(
             engine,
             rounds,
@@ -81,7 +73,6 @@ def _list_mode(size: int, clock: Clock, *, settle: bool, rounds: int) -> Iterato
         f"graph driver, {_FEW} watched among {size}: steady poll, compared with one list of all",
         sum(measured["poll"]),
         sum(measured["list"]),
-        unit="ms",
     )
 
 
@@ -89,10 +80,9 @@ def _inspect_mode(sizes: tuple[int, ...], clock: Clock, rounds: int) -> Iterator
     polls = []
     middle = sizes[len(sizes) // 2]
     for size in sizes:
-        engine = Engine(DOCKER_28_CONTAINERD)
+        crowd = {size: WATCH}
         with (
-            _engine(engine, {size: WATCH}, image=_PLATFORMS) as engine,
-            _docker_py(engine) as docker_py,
+            _engine(DOCKER_28_CONTAINERD, crowd, image=_PLATFORMS) as (engine, docker_py),
             pytest.MonkeyPatch.context() as patch,
         ):
             what = f"containerd store, eight platforms, {size} watched"
@@ -112,14 +102,12 @@ def _inspect_mode(sizes: tuple[int, ...], clock: Clock, rounds: int) -> Iterator
                 f"{what}: steady poll, compared with one list of them",
                 sum(measured["poll"]),
                 sum(measured["list"]),
-                unit="ms",
             )
             yield at_most(
                 0.75,
                 f"{what}: exporter alone, compared with the same requests by docker-py",
                 measured["poll"][1],
                 measured["docker-py"][1],
-                unit="ms",
             )
     slope = (polls[-1] - polls[0]) / (sizes[-1] - sizes[0])
     yield Row(
@@ -155,19 +143,22 @@ def _young(
         f"{what}: poll in the first five minutes, compared with one list of them",
         sum(measured["minute"]) / polls_of_a_minute,
         sum(measured["list"]),
-        unit="ms",
     )
 
 
 @contextmanager
 def _engine(
-    engine: Engine,
+    kind: Kind,
     crowd: Mapping[int, Mapping[str, str]],
     *,
     image: str = IMAGE,
     settle: bool = False,
-) -> Iterator[Engine]:
-    """Yield an engine with running containers; with `settle`, once `Status` has no age in seconds."""
+) -> Iterator[tuple[Engine, APIClient]]:
+    """Yield an engine with running containers, and docker-py's client of it.
+
+    With `settle`, `Status` has no age in seconds any more.
+    """
+    engine = Engine(kind)
     engine.start()
     try:
         if image == _PLATFORMS:
@@ -182,19 +173,14 @@ def _engine(
             seconds=120,
             every=1,
         )
-        yield engine
+        with closing(APIClient(base_url=engine.url, version="auto")) as client:
+            yield engine, client
     finally:
         engine.stop()
 
 
 def _settled(engine: Engine, unit: str) -> bool:
     return unit not in engine.cli("ps", "--format={{.Status}}")
-
-
-@contextmanager
-def _docker_py(engine: Engine) -> Iterator[APIClient]:
-    with closing(APIClient(base_url=engine.url, version="auto")) as client:
-        yield client
 
 
 def _poll(

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from prometheus_client.exposition import generate_latest
 
-from bench.measuring import Row, at_most, cost, medians, resident
+from bench.measuring import Row, at_most, compared, cost, medians, resident, run_cost
 from docker_prom_exporter import logs
 from docker_prom_exporter.exposition import OPENMETRICS, TEXT, Exposition, Families
 from docker_prom_exporter.registry import Scanner
@@ -29,7 +29,7 @@ def rows(*, repositories: int, tags: int, rounds: int) -> Iterator[Row]:
         storage = crowd(Path(folder, "v2"), repositories=repositories, tags=tags)
         time.sleep(_SECONDS_TO_SETTLE)  # a scan reads recently changed files again
         yield from _scans(storage, repositories * tags, rounds)
-        yield from _serving(storage, repositories * tags, rounds)
+        yield _serving(storage, repositories * tags, rounds)
         few = crowd_of_indexes(Path(folder, "few"), repositories=1, tags=tags)
         many = crowd_of_indexes(
             Path(folder, "many"), repositories=repositories // 2, tags=tags
@@ -51,7 +51,7 @@ def _scans(storage: HandMade, size: int, rounds: int) -> Iterator[Row]:
         {
             "first": lambda: cost(Storage(str(storage.path)).scan),
             "later": push_and_scan,
-            "du": partial(_du_cost, storage.path),
+            "du": partial(run_cost, "du", "-s", str(storage.path)),
         },
     )
     what = f"scan of {size} tags"
@@ -60,37 +60,25 @@ def _scans(storage: HandMade, size: int, rounds: int) -> Iterator[Row]:
         f"{what}: CPU of the first, compared with `du -s`",
         measured["first"],
         measured["du"],
-        unit="ms",
     )
     yield at_most(
         0.35,
         f"{what}: CPU of a later one, one tag changed, compared with the first",
         measured["later"],
         measured["first"],
-        unit="ms",
     )
 
 
-def _du_cost(path: Path) -> float:
-    """Return the CPU time of `du -s` in milliseconds."""
-    process = subprocess.Popen(["du", "-s", str(path)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return 1e3 * (usage.ru_utime + usage.ru_stime)
-
-
-def _serving(storage: HandMade, size: int, rounds: int) -> Iterator[Row]:
+def _serving(storage: HandMade, size: int, rounds: int) -> Row:
     exposition, scan = _scanner(storage.path)
     scan()
-    measured = medians(
-        rounds,
-        {
-            "ours": lambda: cost(partial(exposition.render, gzipped=True), times=20),
-            "theirs": lambda: cost(partial(generate_latest, Families(exposition.families()))),
-        },
+    return compared(
+        1 / 50,
+        f"scrape of {size} tags, gzipped: CPU, compared with prometheus-client, which does not gzip",
+        lambda: cost(partial(exposition.render, gzipped=True), times=20),
+        lambda: cost(partial(generate_latest, Families(exposition.families()))),
+        rounds=rounds,
     )
-    what = f"scrape of {size} tags, gzipped: CPU, compared with prometheus-client, which does not gzip"
-    yield at_most(1 / 50, what, measured["ours"], measured["theirs"], unit="ms")
 
 
 def _memory(few: HandMade, many: HandMade, more: int) -> Row:

@@ -2,11 +2,9 @@
 
 import gzip
 import http.client
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import cycle
 from statistics import median
@@ -21,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.exposition import generate_latest
 
 from bench.crowd import crowd
-from bench.measuring import Row, at_most, cost, medians
+from bench.measuring import Row, child, compared, cost, next_line, say
 from docker_prom_exporter import logs
 from docker_prom_exporter.containers import Container
 from docker_prom_exporter.exposition import Exposition, Families
@@ -37,35 +35,28 @@ _ZIPPED = {"Accept-Encoding": "gzip"}
 
 def rows(*, size: int, few: int, rounds: int, scrapes: int) -> Iterator[Row]:
     """Measure scrapes of many containers, and of `few`, as many as a host usually has."""
-    yield from _unchanged(size, rounds)
+    yield _unchanged(size, rounds)
     for changing in (size, few):
         yield _one_change(changing, rounds)
     yield _among_hostile_clients(few, scrapes)
 
 
-def _unchanged(size: int, rounds: int) -> Iterator[Row]:
+def _unchanged(size: int, rounds: int) -> Row:
     idle = ("--poll-interval=3600", "--docker-timeout=30")
     with (
         crowd(size) as engine,
         exporter(f"--docker-host={engine}", *idle) as ours,
-        _child(engine) as reference,
+        child("-m", "bench.scrapes", engine) as reference,
     ):
         await_containers(ours.url)
-        theirs = _line(reference)
-        measured = medians(
-            rounds,
-            {
-                "ours": lambda: cost(partial(scrape, ours.url), ours._daemon.pid, times=20),
-                "theirs": lambda: cost(partial(scrape, theirs), reference.pid),
-            },
+        theirs = next_line(reference)
+        return compared(
+            1 / 50,
+            f"scrape of {size}, nothing changed: CPU, compared with prometheus-client",
+            lambda: cost(partial(scrape, ours.url), ours._daemon.pid, times=20),
+            lambda: cost(partial(scrape, theirs), reference.pid),
+            rounds=rounds,
         )
-    yield at_most(
-        1 / 50,
-        f"scrape of {size}, nothing changed: CPU, compared with prometheus-client",
-        measured["ours"],
-        measured["theirs"],
-        unit="ms",
-    )
 
 
 def _crowd(size: int) -> tuple[Container, ...]:
@@ -98,12 +89,13 @@ def _one_change(size: int, rounds: int) -> Row:
         publication = SnapshotMetrics().families_of(snapshot(*containers))
         generate_latest(Families([*publication.families, *publication.own]))
 
-    measured = medians(
-        rounds,
-        {"ours": partial(cost, change), "theirs": partial(cost, all_by_prometheus_client)},
+    return compared(
+        1 / 3,
+        f"one of {size} changes: CPU until encoded and gzipped, compared with encoding all",
+        partial(cost, change),
+        partial(cost, all_by_prometheus_client),
+        rounds=rounds,
     )
-    what = f"one of {size} changes: CPU until encoded and gzipped, compared with encoding all"
-    return at_most(1 / 3, what, measured["ours"], measured["theirs"], unit="ms")
 
 
 def _among_hostile_clients(size: int, scrapes: int) -> Row:
@@ -150,29 +142,6 @@ def await_containers(url: str) -> None:
     )
 
 
-@contextmanager
-def _child(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "bench.scrapes", *arguments]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.communicate()
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    if process.stdout is None or not (line := process.stdout.readline()):
-        raise RuntimeError("a process of the benchmark ended early")
-    return line.strip()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
 def _serve(engine: str) -> None:
     """Serve the result of one poll with prometheus-client's own server, until standard input ends."""
     logs.configure("warning", "logfmt")
@@ -182,7 +151,7 @@ def _serve(engine: str) -> None:
     for collector in (PlatformCollector(registry=None), ProcessCollector(registry=None)):
         registry.register(collector)
     server, _ = start_http_server(0, "127.0.0.1", registry)
-    _say(f"http://127.0.0.1:{server.server_port}")
+    say(f"http://127.0.0.1:{server.server_port}")
     sys.stdin.read()
 
 

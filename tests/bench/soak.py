@@ -13,6 +13,7 @@ from contextlib import closing
 
 from docker import APIClient
 
+from bench.measuring import say
 from docker_prom_exporter.demo import WATCH
 from support.clients import Client
 from support.exporters import exporter
@@ -47,7 +48,7 @@ def main() -> int:
     finally:
         engine.stop()
     grown = {name: taken[-1][name] - taken[0][name] for name in MAX_GROWTH}
-    _say(f"{done:.0f} polls, {watch.scrapes} scrapes; grown by {grown}")
+    say(f"{done:.0f} polls, {watch.scrapes} scrapes; grown by {grown}")
     return int(any(grown[name] > most for name, most in MAX_GROWTH.items()))
 
 
@@ -64,7 +65,7 @@ def _minute(engine: Engine, watch: Watch, pid: int) -> dict[str, int]:
     engine.start()
     watch.recovers(docker_up=1)
     taken = footprint(pid)
-    _say(f"{cycles * 10} containers created and removed, one restart: {taken}")
+    say(f"{cycles * 10} containers created and removed, one restart: {taken}")
     return taken
 
 
@@ -73,11 +74,6 @@ def _churn(engine: Engine) -> None:
     with closing(APIClient(base_url=engine.url, version="1.41")) as api:
         for container in containers:
             api.remove_container(container, force=True)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

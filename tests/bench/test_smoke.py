@@ -9,6 +9,7 @@ import pytest
 
 from bench.__main__ import PARTS
 from bench.measuring import Row, at_most, medians
+from support.processes import completed
 
 TESTS = Path(__file__).parent.parent
 
@@ -16,14 +17,7 @@ TESTS = Path(__file__).parent.parent
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command `tests/bench/run`."""
     env = {**os.environ, "PYTHON": sys.executable}
-    return subprocess.run(
-        [TESTS / "bench/run", *arguments],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    return completed([TESTS / "bench/run", *arguments], env=env)
 
 
 def cells(output: str) -> dict[str, list[str]]:

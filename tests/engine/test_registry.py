@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +10,12 @@ import pytest
 
 from docker_prom_exporter.exposition import Exposition
 from docker_prom_exporter.registry import Scanner
-from docker_prom_exporter.registry.storage import Contents, Repository, Storage, Tag, Unusable
-from support.missing import require_program
-from support.registries import VERSIONS, Registry, registry, write_layout
-from support.registry_mutations import Mutations, check
+from docker_prom_exporter.registry.storage import Contents, Repository, Storage, Unusable
+from support.layouts import write_layout
+from support.promtool import faults_of
+from support.registries import VALIDATION, VERSIONS, Registry, registry
+from support.registry_mutations import mutate
+from support.registry_oracle import repository, tag
 from support.storages import CONFIG, data, descriptor, digest_of, image, index, sizes, text_of
 from support.waiting import wait_for
 
@@ -22,9 +23,6 @@ A, B, C, D = (
     letter * length
     for letter, length in ((b"a", 1000), (b"b", 2000), (b"c", 4000), (b"d", 8000))
 )
-
-# Without it, distribution 3 refuses sparse indexes, and BuildKit's caches, which are indexes of layers.
-VALIDATION = {"manifests": {"indexes": {"platforms": "none"}}}
 
 
 class Subject:
@@ -59,16 +57,6 @@ def distribution_2(tmp_path: Path) -> Iterator[Subject]:
     """Yield an empty running registry of distribution 2."""
     with registry(tmp_path, "2.8.2") as running:
         yield Subject(running)
-
-
-def repository(contents: Contents, name: str = "app") -> Repository:
-    """Return the repository with this name."""
-    return next(each for each in contents.repositories if each.name == name)
-
-
-def tag(contents: Contents, name: str = "latest") -> Tag:
-    """Return the tag with this name."""
-    return next(tag for each in contents.repositories for tag in each.tags if tag.name == name)
 
 
 def defects(contents: Contents) -> list[tuple[str, str]]:
@@ -353,12 +341,7 @@ def test_promtool_finds_no_fault_but_inherited_names(subject: Subject) -> None:
     subject.registry.push("app", image(A), A, CONFIG, tag="latest")
     exposition = Exposition()
     Scanner(str(subject.registry.storage), 60, exposition.publish, threading.Event()).scan()
-    promtool = [require_program("promtool"), "check", "metrics"]
-    body = b"".join(exposition.render().body)
-    checked = subprocess.run(
-        promtool, input=body, capture_output=True, check=False, timeout=30
-    )
-    faults = (checked.stdout + checked.stderr).decode().splitlines()
+    faults = faults_of(exposition.render().body)
 
     assert {
         "repository_tags_total",
@@ -369,16 +352,4 @@ def test_promtool_finds_no_fault_but_inherited_names(subject: Subject) -> None:
 
 def test_random_mutations(tmp_path: Path) -> None:
     """After each of 30 random changes and damages, every metric is what an oracle finds."""
-    with registry(tmp_path / "3", "3.1.2", validation=VALIDATION) as running:
-        running.push("app", image(A), A, CONFIG, tag="latest")
-        mutations = Mutations(
-            running, [Registry(tmp_path, "2.8.2", root=running.root)], seed=1
-        )
-        kept = Storage(str(running.storage))
-        done = []
-        for _ in range(30):
-            done.append(mutations.step())
-            try:
-                check(running.storage, kept)
-            except AssertionError as error:
-                raise AssertionError("\n".join([*done, str(error)])) from error
+    assert 30 == mutate(tmp_path, "3.1.2", seed=1, steps=30)

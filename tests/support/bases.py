@@ -20,7 +20,8 @@ from threading import Thread
 from typing import Any
 from urllib.request import urlopen
 
-from support.processes import Command
+from support.archives import add
+from support.processes import Command, completed, output_of
 from support.real import DOCKER_26, Engine, EngineUnavailableError, cache, toolbox
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +88,7 @@ def _pip_download(target: Path, *what: str) -> None:
         *_PIP_OPTIONS,
         f"--dest={target}",
     ]
-    done = subprocess.run([*pip, *what], capture_output=True, text=True, check=False)
+    done = completed([*pip, *what])
     if done.returncode:
         raise EngineUnavailableError(
             f"pip can't download what the image needs: {done.stderr.strip()}"
@@ -140,13 +141,13 @@ def python_base(
             ("lib64", "usr/lib64"),
             (f"{prefix}/bin/python3", f"python{version}"),
         ):
-            _add(tar, name, kind=tarfile.SYMTYPE, target=target)
-        _add(tar, "opt", kind=tarfile.DIRTYPE)
+            add(tar, name, kind=tarfile.SYMTYPE, target=target)
+        add(tar, "opt", kind=tarfile.DIRTYPE, mode=0o755)
         if pip:
             _add_tools(tar, pip, packages)
         if distribution:
             metadata = b"Metadata-Version: 2.1\nName: packaging\nVersion: 20.9\n"
-            _add(tar, f"{packages}/packaging-20.9.dist-info/METADATA", content=metadata)
+            add(tar, f"{packages}/packaging-20.9.dist-info/METADATA", metadata)
     return archive.getvalue()
 
 
@@ -154,7 +155,7 @@ def bare_base() -> bytes:
     """Return a tar archive of a root file system without programs."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        _add(tar, "opt", kind=tarfile.DIRTYPE)
+        add(tar, "opt", kind=tarfile.DIRTYPE, mode=0o755)
     return archive.getvalue()
 
 
@@ -164,21 +165,7 @@ def _add_tools(tar: tarfile.TarFile, pip: bytes, packages: str) -> None:
             tar.addfile(member, tools.extractfile(member) if member.isfile() else None)
     with zipfile.ZipFile(io.BytesIO(pip)) as wheel:
         for name in wheel.namelist():
-            _add(tar, f"{packages}/{name}", content=wheel.read(name))
-
-
-def _add(
-    tar: tarfile.TarFile,
-    name: str,
-    *,
-    content: bytes = b"",
-    kind: bytes = tarfile.REGTYPE,
-    target: str = "",
-) -> None:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname, member.size = kind, target, len(content)
-    member.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644
-    tar.addfile(member, io.BytesIO(content))
+            add(tar, f"{packages}/{name}", wheel.read(name))
 
 
 @dataclass(frozen=True)
@@ -320,10 +307,7 @@ def _difference(one: File | None, other: File | None) -> str:
 def checkout(folder: Path) -> None:
     """Copy all files that git does not ignore into a new repository with one commit of a fixed date."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    for name in filter(None, listed.split("\0")):
+    for name in filter(None, output_of(command, cwd=ROOT).split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
     who = {

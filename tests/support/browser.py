@@ -44,10 +44,10 @@ class Browser:
         """Send a command of the DevTools protocol and return its answer."""
         return self._driver.execute_cdp_cmd(name, parameters)
 
-    def prefer(self, scheme: str, media: str = "") -> None:
-        """Emulate a user who prefers `light` or `dark`, and a medium like `print`."""
+    def prefer(self, scheme: str) -> None:
+        """Emulate a user who prefers `light` or `dark`."""
         feature = {"name": "prefers-color-scheme", "value": scheme}
-        self.command("Emulation.setEmulatedMedia", media=media, features=[feature])
+        self.command("Emulation.setEmulatedMedia", features=[feature])
 
     def resize(self, width: int, height: int, *, scale: float = 1) -> None:
         """Set the size of the viewport, in CSS pixels."""

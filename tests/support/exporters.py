@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from support.expositions import Scrape, parse
-from support.processes import Command, Daemon
+from support.processes import Command, Daemon, completed
 from support.waiting import wait_for
 
 AT_ONCE = 5
@@ -110,14 +110,17 @@ def exporter(*options: str, wrapper: Sequence[str] = ()) -> Iterator[Exporter]:
             daemon.kill()
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the exporter's command with these arguments until it ends."""
+def run(
+    *arguments: str, wrapper: Sequence[str] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the exporter's command with these arguments and variables until it ends.
+
+    `wrapper` is the command that starts it; without one, this process starts it.
+    """
     with TemporaryDirectory() as folder:
         command = _command(folder)
-        argv = [*command.argv, *arguments]
-        return subprocess.run(
-            argv, env=command.environ, capture_output=True, text=True, check=False, timeout=120
-        )
+        argv = [*wrapper, *command.argv, *arguments]
+        return completed(argv, env=command.environ | environment)
 
 
 def _command(home: str) -> Command:

@@ -13,8 +13,15 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import docker_prom_exporter
+from support.archives import add
 from support.processes import Command
-from support.real import SYSTEM_PATH, Engine, EngineUnavailableError, toolbox
+from support.real import (
+    SYSTEM_PATH,
+    Engine,
+    EngineUnavailableError,
+    require_programs,
+    toolbox,
+)
 
 SAMPLE = "busybox:1.37"
 CALUM4 = "ghcr.io/calum4/docker-socket-proxy:latest"
@@ -194,20 +201,13 @@ def _standin(name: str) -> tuple[bytes, Sequence[str]]:
     archive = io.BytesIO(toolbox())
     with tarfile.open(fileobj=archive, mode="a") as tar:
         for program in image.programs:
-            _add_program(tar, _find(program))
+            _add_program(tar, program)
         for path in image.data:
             tar.add(path)
         for path, text in image.files.items():
-            _add_text(tar, path, text)
+            add(tar, path, text.encode())
         for path in image.folders:
-            folder = tarfile.TarInfo(path)
-            folder.type, folder.mode, folder.uid, folder.gid = (
-                tarfile.DIRTYPE,
-                0o755,
-                65534,
-                65534,
-            )
-            tar.addfile(folder)
+            add(tar, path, kind=tarfile.DIRTYPE, mode=0o755, owner=65534)
     return archive.getvalue(), image.instructions
 
 
@@ -227,10 +227,8 @@ def _exporter() -> tuple[bytes, Sequence[str]]:
         own = Path(docker_prom_exporter.__path__[0])
         tar.add(own, f"/opt/packages/{own.name}", filter=_without_ballast)
         command = "#!/usr/bin/python3\nimport sys\nfrom docker_prom_exporter.cli import main\nsys.exit(main())\n"
-        _add_text(tar, "/usr/bin/docker-prom-exporter", command, mode=0o755)
-        link = tarfile.TarInfo("/usr/bin/python3")
-        link.type, link.linkname = tarfile.SYMTYPE, str(python)
-        tar.addfile(link)
+        add(tar, "/usr/bin/docker-prom-exporter", command.encode(), mode=0o755)
+        add(tar, "/usr/bin/python3", kind=tarfile.SYMTYPE, target=str(python))
     return archive.getvalue(), (
         "ENV PYTHONPATH=/opt/packages PYTHONDONTWRITEBYTECODE=1",
         "USER 65534:65534",
@@ -264,26 +262,12 @@ def _without_ballast(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if ballast & {*Path(member.name).parts} else member
 
 
-def _find(program: str) -> Path:
-    path = shutil.which(program, path=SYSTEM_PATH)
-    if path is None:
-        raise EngineUnavailableError(
-            f"{program} not found: tests/run, as root on Debian, installs it"
-        )
-    return Path(path)
-
-
-def _add_program(tar: tarfile.TarFile, program: Path) -> None:
-    tar.add(program.resolve(), f"/bin/{program.name}")
+def _add_program(tar: tarfile.TarFile, name: str) -> None:
+    require_programs((name,), SYSTEM_PATH)
+    program = Path(str(shutil.which(name, path=SYSTEM_PATH)))
+    tar.add(program.resolve(), f"/bin/{name}")
     for library in _libraries(program):
         tar.add(library.resolve(), str(library))
-
-
-def _add_text(tar: tarfile.TarFile, path: str, text: str, mode: int = 0o644) -> None:
-    member = tarfile.TarInfo(path)
-    member.size = len(text.encode())
-    member.mode = mode
-    tar.addfile(member, io.BytesIO(text.encode()))
 
 
 def _libraries(*programs: Path) -> set[Path]:

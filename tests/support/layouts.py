@@ -1,12 +1,23 @@
-"""An image for many platforms, as registries store it, in the form that `docker load` reads."""
+"""OCI image layouts, in a folder or in the form that `docker load` reads.
 
-import hashlib
-import io
-import json
-import tarfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+https://github.com/opencontainers/image-spec/blob/main/image-layout.md describes the format.
+"""
+
+import gzip
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from support.archives import archive
+from support.storages import (
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Document,
+    descriptor,
+    digest_of,
+    image,
+    index,
+    text_of,
+)
 
 PLATFORMS = ("386", "amd64", "arm/v5", "arm/v7", "arm64/v8", "ppc64le", "riscv64", "s390x")
 """The architecture and variant of each platform of Docker's official images."""
@@ -14,92 +25,85 @@ PLATFORMS = ("386", "amd64", "arm/v5", "arm/v7", "arm64/v8", "ppc64le", "riscv64
 LAYERS = 8
 """The number of layers on each platform. The engine looks at all layers whenever it lists a container."""
 
-_INDEX = "application/vnd.oci.image.index.v1+json"
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-_CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _ATTESTATION = "application/vnd.in-toto+json"
+_UNKNOWN = {"os": "unknown", "architecture": "unknown"}
 
-Descriptor = dict[str, Any]
 
+def loadable(name: str, root: bytes) -> bytes:
+    """Return an archive of an image that has the root file system `root` on each platform.
 
-def oci_layout(name: str, root: bytes) -> bytes:
-    """Return a tar archive of an OCI layout: the image has the root file system `root` on each platform.
-
-    Like an index from BuildKit, its index also has an attestation for each platform. The format is that of
-    https://github.com/opencontainers/image-spec/blob/main/image-layout.md.
+    Like an index from BuildKit, its index also has an attestation for each platform.
     """
-    layout = _Layout()
-    contents = [root, *(_tar_archive({f"layer-{number}": b""}) for number in range(1, LAYERS))]
-    layers = [layout.add(_LAYER, content) for content in contents]
-    images = [layout.image(platform, layers) for platform in PLATFORMS]
-    attestations = [layout.attestation(image["digest"]) for image in images]
-    index = layout.add_json(
-        _INDEX, {"schemaVersion": 2, "manifests": [*images, *attestations]}
-    )
-    named = {**index, "annotations": {"io.containerd.image.name": f"docker.io/library/{name}"}}
-    return layout.archive(named)
-
-
-@dataclass
-class _Layout:
-    blobs: dict[str, bytes] = field(default_factory=dict)
-
-    def add(self, media_type: str, content: bytes) -> Descriptor:
-        """Add a blob and return its descriptor."""
-        digest = hashlib.sha256(content).hexdigest()
-        self.blobs[digest] = content
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
-
-    def add_json(self, media_type: str, content: Mapping[str, Any]) -> Descriptor:
-        return self.add(media_type, json.dumps({"mediaType": media_type, **content}).encode())
-
-    def image(self, platform: str, layers: Sequence[Descriptor]) -> Descriptor:
-        architecture, _, variant = platform.partition("/")
-        described = {
-            "os": "linux",
-            "architecture": architecture,
-            **({"variant": variant} if variant else {}),
-        }
-        return {**self._manifest(described, layers), "platform": described}
-
-    def attestation(self, image: str) -> Descriptor:
-        unknown = {"os": "unknown", "architecture": "unknown"}
-        statement = json.dumps(
-            {"_type": "https://in-toto.io/Statement/v0.1", "subject": image}
-        ).encode()
-        annotations = {
-            "vnd.docker.reference.type": "attestation-manifest",
-            "vnd.docker.reference.digest": image,
-        }
-        manifest = self._manifest(unknown, [self.add(_ATTESTATION, statement)])
-        return {**manifest, "platform": unknown, "annotations": annotations}
-
-    def archive(self, index: Descriptor) -> bytes:
-        """Return a tar archive of the layout."""
-        files = {
-            "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
-            "index.json": json.dumps({"schemaVersion": 2, "manifests": [index]}).encode(),
-            **{f"blobs/sha256/{digest}": content for digest, content in self.blobs.items()},
-        }
-        return _tar_archive(files)
-
-    def _manifest(
-        self, platform: Mapping[str, str], layers: Sequence[Descriptor]
-    ) -> Descriptor:
-        root = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
-        config = self.add_json(_CONFIG, {**platform, "config": {}, "rootfs": root})
-        return self.add_json(
-            _MANIFEST, {"schemaVersion": 2, "config": config, "layers": layers}
+    layers = [root, *(archive({f"layer-{number}": b""}) for number in range(1, LAYERS))]
+    blobs, images, attestations = [*layers], list[Document](), list[Document]()
+    for platform in map(_platform, PLATFORMS):
+        config = _config(platform, layers)
+        manifest = image(config=config, layers=[descriptor(each, _LAYER) for each in layers])
+        images.append(_entry(manifest, platform))
+        statement = text_of(
+            {
+                "_type": "https://in-toto.io/Statement/v0.1",
+                "subject": images[-1]["digest"],
+            }
         )
+        unknown = _config(_UNKNOWN, [statement])
+        attestation = image(config=unknown, layers=[descriptor(statement, _ATTESTATION)])
+        about = {
+            "vnd.docker.reference.type": "attestation-manifest",
+            "vnd.docker.reference.digest": images[-1]["digest"],
+        }
+        attestations.append({**_entry(attestation, _UNKNOWN), "annotations": about})
+        blobs += [config, text_of(manifest), statement, unknown, text_of(attestation)]
+    top = text_of(index(manifests=[*images, *attestations]))
+    named = {"io.containerd.image.name": f"docker.io/library/{name}"}
+    entry = descriptor(top, OCI_INDEX, annotations=named)
+    return archive(_files(entry, [*blobs, top]))
 
 
-def _tar_archive(files: Mapping[str, bytes]) -> bytes:
-    """Return a tar archive of these files."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return archive.getvalue()
+def write_layout(folder: Path, *images: Sequence[bytes]) -> tuple[list[Document], list[bytes]]:
+    """Write a layout of one image, or of an index of several; return the manifests and all blobs.
+
+    Each image is given as the contents of its layers. The images have different architectures.
+    """
+    blobs: list[bytes] = []
+    manifests: list[Document] = []
+    entries: list[Document] = []
+    for layers, architecture in zip(images, ("amd64", "arm64", "s390x"), strict=False):
+        platform = _platform(architecture)
+        zipped = [gzip.compress(layer, mtime=0) for layer in layers]
+        config = _config(platform, layers)
+        manifests.append(image(*zipped, config=config))
+        entries.append(_entry(manifests[-1], platform))
+        blobs += [*zipped, config, text_of(manifests[-1])]
+    if len(images) > 1:
+        blobs.append(text_of(index(manifests=entries)))
+        entries = [descriptor(blobs[-1], OCI_INDEX)]
+    for name, content in _files(entries[0], blobs).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return manifests, blobs
+
+
+def _platform(text: str) -> dict[str, str]:
+    architecture, _, variant = text.partition("/")
+    platform = {"os": "linux", "architecture": architecture}
+    return {**platform, "variant": variant} if variant else platform
+
+
+def _config(platform: Mapping[str, str], layers: Iterable[bytes]) -> bytes:
+    """Return the configuration of an image with these layers, which are not compressed."""
+    root = {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]}
+    return text_of({**platform, "config": {}, "rootfs": root})
+
+
+def _entry(manifest: Document, platform: Mapping[str, str]) -> Document:
+    """Return the entry of a manifest in an index."""
+    return descriptor(text_of(manifest), OCI_MANIFEST, platform=platform)
+
+
+def _files(entry: Document, blobs: Iterable[bytes]) -> dict[str, bytes]:
+    """Return the files of a layout whose only top entry is this one."""
+    contents = {f"blobs/{digest_of(blob).replace(':', '/')}": blob for blob in blobs}
+    top = text_of({"schemaVersion": 2, "manifests": [entry]})
+    return {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}', "index.json": top, **contents}

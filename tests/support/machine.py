@@ -3,24 +3,27 @@
 import ctypes
 import json
 import os
-import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from ruamel.yaml import YAML
 
+from support.expositions import Scrape, parse
 from support.processes import Command, Sandbox
-from support.real import DOCKER_26, Docker, Engine, EngineUnavailableError
+from support.real import DOCKER_26, Docker, Engine, require_programs
 
 T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parents[2]
 COMPOSE = REPOSITORY / "compose"
+PROMETHEUS = "http://127.0.0.1:9090/api/v1"
 
 # The programs that the engine needs to start, and those that the images contain.
 _PROGRAMS = ("ip", "unshare", "haproxy", "prometheus", "prometheus-alertmanager")
@@ -44,11 +47,7 @@ class _Isolated(Docker):
 
     def require(self) -> None:
         super().require()
-        missing = [name for name in _PROGRAMS if shutil.which(name, path=self.path) is None]
-        if missing:
-            raise EngineUnavailableError(
-                f"{', '.join(missing)} not found: tests/run, as root on Debian, installs it"
-            )
+        require_programs(_PROGRAMS, self.path)
 
     def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
         inner = super().daemon(sandbox, listen)
@@ -67,6 +66,15 @@ class Machine(Engine):
         """Run `docker compose` on the files and return its output."""
         expanded = [each for file in files for each in self.with_local_images(file)]
         return self.cli("compose", *(f"--file={file}" for file in expanded), *args)
+
+    @contextmanager
+    def deployed(self, *files: Path) -> Iterator[None]:
+        """Start the services of the files; remove them and their volumes afterwards."""
+        self.compose("up", "--detach", "--no-build", "--pull=never", files=files)
+        try:
+            yield
+        finally:
+            self.compose("down", "--volumes", "--timeout=1", files=files)
 
     @property
     def images(self) -> Path:
@@ -96,6 +104,22 @@ class Machine(Engine):
         `post` is sent as it is if it is bytes, else as JSON.
         """
         return self._inside(lambda: _fetch(url, post))
+
+    def scrape(self) -> Scrape:
+        """Return a scrape of the exporter; an empty one while it does not answer."""
+        try:
+            return parse(self.get("http://127.0.0.1:9000/metrics")[1])
+        except OSError:
+            return Scrape({})
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the result of an instant query; an empty one while Prometheus is not ready."""
+        try:
+            status, text = self.get(f"{PROMETHEUS}/query?query={quote(expression)}")
+        except OSError:
+            return []
+        assert status in (200, 503), text
+        return json.loads(text)["data"]["result"] if status == 200 else []
 
     def _inside(self, action: Callable[[], T]) -> T:
         """Call `action` in a new thread that has joined the machine's network namespace."""

@@ -6,8 +6,8 @@ import socket
 from contextlib import suppress
 
 # Below the kernel's ephemeral ports. Each process that shares the tests has its own range.
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw"))
-_CANDIDATES = itertools.cycle(range(12000 + 1500 * _WORKER, 13500 + 1500 * _WORKER))
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw"))
+_CANDIDATES = itertools.cycle(range(12000 + 1500 * WORKER, 13500 + 1500 * WORKER))
 
 
 def free_port() -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from support.waiting import wait_for
 
@@ -18,6 +19,20 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 class CommandError(Exception):
     """A command failed. The message has the command and its standard error."""
+
+
+def completed(
+    command: Sequence[str | Path], **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command until it ends, with options of `subprocess.run`, and keep its output as text."""
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def output_of(command: Sequence[str | Path], **options: Any) -> str:
+    """Run a command that must succeed, with options of `subprocess.run`, and return its output."""
+    done = completed(command, **options)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return done.stdout
 
 
 @dataclass(frozen=True)

@@ -118,3 +118,18 @@ def prometheus(folder: Path, config: str) -> Server:
     file.write_text(config)
     storage = f"--storage.tsdb.path={folder / 'data'}"
     return Server("prometheus", folder, f"--config.file={file}", storage, "--log.level=warn")
+
+
+@contextmanager
+def scraping(folder: Path, url: str, **options: Any) -> Iterator[Server]:
+    """Yield a Prometheus that has scraped this exporter; `options` are those of the scrape job."""
+    target = {"targets": [urllib.parse.urlsplit(url).netloc]}
+    job = {
+        "job_name": "docker",
+        "scrape_interval": "1s",
+        "static_configs": [target],
+        **options,
+    }
+    with running(prometheus(folder, json.dumps({"scrape_configs": [job]}))) as server:
+        wait_for(lambda: server.query("up == 1"), what="Prometheus to scrape the exporter")
+        yield server

@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from docker import APIClient
 from docker.types import Ulimit
 
-from support.layouts import oci_layout
+from support.archives import add
+from support.layouts import loadable
 from support.processes import Command, CommandError, Daemon, Sandbox
 from support.waiting import wait_for
 
@@ -35,40 +36,12 @@ HEALTHY = "/healthy"  # a container with a healthcheck is healthy while it has t
 FOREVER = ("sleep", "86400")
 GREEDY = "sleep 1; x=a; while true; do x=$x$x; done"
 """A script that uses up all memory, a second after its start, so that containerd notices the OOM kill."""
-_INSTALLED = "tests/run, as root on Debian, installs it"
+INSTALLED = "tests/run, as root on Debian, installs it"
 NO_NETWORK = ("--bridge", "none", "--iptables=false")
 
 
 class EngineUnavailableError(Exception):
     """The engine can't be started here. The message has the reason and the remedy."""
-
-
-class Kind(Protocol):
-    """The differences between the engines: their programs, and the options of these."""
-
-    @property
-    def name(self) -> str:
-        """The engine and its release line."""
-
-    @property
-    def run_options(self) -> Sequence[str]:
-        """The options that every container needs."""
-
-    @property
-    def health_interval(self) -> str:
-        """The interval at which the engine runs a healthcheck by itself."""
-
-    def require(self) -> None:
-        """Raise EngineUnavailableError if a program is missing."""
-
-    def daemon(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return the command of the daemon that serves the socket `listen`."""
-
-    def client(self, sandbox: Sandbox, listen: Path) -> Command:
-        """Return the command line client of that daemon."""
-
-    def probe(self, client: Command, container: str) -> None:
-        """Wait until the healthcheck of `container` has run once more."""
 
 
 class Engine:
@@ -78,7 +51,7 @@ class Engine:
     engine can follow another there, as in an upgrade.
     """
 
-    def __init__(self, kind: Kind, *, listen: Path | None = None) -> None:
+    def __init__(self, kind: "Kind", *, listen: Path | None = None) -> None:
         self.kind = kind
         self.sandbox = Sandbox()
         self.listen = listen or self.sandbox.directory / "engine.sock"
@@ -191,7 +164,7 @@ class Engine:
     def load_platforms(self, name: str) -> None:
         """Load an image for eight platforms, which makes lists expensive with the containerd image store."""
         if not self.cli("images", "--quiet", name):
-            self.cli("load", stdin=oci_layout(name, toolbox()))
+            self.cli("load", stdin=loadable(name, toolbox()))
 
     def crowd(
         self,
@@ -385,8 +358,8 @@ class Docker:
     def require(self) -> None:
         """Raise EngineUnavailableError unless this release line and all that it needs are installed."""
         source = _unpacked_in(self.folder)
-        _require_programs(("dockerd", "docker", "containerd"), self._own_path, source)
-        _require_programs(("runc", "iptables", "busybox"), self.path, _INSTALLED)
+        require_programs(("dockerd", "docker", "containerd"), self._own_path, source)
+        require_programs(("runc", "iptables", "busybox"), self.path)
         version = Command(
             [_find("dockerd", self.path), "--version"], {"PATH": self.path}
         ).run()
@@ -468,8 +441,8 @@ class Podman:
 
     def require(self) -> None:
         """Raise EngineUnavailableError unless this release line and all that it needs are installed."""
-        _require_programs(("podman",), f"{self._root}/usr/bin", _unpacked_in(self._root))
-        _require_programs(("busybox", "nsenter", "unshare"), SYSTEM_PATH, _INSTALLED)
+        require_programs(("podman",), f"{self._root}/usr/bin", _unpacked_in(self._root))
+        require_programs(("busybox", "nsenter", "unshare"), SYSTEM_PATH)
         script = 'mount -t proc proc "$1/proc" && exec chroot "$1" podman --version'
         asked = Command(
             ["unshare", "--mount", "sh", "-c", script, "sh", str(self._root)], _ENVIRONMENT
@@ -530,6 +503,8 @@ def cache() -> Path:
     return Path(base) / "docker-prom-exporter"
 
 
+Kind = Docker | Podman
+
 DOCKER_20 = Docker("20.10")
 DOCKER_26 = Docker("26.1")
 DOCKER_28 = Docker("28")
@@ -547,17 +522,12 @@ def toolbox() -> bytes:
     with tarfile.open(fileobj=archive, mode="w") as tar:
         tar.add(busybox, "bin/busybox")
         for applet in {*Command([busybox, "--list"], {}).run().split()} - {"busybox"}:
-            tar.addfile(_link(f"bin/{applet}", "busybox"))
+            add(tar, f"bin/{applet}", kind=tarfile.SYMTYPE, target="busybox")
     return archive.getvalue()
 
 
-def _link(name: str, target: str) -> tarfile.TarInfo:
-    link = tarfile.TarInfo(name)
-    link.type, link.linkname = tarfile.SYMTYPE, target
-    return link
-
-
-def _require_programs(names: Sequence[str], path: str, source: str) -> None:
+def require_programs(names: Sequence[str], path: str, source: str = INSTALLED) -> None:
+    """Raise EngineUnavailableError if a program is missing in a path."""
     missing = [name for name in names if shutil.which(name, path=path) is None]
     if missing:
         raise EngineUnavailableError(f"{', '.join(missing)} not found: {source}")

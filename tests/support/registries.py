@@ -2,15 +2,13 @@
 
 import fcntl
 import functools
-import gzip
 import http.client
 import json
 import os
 import re
 import shutil
 import socket
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,21 +16,15 @@ from urllib.parse import urlsplit
 
 from support.missing import give_up, require_program
 from support.ports import free_port
-from support.processes import Command, CommandError, Daemon
-from support.storages import (
-    DOCKER,
-    OCI_INDEX,
-    OCI_MANIFEST,
-    Document,
-    descriptor,
-    digest_of,
-    image,
-    text_of,
-)
+from support.processes import Command, CommandError, Daemon, completed, output_of
+from support.storages import DOCKER, OCI_INDEX, OCI_MANIFEST, Document, digest_of, text_of
 from support.waiting import wait_for
 
 # distribution's versions: Debian's package, and the one that Go builds.
 VERSIONS = ("2.8.2", "3.1.2")
+
+# Without it, distribution 3 refuses sparse indexes, and BuildKit's caches, which are indexes of layers.
+VALIDATION = {"manifests": {"indexes": {"platforms": "none"}}}
 
 _MODULE = "github.com/distribution/distribution/v3/cmd/registry@v3.1.2"
 _CACHE = Path(
@@ -57,12 +49,7 @@ def _distribution_3() -> Path:
     if built.exists():
         return built
     go = shutil.which("go")
-    version = (
-        subprocess.run([go, "version"], capture_output=True, text=True, check=True)
-        if go
-        else None
-    )
-    found = re.search(r"go1\.(\d+)", version.stdout) if version else None
+    found = re.search(r"go1\.(\d+)", output_of([go, "version"])) if go else None
     if go is None or found is None or int(found[1]) < 23:
         give_up("distribution 3 is built by Go 1.23 or newer, which is not in PATH")
     built.parent.mkdir(parents=True, exist_ok=True)
@@ -70,9 +57,7 @@ def _distribution_3() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not built.exists():
             env = {**os.environ, "GOBIN": str(built.parent / "new"), "CGO_ENABLED": "0"}
-            done = subprocess.run(
-                [go, "install", _MODULE], env=env, capture_output=True, text=True, check=False
-            )
+            done = completed([go, "install", _MODULE], env=env)
             if done.returncode:
                 give_up(f"go install {_MODULE}: {done.stderr.strip()}")
             (built.parent / "new" / "registry").rename(built)
@@ -161,10 +146,6 @@ class Registry:
         name = digest or digest_of(content)
         self._ask(201, "PUT", f"{location}{mark}digest={name}", content)
 
-    def delete_blob(self, repository: str, digest: str) -> None:
-        """Delete the link of a layer."""
-        self._ask(202, "DELETE", f"/v2/{repository}/blobs/{digest}")
-
     def delete(self, repository: str, digest: str) -> None:
         """Delete a manifest and the tags that point to it."""
         self._ask(202, "DELETE", f"/v2/{repository}/manifests/{digest}")
@@ -249,45 +230,3 @@ def registry(folder: Path, version: str = "2.8.2", **options: Any) -> Iterator[R
         yield running
     finally:
         running.stop()
-
-
-def write_layout(folder: Path, *images: Sequence[bytes]) -> tuple[list[Document], list[bytes]]:
-    """Write an OCI layout of one image, or of an index of several; return the manifests and all blobs.
-
-    Each image is given as the contents of its layers. The images have different architectures.
-    """
-    blobs: list[bytes] = []
-    manifests = []
-    for number, layers in enumerate(images):
-        zipped = [gzip.compress(layer, mtime=0) for layer in layers]
-        config = text_of(
-            {
-                "architecture": ("amd64", "arm64", "s390x")[number],
-                "os": "linux",
-                "rootfs": {
-                    "type": "layers",
-                    "diff_ids": [digest_of(layer) for layer in layers],
-                },
-            }
-        )
-        manifests.append(image(*zipped, config=config))
-        blobs += [*zipped, config, text_of(manifests[-1])]
-    described = [
-        descriptor(text_of(manifest), manifest["mediaType"]) for manifest in manifests
-    ]
-    top: Document = {"schemaVersion": 2, "manifests": described}
-    if len(images) > 1:
-        for entry, architecture in zip(described, ("amd64", "arm64", "s390x"), strict=False):
-            entry["platform"] = {"architecture": architecture, "os": "linux"}
-        nested = text_of({**top, "mediaType": "application/vnd.oci.image.index.v1+json"})
-        blobs.append(nested)
-        top = {
-            "schemaVersion": 2,
-            "manifests": [descriptor(nested, "application/vnd.oci.image.index.v1+json")],
-        }
-    (folder / "blobs/sha256").mkdir(parents=True)
-    for blob in blobs:
-        (folder / "blobs/sha256" / digest_of(blob).partition(":")[2]).write_bytes(blob)
-    (folder / "index.json").write_bytes(text_of(top))
-    (folder / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
-    return manifests, blobs

@@ -1,12 +1,14 @@
 """Random changes of a real registry's storage: pushes, deletes, garbage collections, and damage."""
 
+import math
 import random
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from docker_prom_exporter.registry.storage import Storage
-from support.registries import Registry
+from support.registries import VALIDATION, VERSIONS, Registry, registry
 from support.registry_oracle import compare
 from support.storages import CONFIG, digest_of, image, index
 
@@ -104,7 +106,30 @@ def _replace(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def check(storage: Path, kept: Storage) -> None:
+def mutate(
+    folder: Path, version: str, seed: int, *, steps: int, until: float = math.inf
+) -> int:
+    """Mutate a storage of this version's registry; compare it with the oracle after each step.
+
+    Returns the number of steps, fewer if the monotonic clock has passed `until`. Raises
+    AssertionError with all steps at the first difference.
+    """
+    (other,) = {*VERSIONS} - {version}
+    done: list[str] = []
+    with registry(folder / "registry", version, validation=VALIDATION) as running:
+        mutations = Mutations(running, [Registry(folder, other, root=running.root)], seed)
+        running.push("app", image(config=b"{}"), b"{}", tag="latest")
+        kept = Storage(str(running.storage))
+        while len(done) < steps and time.monotonic() < until:
+            done.append(mutations.step())
+            try:
+                _check(running.storage, kept)
+            except AssertionError as error:
+                raise AssertionError("\n".join([f"seed {seed}", *done, str(error)])) from error
+    return len(done)
+
+
+def _check(storage: Path, kept: Storage) -> None:
     """Compare scans, by a new scanner and one that keeps what it can, with the oracle."""
     fresh = Storage(str(storage)).scan()
     compare(fresh, storage)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from docker_prom_exporter.registry.storage import Contents
+from docker_prom_exporter.registry.storage import Contents, Repository, Tag
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -231,3 +231,13 @@ def compare(contents: Contents, storage: Path) -> None:
     found = (tags, revisions, sizes, dict(contents.blob_bytes), reasons, has_links)
     for name, wanted, here in zip(expected._fields, expected, found, strict=True):
         assert wanted == here, f"{name}: {wanted} expected, {here} found"
+
+
+def repository(contents: Contents, name: str = "app") -> Repository:
+    """Return the repository with this name."""
+    return next(each for each in contents.repositories if each.name == name)
+
+
+def tag(contents: Contents, name: str = "latest") -> Tag:
+    """Return the tag with this name, in any repository."""
+    return next(tag for each in contents.repositories for tag in each.tags if tag.name == name)

@@ -62,7 +62,8 @@ class Simulation(SimulatedEngine):
 
     `requests` has every request so far, `listed_rows` the rows of each list. `faults`
     replaces an endpoint's answer by a function that gets the connection and may send any
-    bytes on it. `change_rows` changes the rows of a list. An `api_version` before 1.52
+    bytes on it. `before_list` is called with the filters of each list, and may return a
+    status of failure. `change_rows` changes the rows of a list. An `api_version` before 1.52
     leaves `Health` out of them. `podman` has it answer as Podman 4 does, and `containerd`
     as Docker with the containerd image store. When it is closed, it closes every
     connection, as a stopped engine does.
@@ -91,6 +92,7 @@ class Simulation(SimulatedEngine):
         self.listed_rows: list[int] = []
         self.faults: dict[str, Fault] = {}
         self.inspect_faults: dict[str, Fault] = {}
+        self.before_list: Callable[[dict[str, Any]], int | None] = lambda _: None
         self.change_rows: Callable[[list[dict[str, Any]]], Any] = lambda rows: rows
         self._connections: WeakSet[socket.socket] = WeakSet()
 
@@ -149,6 +151,8 @@ class Simulation(SimulatedEngine):
     def listed(self, query: Mapping[str, str]) -> tuple[int, Any]:
         """Return a page of the rows that the filters let through, newest first (moby, daemon/list.go)."""
         filters = json.loads(query.get("filters") or "{}")
+        if status := self.before_list(filters):
+            return status, {"message": "failed"}
         containers = sorted(
             self.containers(), key=lambda container: container.created, reverse=True
         )
