@@ -21,13 +21,13 @@ from docker_prom_exporter.engine import Engine as EngineClient
 from support.certificates import Certificate, authority, issue
 from support.exporters import Exporter, exporter
 from support.missing import require_program
-from support.ports import free_port
+from support.ports import WORKER, free_port
 from support.processes import Command, CommandError, Daemon
 from support.real import DOCKER_28, SYSTEM_PATH
 from support.waiting import wait_for
 
-_DEFAULT_PORTS = "127.0.0.77"
-"""An address whose ports 80, 443 and 2375 are free on any machine."""
+_DEFAULT_PORTS = f"127.0.0.{77 + WORKER}"
+"""An address whose ports 80, 443 and 2375 are free on any machine, one of each process."""
 
 _CONFIG = """
 global
@@ -96,16 +96,42 @@ def host(address: str, **variables: str) -> dict[str, str]:
     return {"DOCKER_HOST": address, **variables}
 
 
-def current(context: str) -> dict[str, str]:
-    return {"docker/config.json": '{"currentContext": "%s"}' % context}  # noqa: UP031  others have roads
+def current(context: str, folder: str = "docker") -> dict[str, str]:
+    return {f"{folder}/config.json": f'{{"currentContext": "{context}"}}'}
 
 
 VERIFY = {"DOCKER_TLS_VERIFY": "1"}
 CA = {"DOCKER_CERT_PATH": "%(only_ca)s"}
 FILES = {"DOCKER_CERT_PATH": "%(pki)s"}
+NO_FILES = {"DOCKER_CERT_PATH": "/gone"}
+SYSTEM_CA = {"SSL_CERT_FILE": "%(ca)s"}
 LAB = {"DOCKER_CONTEXT": "lab"}
+DEMANDING = "tcp://%(client_certificate)s"
 BARE = '{"Endpoints": {"docker": {"Host": "tcp://%(plain)s"}}}'
 OLD = '{"Metadata": {"StackOrchestrator": "all"}, "Endpoints": {"kubernetes": {"Host": "x"}, %s}}'
+ON_SOCKET = BARE.replace("tcp://%(plain)s", "unix://%(socket)s")
+AT_HOME = meta("lab", BARE, "home/.docker") | current("lab", "home/.docker")
+
+# What `docker context create lab` is told.
+ON_PLAIN = "host=tcp://%(plain)s"
+OWN_KEY = "cert=%(pki)s/cert.pem,key=%(pki)s/key.pem"
+UNVERIFIED = "skip-tls-verify=true"
+
+# A config.json beside a context, and who is reached.
+CONFIGS = {
+    '{"currentContext": ""}': NONE,
+    '{"currentContext": null}': NONE,
+    '{"currentContext": "default"}': NONE,
+    '{"currentContext": "lab", "currentContext": null}': PLAIN,
+    "": NONE,
+    "null": NONE,
+    '{"currentContext": 5}': NONE,
+    '{"CurrentContext": "lab", "auths": {"r": {"auth": "."}}}': PLAIN,
+    '{"currentContext": "lab", "auths": "x", "proxies": 5, "HttpHeaders": 5}': PLAIN,
+    '{"currentContext": "lab"} more': PLAIN,
+    '{"currentContext": "lab"': NONE,
+    "[]": NONE,
+}
 
 ROWS = [
     # Addresses
@@ -117,101 +143,54 @@ ROWS = [
     Row("no port", "default_port,0,-", host(f"tcp://{_DEFAULT_PORTS}")),
     Row("no port and no scheme", "default_port,0,-", host(_DEFAULT_PORTS)),
     Row("http", NONE, host("http://%(plain)s"), exporter=PLAIN),
-    Row(
-        "https and the system's CAs",
-        NONE,
-        host("https://%(tls)s", SSL_CERT_FILE="%(ca)s"),
-        exporter=TLS,
-    ),
+    Row("https, the system's CAs", NONE, host("https://%(tls)s", **SYSTEM_CA), exporter=TLS),
     Row("https and an unknown CA", NONE, host("https://%(tls)s")),
     # TLS by variables
     Row("only a CA", TLS, host("tcp://%(tls)s", **VERIFY, **CA)),
     Row("all three files", TLS_WITH_CERTIFICATE, host("tcp://%(tls)s", **VERIFY, **FILES)),
-    Row(
-        "a required certificate",
-        CLIENT_CERTIFICATE,
-        host("tcp://%(client_certificate)s", **VERIFY, **FILES),
-    ),
-    Row("a missing certificate", NONE, host("tcp://%(client_certificate)s", **VERIFY, **CA)),
+    Row("a required certificate", CLIENT_CERTIFICATE, host(DEMANDING, **VERIFY, **FILES)),
+    Row("a missing certificate", NONE, host(DEMANDING, **VERIFY, **CA)),
     Row("the value 0", TLS, host("tcp://%(tls)s", **CA, DOCKER_TLS_VERIFY="0")),
     Row("DOCKER_TLS", UNTRUSTED, host("tcp://%(untrusted)s", **CA, DOCKER_TLS="1")),
     Row("an untrusted engine", NONE, host("tcp://%(untrusted)s", **VERIFY, **CA)),
     Row("only DOCKER_CERT_PATH", PLAIN, host("tcp://%(plain)s", **FILES)),
     Row("only DOCKER_CERT_PATH, TLS", NONE, host("tcp://%(tls)s", **FILES)),
     Row("no HTTP over TLS", NONE, host("tcp://%(plain)s", **VERIFY, **CA)),
-    Row(
-        "DOCKER_CERT_PATH beside a socket",
-        SOCKET,
-        host("unix://%(socket)s", DOCKER_CERT_PATH="/gone"),
-    ),
-    Row(
-        "DOCKER_TLS_VERIFY beside a socket", SOCKET, host("unix://%(socket)s", **VERIFY, **CA)
-    ),
+    Row("DOCKER_CERT_PATH beside a socket", SOCKET, host("unix://%(socket)s", **NO_FILES)),
+    Row("TLS beside a socket", SOCKET, host("unix://%(socket)s", **VERIFY, **CA)),
     # Contexts
-    Row("context", PLAIN, LAB, "host=tcp://%(plain)s"),
+    Row("context", PLAIN, LAB, ON_PLAIN),
     Row("context of a socket", SOCKET, LAB, "host=unix://%(socket)s"),
     Row("context with a CA", TLS, LAB, "host=tcp://%(tls)s,ca=%(ca)s"),
     Row(
-        "context with all three files",
-        CLIENT_CERTIFICATE,
-        LAB,
-        "host=tcp://%(client_certificate)s,ca=%(ca)s,cert=%(pki)s/cert.pem,key=%(pki)s/key.pem",
+        "context, all files", CLIENT_CERTIFICATE, LAB, f"host={DEMANDING},ca=%(ca)s,{OWN_KEY}"
     ),
     Row(
-        "context without a CA",
+        "context, no CA",
         TLS_WITH_CERTIFICATE,
         LAB,
-        "host=tcp://%(tls)s,cert=%(pki)s/cert.pem,key=%(pki)s/key.pem,skip-tls-verify=true",
+        f"host=tcp://%(tls)s,{OWN_KEY},{UNVERIFIED}",
     ),
-    Row(
-        "context that verifies nothing",
-        UNTRUSTED,
-        LAB,
-        "host=tcp://%(untrusted)s,skip-tls-verify=true",
-    ),
+    Row("context, nothing verified", UNTRUSTED, LAB, f"host=tcp://%(untrusted)s,{UNVERIFIED}"),
     Row("context with another CA", NONE, LAB, "host=tcp://%(untrusted)s,ca=%(ca)s"),
-    Row("context with a CA, HTTP", NONE, LAB, "host=tcp://%(plain)s,ca=%(ca)s"),
-    Row(
-        "context that verifies nothing, HTTP",
-        NONE,
-        LAB,
-        "host=tcp://%(plain)s,skip-tls-verify=true",
-    ),
+    Row("context with a CA, HTTP", NONE, LAB, f"{ON_PLAIN},ca=%(ca)s"),
+    Row("context, nothing verified, HTTP", NONE, LAB, f"{ON_PLAIN},{UNVERIFIED}"),
     Row("context without a port", "default_web_port,0,-", LAB, f"host=tcp://{_DEFAULT_PORTS}"),
     Row(
         "the same with TLS",
         "default_tls_port,1,0",
         LAB,
-        f"host=tcp://{_DEFAULT_PORTS},skip-tls-verify=true",
+        f"host=tcp://{_DEFAULT_PORTS},{UNVERIFIED}",
     ),
-    Row(
-        "variables left over",
-        PLAIN,
-        LAB | VERIFY | {"DOCKER_CERT_PATH": "/gone"},
-        "host=tcp://%(plain)s",
-    ),
-    Row("current context", PLAIN, {}, "host=tcp://%(plain)s", current("lab")),
-    Row(
-        "default goes before it",
-        NONE,
-        {"DOCKER_CONTEXT": "default"},
-        "host=tcp://%(plain)s",
-        current("lab"),
-    ),
-    Row(
-        "a host goes before both",
-        SOCKET,
-        LAB | host("unix://%(socket)s"),
-        "host=tcp://%(plain)s",
-        current("lab"),
-    ),
-    Row(
-        "context goes before the current", PLAIN, LAB, "host=tcp://%(plain)s", current("gone")
-    ),
+    Row("variables left over", PLAIN, LAB | VERIFY | NO_FILES, ON_PLAIN),
+    Row("current context", PLAIN, {}, ON_PLAIN, current("lab")),
+    Row("default before it", NONE, {"DOCKER_CONTEXT": "default"}, ON_PLAIN, current("lab")),
+    Row("host before both", SOCKET, LAB | host("unix://%(socket)s"), ON_PLAIN, current("lab")),
+    Row("context before the current", PLAIN, LAB, ON_PLAIN, current("gone")),
     Row(
         "an empty TLS folder",
         TLS,
-        LAB | {"SSL_CERT_FILE": "%(ca)s"},
+        LAB | SYSTEM_CA,
         "",
         meta("lab", BARE.replace("plain", "tls"))
         | {f"docker/contexts/tls/{sha256(b'lab').hexdigest()}/docker/": ""},
@@ -225,54 +204,13 @@ ROWS = [
     ),
     Row("context without a name", PLAIN, LAB, "", meta("lab", BARE.lower())),
     # Folders
-    Row(
-        "context of the same name at home",
-        PLAIN,
-        LAB,
-        "host=tcp://%(plain)s",
-        meta(
-            "lab", '{"Endpoints": {"docker": {"Host": "unix://%(socket)s"}}}', "home/.docker"
-        ),
-    ),
-    Row(
-        "current context at home",
-        NONE,
-        {},
-        "",
-        meta("lab", BARE, "home/.docker")
-        | {"home/.docker/config.json": '{"currentContext": "lab"}'},
-    ),
-    Row(
-        "home",
-        PLAIN,
-        {"DOCKER_CONFIG": ""},
-        "",
-        meta("lab", BARE, "home/.docker")
-        | {"home/.docker/config.json": '{"currentContext": "lab"}'},
-    ),
+    Row("same name at home", PLAIN, LAB, ON_PLAIN, meta("lab", ON_SOCKET, "home/.docker")),
+    Row("current context at home", NONE, {}, "", AT_HOME),
+    Row("home", PLAIN, {"DOCKER_CONFIG": ""}, "", AT_HOME),
     # config.json
     *(
-        Row(
-            f"config.json: {text}",
-            reached,
-            {},
-            "host=tcp://%(plain)s",
-            {"docker/config.json": text},
-        )
-        for text, reached in (
-            ('{"currentContext": ""}', NONE),
-            ('{"currentContext": null}', NONE),
-            ('{"currentContext": "default"}', NONE),
-            ('{"currentContext": "lab", "currentContext": null}', PLAIN),
-            ("", NONE),
-            ("null", NONE),
-            ('{"currentContext": 5}', NONE),
-            ('{"CurrentContext": "lab", "auths": {"r": {"auth": "."}}}', PLAIN),
-            ('{"currentContext": "lab", "auths": "x", "proxies": 5, "HttpHeaders": 5}', PLAIN),
-            ('{"currentContext": "lab"} more', PLAIN),
-            ('{"currentContext": "lab"', NONE),
-            ("[]", NONE),
-        )
+        Row(f"config.json: {text}", reached, {}, ON_PLAIN, {"docker/config.json": text})
+        for text, reached in CONFIGS.items()
     ),
     Row("config.json: a folder", NONE, {}, "", {"docker/config.json/": ""}),
     Row(
@@ -301,14 +239,7 @@ REFUSED_ROWS = [
     Row("current context that is gone", NONE, {}, "", current("gone")),
     Row("context without an engine", NONE, LAB, "", meta("lab", '{"Endpoints": {}}')),
     Row("broken context", NONE, LAB, "", meta("lab", BARE[:-2])),
-    Row(
-        "context in the working directory",
-        NONE,
-        LAB,
-        "",
-        meta("lab", BARE, "work"),
-        cwd="work",
-    ),
+    Row("in the working directory", NONE, LAB, "", meta("lab", BARE, "work"), cwd="work"),
 ]
 ROWS += [row._replace(exporter=REFUSED) for row in REFUSED_ROWS]
 

@@ -6,7 +6,6 @@ tests/engine/test_target.py compares the same with the real CLI.
 import json
 import os
 import ssl
-import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 
 from docker_prom_exporter.engine import BadTargetError, Target, find_target
 from support.certificates import Certificate, authority, issue
+from support.processes import output_of
 from support.simulated import Simulation
 
 LOCAL = "unix:///var/run/docker.sock"
@@ -156,21 +156,11 @@ def test_a_docker_host_that_is_refused(folder: Path, host: str) -> None:
     assert refusal(folder, host).startswith("--docker-host '")
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("tcp://user:hunter2@engine:2375", "tcp://…@engine:2375"),
-        ("tcp://user:hunter2@hunter2@engine:2375", "tcp://…@engine:2375"),
-        ("http://us/er:hunter2/@engine", "http://…@engine"),
-        ("http://hunter2@engine", "http://…@engine"),
-        ("http://user:hunter2\n@engine", "http://…@engine"),
-        ("user:hunter2@engine", "tcp://…@engine"),
-        ("http://engine/?password=hunter2", "http://engine/?…"),
-    ],
-)
-def test_a_password_is_not_repeated(folder: Path, text: str, shown: str) -> None:
-    """The message leaves out what may be secret."""
-    assert refusal(folder, text).startswith(f"--docker-host {shown!r} can't be used: ")
+def test_a_password_is_not_repeated(folder: Path) -> None:
+    """The message leaves out what may be secret; tests/unit/test_settings.py has all forms of that."""
+    assert refusal(folder, "user:hunter2@engine:2375").startswith(
+        "--docker-host 'tcp://…@engine:2375' can't be used: "
+    )
 
 
 def test_the_old_spelling_of_a_socket(folder: Path) -> None:
@@ -429,7 +419,7 @@ def test_a_key_with_a_passphrase(folder: Path, pki: Path) -> None:
     files = copy(pki, add_context(folder, "lab"), "ca.pem", "cert.pem")
     encrypt = ["openssl", "ec", "-aes128", "-passout", "pass:secret"]
     keys = ["-in", str(pki / "key.pem"), "-out", str(files / "key.pem")]
-    subprocess.run(encrypt + keys, check=True, capture_output=True)
+    output_of(encrypt + keys)
 
     assert "without a passphrase" in refusal(folder, DOCKER_CONTEXT="lab")
 
@@ -520,13 +510,6 @@ def test_the_client_opens_none_of_the_users_files(
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     for more in ({}, {"DOCKER_CONFIG": str(tmp_path)}):
-        done = subprocess.run(
-            [sys.executable, "-c", _SPY, *spied],
-            env=environ | more,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        spying = [sys.executable, "-c", _SPY, *spied]
 
-        assert "[]\n" == done.stdout
+        assert "[]\n" == output_of(spying, env=environ | more, cwd=tmp_path)
