@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
@@ -24,7 +23,6 @@ from support.images import (
 from support.machine import COMPOSE, Machine
 from support.waiting import wait_for
 
-METRICS = "http://127.0.0.1:9000/metrics"
 EXPORTER_SERVICE = "docker-prom-exporter"
 EXPIRE_SERVICE = "expire"
 PROXY_SERVICE = "docker-socket-proxy"
@@ -57,16 +55,6 @@ def service_of(machine: Machine, file: Path, name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def deployed(machine: Machine, *files: Path) -> Iterator[None]:
-    """Start the files' services; remove them and their volumes afterwards."""
-    machine.compose("up", "--detach", "--no-build", "--pull=never", files=files)
-    try:
-        yield
-    finally:
-        machine.compose("down", "--volumes", "--timeout=1", files=files)
-
-
-@contextmanager
 def sample_containers(machine: Machine) -> Iterator[None]:
     """Run one container for each entry of `HEALTH`; remove them afterwards."""
     options = {
@@ -86,21 +74,12 @@ def sample_containers(machine: Machine) -> Iterator[None]:
         machine.cli("rm", "--force", *options)
 
 
-def reported_health(machine: Machine) -> dict[str, int]:
+def reported_health(machine: Machine) -> dict[str, float]:
     """Return `container_health` by container name; an empty dict while the exporter does not answer."""
-    try:
-        _, text = machine.get(METRICS)
-    except OSError:
-        return {}
-    return {
-        name: int(float(value))
-        for name, value in re.findall(
-            r'^container_health\{id="[0-9a-f]+",name="([^"]+)"\} (\S+)$', text, re.MULTILINE
-        )
-    }
+    return machine.scrape().by("name", "container_health")
 
 
-def await_health(machine: Machine) -> dict[str, int]:
+def await_health(machine: Machine) -> dict[str, float]:
     """Wait until the exporter reports the sample containers as in `HEALTH`; return all that it reports."""
     return (
         wait_for(
@@ -167,7 +146,7 @@ def test_a_proxy_is_watched_and_alone_with_the_exporter(machine: Machine, file: 
 def test_health_comes_through_a_proxy(machine: Machine, proxy: str) -> None:
     """The exporter reports each kind of container through the proxy, which denies other endpoints."""
     provide(machine, EXPORTER, SAMPLE, PROXIES[proxy])
-    with sample_containers(machine), deployed(machine, COMPOSE / f"socket-proxy.{proxy}.yml"):
+    with sample_containers(machine), machine.deployed(COMPOSE / f"socket-proxy.{proxy}.yml"):
         found = await_health(machine)
         denied = {
             path: status_through_proxy(machine, path)
@@ -188,7 +167,7 @@ def test_health_comes_through_a_proxy(machine: Machine, proxy: str) -> None:
 def test_health_comes_through_a_mounted_socket(machine: Machine) -> None:
     """The exporter reports each kind of container through the mounted socket."""
     provide(machine, EXPORTER, SAMPLE)
-    with sample_containers(machine), deployed(machine, COMPOSE / "socket-mount.yml"):
+    with sample_containers(machine), machine.deployed(COMPOSE / "socket-mount.yml"):
         found = await_health(machine)
 
     assert HEALTH.items() <= found.items()
@@ -197,22 +176,20 @@ def test_health_comes_through_a_mounted_socket(machine: Machine) -> None:
 def test_health_comes_through_a_pushgateway(machine: Machine) -> None:
     """Prometheus gets container health from the Pushgateway under the pushed instance; expire is healthy."""
     provide(machine, EXPORTER, SAMPLE, WOLLOMATIC, *PUSH_IMAGES)
-    with sample_containers(machine), deployed(machine, COMPOSE / "pushgateway.yml"):
+    with sample_containers(machine), machine.deployed(COMPOSE / "pushgateway.yml"):
         found = wait_for(
             lambda: (health := pushed_health(machine)).items() >= HEALTH.items() and health,
             what="Prometheus to have the pushed samples",
-            seconds=60,
         )
         age = wait_for(
-            lambda: query(machine, PUSHED), what="the dashboard's panel to show the push"
+            lambda: machine.query(PUSHED), what="the dashboard's panel to show the push"
         )
         wait_for(
-            lambda: query(machine, GATEWAY_UP), what="expire to reach the gateway", seconds=30
+            lambda: machine.query(GATEWAY_UP), what="expire to reach the gateway", seconds=30
         )
         expire = wait_for(
             lambda: pushed_health(machine).get("docker-pushed-expire-1"),
             what="the verdict of expire's healthcheck",
-            seconds=60,
         )
         kept = kept_over_an_upgrade(machine)
 
@@ -242,19 +219,8 @@ def kept_over_an_upgrade(machine: Machine) -> bool:
 
 def pushed_health(machine: Machine) -> dict[str, int]:
     """Return the pushing host's `container_health` in Prometheus, by container name."""
-    found = query(machine, 'container_health{instance="docker-host"}')
+    found = machine.query('container_health{instance="docker-host"}')
     return {series["metric"]["name"]: int(series["value"][1]) for series in found}
-
-
-def query(machine: Machine, expr: str) -> list[dict[str, Any]]:
-    """Return the series in Prometheus's answer; an empty list while it does not answer."""
-    try:
-        status, text = machine.get(
-            f"http://127.0.0.1:9090/api/v1/query?{urlencode({'query': expr})}"
-        )
-    except OSError:
-        return []
-    return list(json.loads(text)["data"]["result"]) if status == 200 else []
 
 
 def test_all_exporters_come_from_one_variable(machine: Machine) -> None:
@@ -276,71 +242,6 @@ def test_proxies_are_pinned() -> None:
             assert image == CALUM4 or re.search(f"({pinned})$", image), file.name
 
 
-def test_an_exporter_stops(machine: Machine) -> None:
-    """`docker compose stop` ends the exporter with exit code 0, not by force after ten seconds."""
-    file = COMPOSE / "socket-proxy.calum4.yml"
-    provide(machine, EXPORTER, PROXIES["calum4"])
-    with deployed(machine, file):
-        wait_for(lambda: reported_health(machine), what="the exporter")
-        machine.compose("stop", EXPORTER_SERVICE, files=(file,))
-        code = machine.cli(
-            "inspect",
-            "--format={{.State.ExitCode}}",
-            f"{EXPORTER_SERVICE}-{EXPORTER_SERVICE}-1",
-        )
-
-    assert "0" == code
-
-
-@pytest.mark.parametrize(
-    "variable", ["PING", "VERSION", "CONTAINER_LIST", "CONTAINER_INSPECT"]
-)
-def test_a_missing_permission_is_named(
-    machine: Machine, tmp_path: Path, variable: str
-) -> None:
-    """The exporter logs once which setting of the proxy is missing."""
-    override = tmp_path / "override.yml"
-    override.write_text(
-        json.dumps({"services": {PROXY_SERVICE: {"environment": {variable: 0}}}})
-    )
-    files = (COMPOSE / "socket-proxy.calum4.yml", override)
-    provide(machine, EXPORTER, PROXIES["calum4"])
-    with deployed(machine, *files):
-        log = wait_for(
-            lambda: [
-                line
-                for line in machine.compose(
-                    "logs", "--no-log-prefix", EXPORTER_SERVICE, files=files
-                ).splitlines()
-                if "reason=denied" in line
-            ],
-            what="the exporter to log the denial",
-        )
-
-    assert 1 == len(log)
-    assert f"{variable}=1" in log[0]
-
-
-def test_the_strictest_variant_works(machine: Machine, tmp_path: Path) -> None:
-    """With inspect denied and `CONTAINER_DETAILS=false` the exporter reports health and never inspects."""
-    override = tmp_path / "override.yml"
-    services = {
-        PROXY_SERVICE: {"environment": {"CONTAINER_INSPECT": 0}},
-        EXPORTER_SERVICE: {"environment": {"CONTAINER_DETAILS": "false"}},
-    }
-    override.write_text(json.dumps({"services": services}))
-    files = (COMPOSE / "socket-proxy.calum4.yml", override)
-    provide(machine, EXPORTER, SAMPLE, PROXIES["calum4"])
-    with sample_containers(machine), deployed(machine, *files):
-        await_health(machine)
-        asked = machine.compose("logs", PROXY_SERVICE, files=files)
-        log = machine.compose("logs", EXPORTER_SERVICE, files=files)
-
-    assert "/containers/json" in asked
-    assert not re.search(r"/containers/[0-9a-f]{64}/json", asked)
-    assert "denied" not in log
-
-
 def test_wollomatics_rule_allows_the_exporters_paths(machine: Machine) -> None:
     """The regular expression allows each path that the exporter requested, and none of six others."""
     proxy = service_of(machine, COMPOSE / "socket-proxy.wollomatic.yml", PROXY_SERVICE)
@@ -350,7 +251,7 @@ def test_wollomatics_rule_allows_the_exporters_paths(machine: Machine) -> None:
     )
     file = COMPOSE / "socket-proxy.calum4.yml"
     provide(machine, EXPORTER, PROXIES["calum4"])
-    with deployed(machine, file):
+    with machine.deployed(file):
         wait_for(lambda: reported_health(machine), what="the exporter")
         seen = re.findall(
             r'"GET ([^ ?"]+)', machine.compose("logs", PROXY_SERVICE, files=(file,))

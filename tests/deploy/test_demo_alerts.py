@@ -11,8 +11,7 @@ from docker_prom_exporter.metrics import SnapshotMetrics
 from support.builders import snapshot
 from support.documents import tables
 from support.machine import COMPOSE
-from support.missing import require_program
-from support.processes import Command
+from support.promtool import promtool
 
 RULES = COMPOSE / "prometheus/rules.yml"
 STEP = 15
@@ -89,6 +88,5 @@ def test_the_demo_raises_the_alerts(tmp_path: Path) -> None:
             lines.append(f"          - {{labels: '{labels}', value: 1}}")
     test = tmp_path / "demo_test.yml"
     test.write_text("\n".join(lines) + "\n")
-    promtool = Command([require_program("promtool"), "test", "rules", str(test)], {})
 
-    assert "SUCCESS" in promtool.run()
+    assert "SUCCESS" in promtool("test", "rules", str(test))

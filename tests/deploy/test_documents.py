@@ -1,7 +1,6 @@
 """The Markdown documents: their links have targets, their configurations are valid, their commands work."""
 
 import functools
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +13,8 @@ from support.bases import package_index
 from support.documents import DOCUMENTS, ON_THE_IMAGE, anchors, blocks, links
 from support.images import CALUM4, EXPORTER, SAMPLE, WOLLOMATIC, provide
 from support.machine import COMPOSE, REPOSITORY, Machine
-from support.missing import require_program
 from support.processes import Command
+from support.promtool import promtool, takes_queries
 from support.real import DOCKER_26, SYSTEM_PATH
 
 IMAGES = (
@@ -79,24 +78,18 @@ def has_target(document: Path, link: str) -> bool:
 @each_document
 def test_prometheus_takes_the_configurations(document: Path, tmp_path: Path) -> None:
     """`promtool` accepts each YAML block as a Prometheus configuration."""
-    promtool = Command([require_program("promtool"), "check", "config", "--syntax-only"], {})
     file = tmp_path / "prometheus.yml"
     for block in blocks(document, "yaml"):
         file.write_text(block.text)
 
-        assert "is valid" in promtool.run(str(file)), block.section
+        checked = promtool("check", "config", "--syntax-only", str(file))
+        assert "is valid" in checked, block.section
 
 
 @each_document
 def test_prometheus_takes_the_queries(document: Path, tmp_path: Path) -> None:
     """`promtool` parses each PromQL block."""
-    queries = blocks(document, "promql")
-    rules = [{"record": f"query:{n}", "expr": query.text} for n, query in enumerate(queries)]
-    file = tmp_path / "queries.yml"
-    file.write_text(json.dumps({"groups": [{"name": "document", "rules": rules}]}))
-    checked = Command([require_program("promtool"), "check", "rules", str(file)], {}).run()
-
-    assert f"SUCCESS: {len(rules)} rules found" in checked
+    assert takes_queries((block.text for block in blocks(document, "promql")), tmp_path)
 
 
 def commands(document: str, section: str) -> str:

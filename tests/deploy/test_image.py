@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from support.bases import (
 )
 from support.documents import ON_THE_IMAGE, blocks
 from support.missing import give_up, require_program
+from support.processes import output_of
 from support.real import DOCKER_26, Engine, EngineUnavailableError
 from support.waiting import wait_for
 
@@ -162,10 +162,7 @@ def test_holds_no_more_than_python(image: Image) -> None:
 
 def test_holds_the_whole_exporter(image: Image) -> None:
     """The image holds every file of the package in git, data files too: `.dockerignore` excludes none."""
-    command = ["git", "ls-files", "docker_prom_exporter"]
-    listed = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    listed = output_of(["git", "ls-files", "docker_prom_exporter"], cwd=ROOT)
 
     assert [] == [name for name in listed.split() if f"{PACKAGES}/{name}" not in image.files]
 
@@ -343,7 +340,7 @@ def test_the_lock_is_up_to_date(tmp_path: Path) -> None:
     before = locked()
     command = next(line for line in commands().splitlines() if line.startswith("uv "))
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, check=True)
+    output_of(["bash", "-c", command], cwd=tmp_path, env=env)
 
     assert before == locked(tmp_path / LOCK.name)
     assert "://" not in LOCK.read_text()
@@ -388,15 +385,7 @@ def readme(workshop: Workshop) -> None:
         script = commands().replace("/var/run/docker.sock:/", f"{workshop.engine.listen}:/")
         script = script.replace("%g /var/run/docker.sock", f"%g {workshop.engine.listen}")
         command = ["bash", "-xc", BUILDAH + PRELUDE + script + EPILOGUE]
-        done = subprocess.run(
-            command,
-            cwd=f"{folder}/checkout",
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert 0 == done.returncode, done.stdout + done.stderr
+        output_of(command, cwd=f"{folder}/checkout", env=env)
 
 
 @pytest.mark.usefixtures("readme")
@@ -451,9 +440,7 @@ def test_the_published_image_is_run_where_there_is_an_owner(
     script = script.replace("/var/run/docker.sock:/", f"{engine.listen}:/")
     script = script.replace("%g /var/run/docker.sock", f"%g {engine.listen}")
     engine.remove_containers()
-    subprocess.run(
-        ["bash", "-ec", script], env=workshop.environment(), check=True, cwd="/", timeout=60
-    )
+    output_of(["bash", "-ec", script], env=workshop.environment(), cwd="/")
 
     assert "ghcr.io/example/docker-prom-exporter" == workshop.inspect(
         "docker-prom-exporter", ".Config.Image"

@@ -13,11 +13,10 @@ import pytest
 from docker_prom_exporter.containers import LABEL
 from support.dashboard import QUERIED, filled_in, panel_queries
 from support.images import EXPORTER, SAMPLE, WOLLOMATIC, provide
-from support.machine import COMPOSE, Machine
+from support.machine import COMPOSE, PROMETHEUS, Machine
 from support.processes import CommandError
 from support.waiting import wait_for
 
-PROMETHEUS = "http://127.0.0.1:9090/api/v1"
 ALERTMANAGER = "http://127.0.0.1:9093/api/v2/alerts"
 IMAGES = (
     EXPORTER,
@@ -63,18 +62,15 @@ class Stack:
             *args, files=(self.file, *([override] if override else []))
         )
 
-    def query(self, expr: str) -> list[Any]:
-        """Return the series of an instant query; an empty list while Prometheus does not answer."""
-        return self._prometheus(f"query?query={quote(expr)}", "result")
-
     def await_query(self, name: str) -> None:
         """Wait until a query of the dashboard returns data."""
         (expr,) = [expr for known, expr in panel_queries() if known == name]
-        wait_for(lambda: self.query(expr), what=f"data of {expr}", seconds=40)
+        wait_for(lambda: self.machine.query(expr), what=f"data of {expr}", seconds=40)
 
     def label_values(self, metric: str, label: str) -> list[Any]:
         """Return a label's values in the series of a metric."""
-        return self._prometheus(f"label/{label}/values?match[]={quote(metric)}")
+        url = f"{PROMETHEUS}/label/{label}/values?match[]={quote(metric)}"
+        return list(json.loads(self.machine.get(url)[1])["data"])
 
     def alerts(self, name: str) -> list[dict[str, Any]]:
         """Return the alerts of a name that Alertmanager has received and that are not resolved."""
@@ -94,18 +90,6 @@ class Stack:
             what=f"{name} of {container or 'Docker'} to reach Alertmanager",
             every=0.5,
         )
-
-    def _prometheus(self, path: str, *keys: str) -> list[Any]:
-        try:
-            status, text = self.machine.get(f"{PROMETHEUS}/{path}")
-        except OSError:
-            return []
-        answer = json.loads(text)
-        assert status == 200, answer
-        data = answer["data"]
-        for key in keys:
-            data = data[key]
-        return list(data)
 
 
 def hasten(*files: Path) -> None:
@@ -169,7 +153,7 @@ def test_a_healthcheck_of_the_file_works(stack: Stack, service: str) -> None:
 @pytest.mark.parametrize("expr", QUERIES)
 def test_the_dashboard_has_something_to_show(stack: Stack, expr: str) -> None:
     """Each query of the dashboard returns data."""
-    wait_for(lambda: stack.query(expr), what=f"data of {expr}")
+    wait_for(lambda: stack.machine.query(expr), what=f"data of {expr}")
 
 
 @pytest.mark.parametrize("variable", QUERIED, ids=lambda variable: variable["name"])
@@ -218,22 +202,6 @@ def test_a_container_that_can_not_be_started_raises_an_alert(stack: Stack) -> No
     )
 
 
-def test_a_removed_container_raises_an_alert(stack: Stack) -> None:
-    """ContainerGone reaches Alertmanager when a container is removed and not replaced."""
-    stack.machine.run("lost", image=SAMPLE, labels={LABEL: "true"}, options=["--network=none"])
-    wait_for(
-        lambda: stack.query('container_health{name="lost"} == 2'), what="Prometheus to have it"
-    )
-    # Otherwise a poll might see it exited, like one that was stopped before it was removed.
-    exporter = "docker-monitoring-docker-prom-exporter-1"
-    stack.machine.cli("pause", exporter)
-    stack.machine.cli("rm", "--force", "lost")
-    stack.machine.cli("unpause", exporter)
-    received = stack.await_alert("ContainerGone", "lost")
-
-    assert "info" == received["labels"]["severity"]
-
-
 def test_a_denied_list_makes_the_exporter_stale(stack: Stack, tmp_path: Path) -> None:
     """DockerExporterStale reaches Alertmanager when the proxy allows pings and denies the list."""
     override = tmp_path / "override.yml"
@@ -255,7 +223,9 @@ def test_an_engine_that_is_down_raises_an_alert(stack: Stack) -> None:
     stack.await_alert("DockerDown")
     containers = 'ALERTS{alertname=~"Container.+", alertstate="firing"}'
     wait_for(
-        lambda: not stack.query(containers), what="the containers' alerts to end", seconds=30
+        lambda: not stack.machine.query(containers),
+        what="the containers' alerts to end",
+        seconds=30,
     )
     stack.compose("start", "docker-socket-proxy")
 

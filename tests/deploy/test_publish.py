@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from support.bases import (
     strange_checkout,
 )
 from support.missing import give_up, require_program
-from support.processes import Command
+from support.processes import Command, output_of
 from support.real import DOCKER_26, EngineUnavailableError
 from support.registries import Registry, registry
 
@@ -94,11 +93,7 @@ class Press:
             "HOME": str(self.folder),
             **variables,
         }
-        done = subprocess.run(
-            command, env=env, umask=umask, capture_output=True, text=True, check=False
-        )
-        assert 0 == done.returncode, done.stdout + done.stderr
-        return done.stdout
+        return output_of(command, env=env, umask=umask)
 
 
 @dataclass(frozen=True)

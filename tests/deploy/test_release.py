@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import subprocess
@@ -19,22 +18,16 @@ from docker_prom_exporter import __version__
 from support.bases import checkout, strange_checkout
 from support.documents import blocks
 from support.machine import REPOSITORY
-from support.missing import require_program
-from support.processes import Command
+from support.processes import completed, output_of
+from support.promtool import takes_queries
 
 TAG = f"v{__version__}"
 
 
 def release(folder: Path, *arguments: str, umask: int = -1, **env: str) -> tuple[int, str]:
     """Run the script in a checkout; return its exit code and what it prints."""
-    done = subprocess.run(
-        [sys.executable, f"{folder}/.github/release.py", *arguments],
-        env={**os.environ, **env},
-        umask=umask,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, f"{folder}/.github/release.py", *arguments]
+    done = completed(command, env={**os.environ, **env}, umask=umask)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -114,9 +107,7 @@ def test_twine_takes_the_packages(packages: tuple[Path, Path]) -> None:
     """`twine check --strict` has nothing to say, so PyPI shows the README."""
     files = sorted(map(str, packages[0].iterdir()))
     twine = [sys.executable, "-m", "twine", "check", "--strict", *files]
-    done = subprocess.run(twine, capture_output=True, text=True, check=False)
-
-    assert 0 == done.returncode, done.stdout + done.stderr
+    output_of(twine)
 
 
 def test_the_sdist_passes_its_unit_tests(packages: tuple[Path, Path], tmp_path: Path) -> None:
@@ -137,16 +128,8 @@ def test_the_sdist_passes_its_unit_tests(packages: tuple[Path, Path], tmp_path: 
     env = {key: value for key, value in env.items() if not key.startswith(("PYTEST", "COV"))}
     # pytest keeps the folders of these tests, too, in the machine's own.
     env["PYTEST_DEBUG_TEMPROOT"] = os.environ["PYTEST_DEBUG_TEMPROOT"]
-    done = subprocess.run(
-        ["tests/run", "tests/unit"],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    output_of(["tests/run", "tests/unit"], cwd=folder, env=env)
 
-    assert 0 == done.returncode, done.stdout + done.stderr
     for name in ("Dockerfile", ".dockerignore", "requirements.lock", "compose/monitoring.yml"):
         assert (folder / name).is_file(), name
 
@@ -154,7 +137,7 @@ def test_the_sdist_passes_its_unit_tests(packages: tuple[Path, Path], tmp_path: 
 def metadata(folder: Path, target: Path) -> str:
     """Build the wheel of a checkout, and return its metadata, which includes the README."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    output_of(command, cwd=folder)
     (wheel,) = target.iterdir()
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [each for each in archive.namelist() if each.endswith("/METADATA")]
@@ -213,10 +196,7 @@ def test_the_commands_that_verify_match_the_workflow(tmp_path: Path) -> None:
         program.write_text('#!/bin/sh\necho "${0##*/} $*"\n')
         program.chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "OWNER": "Example", "VERSION": "1.2.3"}
-    done = subprocess.run(
-        ["bash", "-euc", block], env=env, capture_output=True, text=True, check=True
-    )
-    gh, sbom, cosign = done.stdout.splitlines()
+    gh, sbom, cosign = output_of(["bash", "-euc", block], env=env).splitlines()
     home = "https://github.com/Example/docker-prom-exporter"
     identity = f"{home}/.github/workflows/release.yml@refs/tags/v1.2.3"
 
@@ -275,16 +255,12 @@ def test_a_fix_of_an_old_release_moves_no_newer_tag(
 def test_an_entry_for_awesome_prometheus_alerts_lies_ready(tmp_path: Path) -> None:
     """The entry has our alerts, Prometheus takes their queries, and none needs a recording rule."""
     script = REPOSITORY / ".github/awesome_alerts.py"
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, check=True)
-    (entry,) = YAML(typ="safe").load(done.stdout)
+    (entry,) = YAML(typ="safe").load(output_of([sys.executable, script]))
     (exporter,) = entry["exporters"]
-    rules = [{"alert": "A", "expr": rule["query"]} for rule in exporter["rules"]]
-    file = tmp_path / "rules.yml"
-    file.write_text(json.dumps({"groups": [{"name": "awesome", "rules": rules}]}))
-    promtool = Command([require_program("promtool"), "check", "rules", "--lint=none"], {})
+    queries = [rule["query"] for rule in exporter["rules"]]
 
-    assert f"SUCCESS: {len(rules)} rules found" in promtool.run(str(file))
+    assert takes_queries(queries, tmp_path)
     assert {"Docker down", "Container unhealthy"} <= {
         rule["name"] for rule in exporter["rules"]
     }
-    assert "docker:" not in file.read_text()
+    assert not [query for query in queries if "docker:" in query]

@@ -8,27 +8,25 @@ import pytest
 from support.machine import COMPOSE
 from support.missing import require_program
 from support.processes import Command, CommandError
+from support.promtool import promtool
 from support.real import SYSTEM_PATH
 
 RULES = COMPOSE / "prometheus/rules.yml"
-EXPECTED_RULES = COMPOSE / "prometheus/expected_rules.yml"
 TESTS = COMPOSE / "prometheus/rules_test.yml"
 GAPS = COMPOSE / "prometheus/rules_gaps_test.yml"
 ALERTS = re.findall(r"- alert: (\w+)", RULES.read_text())
 ALERTMANAGER = COMPOSE / "alertmanager"
 
 
-def run(program: str, *args: str) -> str:
-    """Run promtool or amtool and return its output; if it is missing, skip the test, or fail it in CI."""
-    return Command([require_program(program, SYSTEM_PATH)], {"PATH": SYSTEM_PATH}).run(*args)
+def amtool(*arguments: str) -> str:
+    """Run amtool and return its output."""
+    return Command([require_program("amtool", SYSTEM_PATH)], {}).run(*arguments)
 
 
-@pytest.mark.parametrize("tests", ["rules", "rules_gaps", "expected_rules"])
-def test_each_firing_and_each_silence(tests: str) -> None:
+@pytest.mark.parametrize("tests", [TESTS, GAPS], ids=lambda tests: tests.stem)
+def test_each_firing_and_each_silence(tests: Path) -> None:
     """The published rules pass their promtool tests."""
-    file = COMPOSE / "prometheus" / f"{tests}_test.yml"
-
-    assert "SUCCESS" in run("promtool", "test", "rules", str(file))
+    assert "SUCCESS" in promtool("test", "rules", str(tests))
 
 
 def test_the_job_may_have_any_name() -> None:
@@ -36,18 +34,18 @@ def test_the_job_may_have_any_name() -> None:
     assert re.search(r"\bjob *[=!]", RULES.read_text()) is None
 
 
-@pytest.mark.parametrize("configuration", ["prometheus.yml", "swarm.yml"])
+@pytest.mark.parametrize("configuration", ["prometheus.yml", "swarm.yml", "push.yml"])
 def test_prometheus_takes_its_configuration(configuration: str) -> None:
     """`promtool` accepts the configuration and its rule files."""
-    assert "SUCCESS" in run(
-        "promtool", "check", "config", str(COMPOSE / "prometheus" / configuration)
-    )
+    file = COMPOSE / "prometheus" / configuration
+
+    assert "SUCCESS" in promtool("check", "config", str(file))
 
 
 @pytest.mark.parametrize("configuration", ["alertmanager.yml", "by-team.yml"])
 def test_alertmanager_takes_its_configuration(configuration: str) -> None:
     """`amtool` accepts the configuration."""
-    assert "SUCCESS" in run("amtool", "check-config", str(ALERTMANAGER / configuration))
+    assert "SUCCESS" in amtool("check-config", str(ALERTMANAGER / configuration))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +64,7 @@ def test_an_alert_goes_to_its_team(labels: list[str], receiver: str) -> None:
     """An alert goes to its team's receiver, and without a known team to operations."""
     config = f"--config.file={ALERTMANAGER / 'by-team.yml'}"
 
-    assert receiver == run("amtool", "config", "routes", "test", config, *labels)
+    assert receiver == amtool("config", "routes", "test", config, *labels)
 
 
 def test_both_alertmanagers_inhibit_alike() -> None:
@@ -354,7 +352,7 @@ def test_a_changed_rule_is_found_out(
 
     assert was in block
     with pytest.raises(CommandError, match="exit 1"):
-        run("promtool", "test", "rules", str(tmp_path / TESTS.name))
+        promtool("test", "rules", str(tmp_path / TESTS.name))
 
 
 def test_each_alert_is_changed() -> None:

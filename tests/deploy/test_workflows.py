@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from support.machine import REPOSITORY
+from support.processes import completed
 
 WORKFLOWS = sorted((REPOSITORY / ".github/workflows").glob("*.yml"))
 ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
@@ -20,9 +20,7 @@ ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
 def found_by(*command: str) -> str:
     """Return what a checker says if it fails, else an empty string."""
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False
-    )
+    done = completed(command, cwd=REPOSITORY, env=env)
     return done.stdout + done.stderr if done.returncode else ""
 
 
