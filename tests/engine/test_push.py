@@ -325,19 +325,3 @@ def _fill(file: Path) -> None:
     with suppress(OSError), file.open("wb", buffering=0) as ballast:
         while True:
             ballast.write(bytes(512))
-
-
-def test_a_read_only_folder_is_one_line(simulated: Simulation, tmp_path: Path) -> None:
-    """A text file in a read-only folder ends the exporter at once, with exit code 1 and one line."""
-    with small_disk(tmp_path / "disk") as disk:
-        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-        for command in ((), ("once",)):
-            ended = run(
-                *command, f"--docker-host={simulated.url}", f"--textfile={disk}/docker.prom"
-            )
-
-            assert (1, "") == (ended.returncode, ended.stdout)
-            assert (
-                f"docker-prom-exporter: can't write --textfile {disk}/docker.prom: Read-only file system\n"
-                == ended.stderr
-            )

@@ -1,7 +1,6 @@
 """The exported health, state and details of containers in every state on real engines."""
 
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,7 +13,7 @@ from docker import APIClient
 from docker_prom_exporter.containers import LABEL, STATES
 from docker_prom_exporter.demo import WATCH
 from support.expositions import Scrape, scraper
-from support.processes import CommandError
+from support.processes import CommandError, completed, output_of
 from support.real import FOREVER, GREEDY, HEALTHY, IMAGE, Engine
 from support.waiting import wait_for
 
@@ -216,13 +215,13 @@ def undeletable(engine: Engine, name: str) -> Iterator[None]:
     ).read_text()
     upper = re.search(r"upperdir=([^,]+)", mounts)
     stone = f"{upper[1] if upper else ''}/stone"
-    made = subprocess.run(["chattr", "+i", stone], check=False, capture_output=True, text=True)
+    made = completed(["chattr", "+i", stone])
     if made.returncode:
         pytest.skip(f"this file system has no immutable files: {made.stderr}")
     try:
         yield
     finally:
-        subprocess.run(["chattr", "-i", stone], check=True)
+        output_of(["chattr", "-i", stone])
 
 
 def test_dead(docker_with_graph_driver: Engine) -> None:

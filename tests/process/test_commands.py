@@ -1,53 +1,24 @@
 """The commands as processes: their output, exit codes and imports."""
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from docker_prom_exporter.demo import WATCH
-from support.exporters import exporter
+from support.exporters import exporter, run
 from support.missing import require_program
 from support.simulated import Simulation
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the exporter until it ends; its environment has only PATH, HOME and the given variables."""
-    return subprocess.run(
-        [sys.executable, "-m", "docker_prom_exporter", *arguments],
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def shell(
     argument: str, redirection: str, docker_host: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command with a redirection by the shell."""
-    return subprocess.run(
-        [
-            "sh",
-            "-c",
-            f'exec "$@" {redirection}',
-            "sh",
-            sys.executable,
-            "-m",
-            "docker_prom_exporter",
-            argument,
-        ],
-        env={"PATH": os.environ["PATH"], "DOCKER_HOST": docker_host, "LOG_LEVEL": "error"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """Run the exporter with one argument and a redirection by the shell."""
+    wrapper = ["sh", "-c", f'exec "$@" {redirection}', "sh"]
+    return run(argument, wrapper=wrapper, DOCKER_HOST=docker_host, LOG_LEVEL="error")
 
 
 def test_once(simulated: Simulation) -> None:
@@ -124,17 +95,6 @@ def test_a_cli_configuration(
     assert 0 == done.returncode
     assert bool(logged) == done.stderr.count("event=docker.config_ignored")
     assert logged in done.stderr
-
-
-def test_an_engine_that_can_not_be_used_is_one_line(tmp_path: Path) -> None:
-    """A context that does not exist ends the exporter with exit code 2 and one line."""
-    done = run("once", DOCKER_CONFIG=str(tmp_path), DOCKER_CONTEXT="lab")
-
-    assert 2 == done.returncode
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(
-        "docker-prom-exporter: context 'lab' (DOCKER_CONTEXT) can't be used: "
-    )
 
 
 def test_a_port_in_use_is_one_line(simulated: Simulation) -> None:

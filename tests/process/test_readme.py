@@ -13,6 +13,7 @@ from support.certificates import authority, issue
 from support.documents import ON_THE_IMAGE, blocks
 from support.machine import REPOSITORY
 from support.ports import free_port
+from support.processes import completed
 from support.waiting import wait_for
 
 README = REPOSITORY / "README.md"
@@ -42,10 +43,7 @@ def running(script: str, folder: Path, **env: str) -> Iterator[subprocess.Popen[
 
 
 def answer(command: str) -> str:
-    done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=10
-    )
-    return done.stdout
+    return completed(["bash", "-c", command], timeout=10).stdout
 
 
 def test_every_command_is_run() -> None:

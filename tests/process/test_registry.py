@@ -1,9 +1,9 @@
-"""The `registry` command as a process: its scans, its end, and its messages about PATH."""
+"""The `registry` command as a process: its scans and its end."""
 
 import signal
 from pathlib import Path
 
-from support.exporters import exporter, run
+from support.exporters import exporter
 from support.storages import HandMade
 from support.waiting import wait_for
 
@@ -25,13 +25,3 @@ def test_a_storage_is_served(tmp_path: Path) -> None:
     assert 200 == ready
     assert 0 == code
     assert seconds < 1
-
-
-def test_a_path_is_needed() -> None:
-    """Without PATH, or with an unset variable as PATH, `registry` exits with 2 and names it in a line."""
-    for arguments in ((), ("",)):
-        done = run("registry", *arguments)
-
-        assert 2 == done.returncode
-        assert "PATH" in done.stderr
-        assert 1 == done.stderr.count("\n")

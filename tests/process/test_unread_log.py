@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 
 from support.expositions import parse
+from support.processes import completed
 from support.simulated import Simulation
 from support.waiting import wait_for
 
@@ -96,18 +97,15 @@ def test_whatever_writes_to_standard_error_goes_through_the_queue(
 
 def test_whatever_writes_to_standard_error_is_an_event(simulated: Simulation) -> None:
     """Each of them is one JSON object a line, a warning only once; records of libraries are left out."""
-    done = subprocess.run(
+    done = completed(
         [sys.executable, "-c", SPEAKS.replace("TIMES", "4"), "once", "--log-format=json"],
         env={"PATH": os.environ["PATH"], "DOCKER_HOST": simulated.url},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
     )
     events = [json.loads(line) for line in done.stderr.splitlines()]
     counted = Counter(event["event"] for event in events)
     texts = [event["text"] for event in events if event["event"] == "stderr.written"]
 
+    assert 0 == done.returncode
     assert "hunter2" not in done.stderr
     assert {
         "python.warning": 3 + 4,
@@ -130,14 +128,8 @@ def test_an_exception_that_nothing_catches_is_an_event() -> None:
         "def broken(settings): raise RuntimeError('a bug')\n"
         "commands._COMMANDS['once'] = broken\nsys.exit(cli.main(sys.argv[1:]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "once", "--log-format=json"],
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    command = [sys.executable, "-c", script, "once", "--log-format=json"]
+    done = completed(command, env={"PATH": os.environ["PATH"]})
     (event,) = (json.loads(line) for line in done.stderr.splitlines())
 
     assert 1 == done.returncode

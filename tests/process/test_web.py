@@ -1,13 +1,10 @@
 """The web server on a hostile network: access, scrapes beside bad clients, secrecy of the credentials."""
 
 import base64
-import json
 import re
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +20,7 @@ from support.exporters import AT_ONCE, Exporter, exporter, run
 from support.footprint import footprint
 from support.hostile import hostile_clients
 from support.missing import require_program
-from support.prometheus import Server, prometheus, running
+from support.prometheus import scraping
 from support.simulated import Simulation, simulation
 from support.waiting import wait_for
 from support.watching import watching
@@ -182,16 +179,6 @@ def test_renewed_certificates_are_taken(engine: Simulation, tmp_path: Path) -> N
     assert 1 == log.count("event=credentials.changed ")
 
 
-def test_a_spoilt_file_is_one_line(site: Site) -> None:
-    """An unusable file ends the start with one line; tests/unit/test_credentials.py has all kinds of it."""
-    for spoilt in ("--web-bearer-token-file=/dev/null", f"--web-tls-key-file={site.ca.key}"):
-        done = run("--listen-port=0", *site.options(), spoilt)
-
-        assert 1 == done.returncode
-        assert 1 == len(done.stderr.splitlines())
-        assert spoilt.partition("=")[2] in done.stderr
-
-
 @contextmanager
 def connected(process: Exporter) -> Iterator[socket.socket]:
     """Yield a connection to the exporter from the address of another host."""
@@ -307,67 +294,21 @@ def test_a_host_without_ipv6(engine: Simulation) -> None:
     ) as process:
         options = ("--listen-addr=::", f"--listen-port={urlsplit(process.url).port}")
         inside = ("nsenter", f"--net=/proc/{process._daemon.pid}/ns/net")
-        done = subprocess.run(
-            [
-                *inside,
-                sys.executable,
-                "-P",
-                "-m",
-                "docker_prom_exporter",
-                "healthcheck",
-                *options,
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run("healthcheck", *options, wrapper=inside)
 
     assert (0, "healthy\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
-def scrape_config(process: Exporter, jobs: dict[str, dict[str, object]]) -> str:
-    common = {
-        "scrape_interval": "1s",
-        "static_configs": [{"targets": [urlsplit(process.url).netloc]}],
-    }
-    return json.dumps(
-        {"scrape_configs": [{"job_name": name, **common, **job} for name, job in jobs.items()]}
-    )
-
-
-def last_errors(server: Server) -> dict[str, str]:
-    """Return the error of each job's last scrape; an empty dict until Prometheus has tried all jobs."""
-    targets = json.loads(server.get("/api/v1/targets"))["data"]["activeTargets"]
-    if any(target["health"] == "unknown" for target in targets):
-        return {}
-    return {target["scrapePool"]: target["lastError"] for target in targets}
-
-
 def test_a_real_prometheus_gets_in(site: Site, guarded: Exporter, tmp_path: Path) -> None:
-    """Prometheus can scrape with a client certificate and the token, but not if one is missing or wrong."""
+    """Prometheus can scrape with a client certificate and the token."""
     certificate = {
         "ca_file": str(site.ca.cert),
         "cert_file": str(site.client.cert),
         "key_file": str(site.client.key),
     }
-    token = {"authorization": {"credentials_file": str(site.token)}}
-    jobs: dict[str, dict[str, object]] = {
-        "both": {"tls_config": certificate, **token},
-        "no token": {"tls_config": certificate},
-        "wrong token": {"tls_config": certificate, "authorization": {"credentials": "wr0ng"}},
-        "no certificate": {"tls_config": {"ca_file": str(site.ca.cert)}, **token},
-        "no TLS": {"scheme": "http", **token},
-    }
-    jobs = {name: {"scheme": "https", **job} for name, job in jobs.items()}
-    with running(prometheus(tmp_path, scrape_config(guarded, jobs))) as server:
-        complaints = wait_for(
-            lambda: last_errors(server), what="each job's first scrape", seconds=30
-        )
+    token = {"credentials_file": str(site.token)}
+    access = {"scheme": "https", "tls_config": certificate, "authorization": token}
+    with scraping(tmp_path, guarded.url, **access) as server:
+        up = server.query("docker_up")
 
-    assert "" == complaints.pop("both")
-    assert "" != complaints.pop("no TLS")
-    assert {
-        "no token": "server returned HTTP status 401 Unauthorized",
-        "wrong token": "server returned HTTP status 401 Unauthorized",
-        "no certificate": "server returned HTTP status 403 Forbidden",
-    } == complaints
+    assert ["1"] == [series["value"][1] for series in up]
