@@ -17,6 +17,7 @@ from docker_prom_exporter.containers import LABEL
 from docker_prom_exporter.demo.engine import Request
 from docker_prom_exporter.engine import Engine, EngineError, advice, advise, find_target
 from docker_prom_exporter.engine.errors import engine_error
+from support.reports import ANSWERED, checked, outcomes
 from support.simulated import (
     DENIED,
     Fault,
@@ -28,24 +29,6 @@ from support.simulated import (
     settings_for,
     simulation,
 )
-
-
-def checked(url: str, *, coloured: bool = False, **options: Any) -> tuple[int, dict[str, str]]:
-    """Return the exit code, and each line of the report by its topic."""
-    settings = settings_for(url, **options)
-    stream = io.StringIO()
-    engine = Engine(find_target(settings.docker_host, {}), settings.docker_timeout)
-    code = check(engine, settings, Report(stream, coloured=coloured))
-    lines = stream.getvalue().splitlines()
-    return code, {line[:9].strip(): line[10:] for line in lines}
-
-
-def outcomes(lines: dict[str, str]) -> list[str]:
-    """Return the outcome for each endpoint."""
-    return [lines[endpoint][:9].strip() for endpoint in ("version", "ping", "list", "inspect")]
-
-
-ANSWERED = ["answered"] * 4
 
 
 def test_all_is_well(simulated: Simulation) -> None:

@@ -1,10 +1,9 @@
 """The package imports without POSIX; tests/run type-checks the package for the other platforms."""
 
-import subprocess
 import sys
-from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent.parent
+from support.documents import REPOSITORY
+from support.processes import completed
 
 # The libraries are imported before the names are removed: they may need the names on this platform.
 IMPORT = """
@@ -27,20 +26,9 @@ for found in pkgutil.walk_packages(package.__path__, "docker_prom_exporter."):
 
 def test_imports_without_posix() -> None:
     """Each module imports without the names that only POSIX has."""
-    done = _python("-c", IMPORT)
+    done = completed([sys.executable, "-c", IMPORT], cwd=REPOSITORY)
 
     assert (0, "") == (done.returncode, done.stderr)
     assert {"docker_prom_exporter.commands", "docker_prom_exporter.demo.engine"} <= {
         *done.stdout.split()
     }
-
-
-def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )

@@ -47,6 +47,18 @@ class Scanned:
             if not labels
         }
 
+    def await_up(self, value: float) -> None:
+        """Wait until `docker_registry_up` has this value."""
+        wait_for(
+            lambda: self.unlabelled().get("docker_registry_up") == value,
+            what=f"docker_registry_up to be {value}",
+        )
+
+    def end(self) -> None:
+        """Stop the scanner's thread, and wait for its end."""
+        self.stop.set()
+        self.thread.join(10)
+
     def _publish(self, publication: Publication) -> None:
         self.exposition.publish(publication)
         self.published += 1
@@ -299,8 +311,7 @@ def test_the_loop_scans_until_it_is_stopped(tmp_path: Path) -> None:
     scanned.storage.push_image("app", B, tag="new")
     wait_for(lambda: scanned.scrape().value("repository_tags_total") == 2, what="the new tag")
     running = scanned.thread.is_alive(), scanned.scanner.first_scan_ended.is_set()
-    scanned.stop.set()
-    scanned.thread.join(10)
+    scanned.end()
 
     assert (True, True) == running
     assert not scanned.thread.is_alive()
@@ -341,18 +352,12 @@ def test_a_file_system_that_hangs(tmp_path: Path, hanging: Hanging) -> None:
     wait_for(scanned.scanner.first_scan_ended.is_set, what="the first scan")
     hanging.hangs.set()
     assert hanging.hanging.wait(10)
-    wait_for(
-        lambda: scanned.unlabelled()["docker_registry_up"] == 0, what="the storage to be down"
-    )
+    scanned.await_up(0)
     down = scanned.scrape(), scanned.thread.is_alive()
     hanging.hangs.clear()
     hanging.released.set()
-    wait_for(
-        lambda: scanned.unlabelled()["docker_registry_up"] == 1,
-        what="the storage to be up again",
-    )
-    scanned.stop.set()
-    scanned.thread.join(10)
+    scanned.await_up(1)
+    scanned.end()
 
     assert down[0].value("repository_tags_total") is None
     assert down[1]
@@ -363,14 +368,10 @@ def test_a_file_system_that_hangs_from_the_start(tmp_path: Path, hanging: Hangin
     scanned = Scanned(tmp_path / "v2", interval=0.01)
     hanging.hangs.set()
     scanned.thread.start()
-    wait_for(
-        lambda: scanned.unlabelled().get("docker_registry_up") == 0,
-        what="the storage to be down",
-    )
+    scanned.await_up(0)
     state = scanned.thread.is_alive(), scanned.scanner.first_scan_ended.is_set()
     hanging.released.set()
-    scanned.stop.set()
-    scanned.thread.join(10)
+    scanned.end()
 
     assert (True, False) == state
 

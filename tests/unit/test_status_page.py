@@ -1,12 +1,10 @@
-"""The status page: its content, its HTML and headers, and the clients that get it."""
+"""The status page: its content and its HTML."""
 
 import gzip
 import re
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
-from email.message import Message
 from html.parser import HTMLParser
 from typing import Any
 
@@ -17,12 +15,8 @@ from docker_prom_exporter.demo.engine import VERSION
 from docker_prom_exporter.snapshot import Counts, Failure, Mode, Snapshot
 from docker_prom_exporter.web import StatusPage
 from support.builders import DOCKER
-from support.snapshots import BROWSER, PAGE, container, details, serving, snapshot
+from support.snapshots import PAGE, container, details, snapshot
 
-PROMETHEUS = (
-    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
-    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
-)
 VOID = {"meta", "link"}
 
 
@@ -541,69 +535,16 @@ def test_wording_of_ages(seconds: float, words: str) -> None:
     assert f"since {words} ago" in read(snapshot(since=time.time() - seconds)).text
 
 
-def fetched(url: str, **headers: str) -> tuple[Message, bytes]:
-    """Return the headers and the body of an answer."""
-    names = {name.replace("_", "-"): value for name, value in headers.items()}
-    with urllib.request.urlopen(
-        urllib.request.Request(url, headers=names), timeout=10
-    ) as response:
-        return response.headers, response.read()
-
-
-@pytest.mark.parametrize(
-    ("path", "accept", "content_type"),
-    [
-        ("/", BROWSER, "text/html; charset=utf-8"),
-        ("/", PROMETHEUS, "application/openmetrics-text"),
-        ("/", "*/*", "text/plain"),
-        ("/metrics", BROWSER, "text/plain"),
-    ],
-)
-def test_one_address_for_browsers_and_prometheus(
-    path: str, accept: str, content_type: str
-) -> None:
-    """At `/` browsers get the page and other clients the exposition; `Vary` has `Accept` for caches."""
-    with serving(lambda: snapshot(container("web"))) as url:
-        headers, _ = fetched(url + path, Accept=accept)
-
-    assert headers["Content-Type"].startswith(content_type)
-    assert "Accept" in headers["Vary"].split(", ")
-
-
-def test_security_headers() -> None:
-    """The security headers allow only the page's own style, by its hash, and data URLs for the icon."""
-    with serving(snapshot) as url:
-        headers, _ = fetched(url, Accept=BROWSER)
-
-    policy = headers["Content-Security-Policy"]
-    assert re.fullmatch(
-        r"default-src 'none'; style-src 'sha256-[A-Za-z0-9+/=]{44}'; img-src data:; "
-        r"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        policy,
-    )
-    assert ("nosniff", "DENY", "no-referrer", "no-store") == tuple(
-        headers[name]
-        for name in (
-            "X-Content-Type-Options",
-            "X-Frame-Options",
-            "Referrer-Policy",
-            "Cache-Control",
-        )
-    )
-
-
-def test_a_page_is_gzipped() -> None:
+def test_a_gzipped_page_is_small() -> None:
     """A page with a thousand containers is gzipped to less than 20 kB.
 
     A phone may load it every five seconds.
     """
     many = snapshot(*[container(f"c{number}") for number in range(1000)])
-    with serving(lambda: many) as url:
-        headers, body = fetched(url, Accept=BROWSER, Accept_Encoding="gzip, br")
+    page = page_of(many).render(gzipped=True)
 
-    assert "gzip" == headers["Content-Encoding"]
-    assert len(body) < 20_000
-    assert 1001 == gzip.decompress(body).count(b"<tr>")
+    assert len(page) < 20_000
+    assert 1001 == gzip.decompress(page).count(b"<tr>")
 
 
 class CountedPage:

@@ -9,6 +9,7 @@ from docker_prom_exporter.containers import (
     STATES,
     Container,
     ContainerHealth,
+    Details,
     Healthcheck,
     Probe,
     parse_inspect,
@@ -62,6 +63,12 @@ def inspected(
     found = parse_inspect(answer, now=clock, is_podman=is_podman)
     assert found is not None
     return found
+
+
+def details(found: Container | None) -> Details:
+    assert found is not None
+    assert found.details is not None
+    return found.details
 
 
 def verdict(found: Container) -> tuple[ContainerHealth, str | None]:
@@ -201,9 +208,8 @@ def test_pending_before_stalled() -> None:
 def test_the_last_probe() -> None:
     """The last entry of the log is the newest; its end, duration and exit code are read."""
     found = inspected("unhealthy", 3, [entry(1), entry(5, 0.75, 127)])
-    assert found.details is not None
 
-    assert Probe(STARTED + 5, 0.75, 127) == found.details.probe
+    assert Probe(STARTED + 5, 0.75, 127) == details(found).probe
 
 
 @pytest.mark.parametrize(
@@ -231,27 +237,22 @@ def test_the_last_probe() -> None:
 def test_the_fields_of_a_probe(changes: dict[str, Any], expected: Probe | None) -> None:
     """Times have nanoseconds and an offset; malformed entries and earlier runs are absent."""
     plain = {"Start": "2024-05-06T07:08:18Z", "End": "2024-05-06T07:08:20Z", "ExitCode": 0}
-    found = inspected("healthy", 0, [plain | changes])
-    assert found.details is not None
 
-    assert expected == found.details.probe
+    assert expected == details(inspected("healthy", 0, [plain | changes])).probe
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_probe_only_while_running(state: str) -> None:
     """The log of a container that does not run is that of its last run."""
     found = inspected("unhealthy", 3, [entry(1)], Status=state)
-    assert found.details is not None
 
-    assert (state == "running") == (found.details.probe is not None)
+    assert (state == "running") == (details(found).probe is not None)
 
 
 @pytest.mark.parametrize("started", [None, "0001-01-01T00:00:00Z", "now"])
 def test_a_probe_of_an_unknown_run(started: Any) -> None:
     """Without the time of the start, a probe belongs to no run."""
-    found = inspected("healthy", 0, [entry(1)], StartedAt=started)
-    assert found.details is not None
-    assert found.details.probe is None
+    assert details(inspected("healthy", 0, [entry(1)], StartedAt=started)).probe is None
 
 
 @pytest.mark.parametrize(
@@ -276,20 +277,15 @@ def test_a_probe_of_an_unknown_run(started: Any) -> None:
 )
 def test_settings(settings: Any, expected: Healthcheck | None) -> None:
     """Settings that are absent, 0 or malformed have Docker's defaults."""
-    found = inspected("starting", healthcheck=settings)
-    assert found.details is not None
-
-    assert expected == found.details.healthcheck
+    assert expected == details(inspected("starting", healthcheck=settings)).healthcheck
 
 
 @pytest.mark.parametrize(("interval", "expected"), [({}, None), ({"Interval": SECOND}, 1)])
 def test_settings_of_podman(interval: dict[str, int], expected: float | None) -> None:
     """Podman leaves out an interval that is disabled, and writes its defaults."""
     found = inspected("starting", healthcheck=TEST | interval, is_podman=True)
-    assert found.details is not None
-    assert found.details.healthcheck is not None
 
-    assert expected == found.details.healthcheck.interval
+    assert Healthcheck(expected, 30, 3) == details(found).healthcheck
 
 
 @pytest.mark.parametrize(
@@ -304,18 +300,8 @@ def test_settings_of_podman(interval: dict[str, int], expected: float | None) ->
 def test_settings_without_health(settings: Any, has_one: bool) -> None:  # noqa: FBT001
     """Before its first start a container has settings, if there is a test, and no health."""
     answer = inspect({"Status": "created"}, Config={"Healthcheck": settings})
-    found = parse_inspect(answer)
-    assert found is not None
-    assert found.details is not None
 
-    assert has_one == (found.details.healthcheck is not None)
-
-
-def limits(**host_config: Any) -> tuple[float | None, ...]:
-    found = parse_inspect(inspect({}, HostConfig=host_config))
-    assert found is not None
-    assert found.details is not None
-    return found.details.memory_limit, found.details.cpu_limit, found.details.pids_limit
+    assert has_one == (details(parse_inspect(answer)).healthcheck is not None)
 
 
 @pytest.mark.parametrize(
@@ -335,4 +321,6 @@ def limits(**host_config: Any) -> tuple[float | None, ...]:
 )
 def test_limits(host_config: dict[str, Any], expected: tuple[float | None, ...]) -> None:
     """A limit of 0 or -1 is none. `--cpus` is in `NanoCpus`; a quota has a period."""
-    assert expected == limits(**host_config)
+    found = details(parse_inspect(inspect({}, HostConfig=host_config)))
+
+    assert expected == (found.memory_limit, found.cpu_limit, found.pids_limit)

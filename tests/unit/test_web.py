@@ -72,6 +72,37 @@ def test_serves_the_exposition(served: Served, path: str) -> None:
     assert b"\ncontainer_health 4.0\n" in body
 
 
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
+    ],
+)
+def test_a_browser_gets_the_page(served: Served, path: str, content_type: str) -> None:
+    """At `/` browsers get the page, gzipped, but not at `/metrics`; `Vary` has `Accept` for caches."""
+    _, headers, _ = served.ask(path, Accept=BROWSER, Accept_Encoding="gzip, br")
+
+    assert content_type == headers["Content-Type"]
+    assert "gzip" == headers["Content-Encoding"]
+    assert "Accept" in headers["Vary"].split(", ")
+
+
+def test_security_headers(served: Served) -> None:
+    """The page may use only its own style, by its hash, and data URLs for the icon."""
+    _, headers, _ = served.ask("/", Accept=BROWSER)
+
+    assert re.fullmatch(
+        r"default-src 'none'; style-src 'sha256-[A-Za-z0-9+/=]{44}'; img-src data:; "
+        r"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        headers["Content-Security-Policy"],
+    )
+    assert "nosniff" == headers["X-Content-Type-Options"]
+    assert "DENY" == headers["X-Frame-Options"]
+    assert "no-referrer" == headers["Referrer-Policy"]
+    assert "no-store" == headers["Cache-Control"]
+
+
 def test_negotiates_format_and_encoding(served: Served) -> None:
     """`Accept` selects OpenMetrics and `Accept-Encoding` gzip; `Vary` has both for caches."""
     _, headers, body = served.ask(
@@ -171,29 +202,31 @@ def test_logs_each_request(served: Served) -> None:
     )
 
 
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Served]:
+    (tmp_path / "token").write_text("s3cret")
+    with serving(BearerToken(str(tmp_path / "token"))) as served:
+        yield served
+
+
 @pytest.mark.parametrize(
     ("authorization", "status"), [("Bearer s3cret", 200), ("Bearer secret", 401)]
 )
 def test_a_token_protects_metrics_and_page(
-    tmp_path: Path, authorization: str, status: int
+    guarded: Served, authorization: str, status: int
 ) -> None:
     """The token is required for the metrics and the page, and for nothing else."""
-    (tmp_path / "token").write_text("s3cret")
-    with serving(BearerToken(str(tmp_path / "token"))) as served:
-        statuses = [
-            served.ask(path, Accept=BROWSER, Authorization=authorization)[0]
-            for path in ("/metrics", "/", "/ping", "/-/healthy", "/nope")
-        ]
+    statuses = [
+        guarded.ask(path, Accept=BROWSER, Authorization=authorization)[0]
+        for path in ("/metrics", "/", "/ping", "/-/healthy", "/nope")
+    ]
 
     assert [status, status, 200, 200, 404] == statuses
 
 
-def test_the_challenges(tmp_path: Path) -> None:
+def test_the_challenges(guarded: Served) -> None:
     """A 401 has a header for each scheme, because Chromium reads only the first challenge of a header."""
-    (tmp_path / "token").write_text("s3cret")
-    with serving(BearerToken(str(tmp_path / "token"))) as served:
-        _, headers, body = served.ask("/metrics")
-
+    _, headers, body = guarded.ask("/metrics")
     challenges = headers.get_all("WWW-Authenticate", [])
     assert ["Bearer", 'Basic realm="docker-prom-exporter", charset="UTF-8"'] == challenges
     assert b"401 Unauthorized: this needs the bearer token, or the token as password\n" == body
