@@ -108,10 +108,9 @@ def stack(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     shutil.copytree(COMPOSE, folder)
     hasten(folder / "monitoring.yml", *(folder / "prometheus").glob("*.yml"))
     provide(machine, *IMAGES)
-    stack = Stack(machine, folder / "monitoring.yml")
-    stack.compose("up", "--detach", "--no-build", "--pull=never")
-    yield stack
-    stack.compose("down", "--volumes", "--timeout=1")
+    file = folder / "monitoring.yml"
+    with machine.deployed(file):
+        yield Stack(machine, file)
 
 
 @pytest.mark.parametrize(

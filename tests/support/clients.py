@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from support.exporters import AT_ONCE, Exporter
 
 
-def read_all(connection: socket.socket, *ends: type[OSError]) -> bytes:
-    """Return all bytes until the other side closes or resets the connection, or one of `ends` is raised."""
+def read_all(connection: socket.socket) -> bytes:
+    """Return all bytes until the other side closes or resets the connection."""
     answer = b""
-    with suppress(ConnectionResetError, *ends):
+    with suppress(ConnectionResetError):
         while chunk := connection.recv(65536):
             answer += chunk
     return answer

@@ -47,9 +47,9 @@ class Exporter:
         """Whether the process exists."""
         return self._daemon.running
 
-    def get(self, path: str, *, seconds: float = AT_ONCE) -> tuple[int, str]:
-        """Return the status and body of a response; raise TimeoutError after `seconds` of silence."""
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=seconds)
+    def get(self, path: str) -> tuple[int, str]:
+        """Return the status and body of a response; raise TimeoutError if it is silent too long."""
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=AT_ONCE)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -136,19 +136,19 @@ class Daemon:
         if self._process is not None:
             self._process.wait()
 
-    def terminate(self, seconds: float = 20) -> None:
-        """Send SIGTERM, and SIGKILL if the process is still running after `seconds`."""
+    def terminate(self) -> None:
+        """Send SIGTERM, and SIGKILL if the process is still running after 20 seconds."""
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             if self._process is not None:
-                self._process.wait(seconds)
+                self._process.wait(20)
         self.kill()
 
-    def log_tail(self, lines: int = 5) -> str:
-        """Return the last lines of the log; empty if the program was never started."""
+    def log_tail(self) -> str:
+        """Return the last five lines of the log; empty if the program was never started."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(text.splitlines()[-5:])
 
 
 def _fresh_directory() -> Path:

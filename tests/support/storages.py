@@ -160,11 +160,11 @@ def _write(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
 
-def crowd(path: Path, *, repositories: int, tags: int, layers: int = 6) -> HandMade:
+def crowd(path: Path, *, repositories: int, tags: int) -> HandMade:
     """Write a storage with many tags; each is an image of one own layer on the repository's common layers."""
     storage = HandMade(path)
     for number in range(repositories):
-        common = [f"base {number} {layer} ".encode() * 10 for layer in range(layers - 1)]
+        common = [f"base {number} {layer} ".encode() * 10 for layer in range(5)]
         for tag in range(tags):
             own = f"{number} {tag}".encode()
             storage.push_image(

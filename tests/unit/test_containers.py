@@ -22,7 +22,6 @@ from docker_prom_exporter.containers import (
     stores_images_in_containerd,
 )
 from docker_prom_exporter.demo import SimulatedContainer
-from docker_prom_exporter.texts import label_name, parse_boolean
 from support.builders import CONTAINER_ID, container, details, inspect, old_row, row
 from support.malformed import INSPECTS, ROWS
 from support.simulated import Simulation
@@ -273,20 +272,6 @@ def test_chosen_labels() -> None:
         assert ("1?", "", "payments") == found.labels
 
 
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    [
-        ("team", "label_team"),
-        ("com.example.team", "label_com_example_team"),
-        ("com.example/Team-Name", "label_com_example_Team_Name"),
-        ("1_é ", "label_1___"),
-    ],
-)
-def test_label_name(key: str, expected: str) -> None:
-    """Characters that Prometheus does not allow in the name of a label become underscores; case is kept."""
-    assert expected == label_name(key)
-
-
 def test_lone_surrogates_are_replaced() -> None:
     """Lone surrogates, which JSON allows but UTF-8 does not, become question marks."""
     labels = {
@@ -443,19 +428,6 @@ def test_an_inspect_without_a_state(state: Any) -> None:
 def test_image_store(answer: Any, expected: bool) -> None:  # noqa: FBT001  a column of the table
     """The name of the driver shows the containerd image store."""
     assert expected == stores_images_in_containerd(answer)
-
-
-@pytest.mark.parametrize(
-    ("texts", "expected"),
-    [
-        (["true", "TRUE", "True", "1", "yes", "YES", "on", " on "], True),
-        (["false", "False", "0", "no", "NO", "off", "oFF\n"], False),
-        (["", "maybe", "2", "y", "truefalse", "ja"], None),
-    ],
-)
-def test_booleans(texts: list[str], expected: bool | None) -> None:  # noqa: FBT001  a column of the table
-    """True and false have four words each, in any case; other texts are not booleans."""
-    assert {expected} == {parse_boolean(text) for text in texts}
 
 
 @pytest.mark.parametrize(

@@ -442,6 +442,15 @@ def test_the_number_of_unwatched_containers(unwatched: int | None, says: str) ->
     assert f"{says} labelled false" in read_page.text
 
 
+def test_nothing_is_watched_and_nobody_knows_what_else_there_is() -> None:
+    """In inspect mode the number of containers labelled false is not known."""
+    page = replace(PAGE, only_labelled=False)
+
+    assert f"the engine has no container but those labelled {LABEL}=false" in (
+        read(snapshot(unwatched=None), page).text
+    )
+
+
 def test_the_numbers_in_the_caption() -> None:
     """The caption has the number of all containers if it is known, and that of watched ones."""
     assert "Watched: 1 of 3." in read(snapshot(container("web"), unwatched=2)).text
