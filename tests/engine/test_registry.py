@@ -40,6 +40,12 @@ class Subject:
         assert sum(found.blob_bytes.values()) == self.bytes_on_disk()
         return found
 
+    def collect_garbage(self, *options: str) -> tuple[Contents, Contents, int]:
+        """Collect garbage; return the scans before and after it, and the bytes that it freed."""
+        before, on_disk = self.scan(), self.bytes_on_disk()
+        self.registry.collect_garbage(*options)
+        return before, self.scan(), on_disk - self.bytes_on_disk()
+
     def bytes_on_disk(self) -> int:
         """Return the size of all blobs in bytes."""
         return sum(sizes(self.registry.storage).values())
@@ -98,13 +104,11 @@ def test_a_delete(subject: Subject) -> None:
     deleted = subject.registry.push("app", image(A, B), A, B, CONFIG, tag="latest")
     subject.registry.push("other", image(A), A, CONFIG, tag="latest")
     subject.registry.delete("app", deleted)
-    before, on_disk = subject.scan(), subject.bytes_on_disk()
-    subject.registry.collect_garbage()
-    after = subject.scan()
+    before, after, freed = subject.collect_garbage()
 
     assert Repository("app", (), 0, 0) == repository(before)
     assert len(B) + len(text_of(image(A, B))) == before.blob_bytes["nothing"]
-    assert before.blob_bytes["nothing"] == on_disk - subject.bytes_on_disk()
+    assert freed == before.blob_bytes["nothing"]
     assert {**before.blob_bytes, "nothing": 0} == after.blob_bytes
     assert () == after.unusable
 
@@ -115,12 +119,10 @@ def test_a_deleted_child(subject: Subject) -> None:
     child = subject.registry.push("app", image(B), B, CONFIG)
     subject.registry.push("app", index(image(A), image(B)), tag="latest")
     subject.registry.delete("app", child)
-    before, on_disk = subject.scan(), subject.bytes_on_disk()
-    subject.registry.collect_garbage()
-    after = subject.scan()
+    before, after, freed = subject.collect_garbage()
 
     assert [("latest", "partial")] == defects(before)
-    assert len(B) == before.blob_bytes["nothing"] == on_disk - subject.bytes_on_disk()
+    assert len(B) == before.blob_bytes["nothing"] == freed
     assert [("latest", "partial")] == defects(after)
     assert 0 == after.blob_bytes["nothing"]
 
@@ -131,14 +133,11 @@ def test_delete_untagged_without_indexes(subject: Subject) -> None:
     subject.registry.push("app", image(A, C), A, C, CONFIG, tag="latest")
     deleted = subject.registry.push("app", image(D), D, CONFIG)
     subject.registry.delete("app", deleted)
-    before, on_disk = subject.scan(), subject.bytes_on_disk()
-    subject.registry.collect_garbage("--delete-untagged")
-    after = subject.scan()
+    before, after, freed = subject.collect_garbage("--delete-untagged")
 
     assert len(B) + len(text_of(image(A, B))) == before.blob_bytes["untagged"]
     assert len(D) + len(text_of(image(D))) == before.blob_bytes["nothing"]
-    freed = before.blob_bytes["untagged"] + before.blob_bytes["nothing"]
-    assert freed == on_disk - subject.bytes_on_disk()
+    assert freed == before.blob_bytes["untagged"] + before.blob_bytes["nothing"]
     assert {"tag": before.blob_bytes["tag"], "untagged": 0, "nothing": 0} == after.blob_bytes
     assert () == after.unusable
 
@@ -148,9 +147,7 @@ def test_delete_untagged_breaks_a_tagged_index(distribution_2: Subject) -> None:
     subject = distribution_2
     subject.registry.push("app", image(A), A, CONFIG)
     subject.registry.push("app", index(image(A)), tag="latest")
-    before = subject.scan()
-    subject.registry.collect_garbage("--delete-untagged")
-    after = subject.scan()
+    before, after, _ = subject.collect_garbage("--delete-untagged")
 
     assert () == before.unusable
     assert {"untagged": 0, "nothing": 0}.items() <= before.blob_bytes.items()

@@ -91,21 +91,13 @@ def test_a_failed_write_is_repeated(tmp_path: Path) -> None:
     assert (folder / "docker.prom").is_file()
 
 
-def _link(path: Path, precious: Path) -> None:
-    path.symlink_to(precious)
-
-
-def _hard_link(path: Path, precious: Path) -> None:
-    path.hardlink_to(precious)
-
-
-def _fifo(path: Path, _: Path) -> None:
-    os.mkfifo(path)
-
-
-@pytest.mark.parametrize("make", [_link, _hard_link, _fifo])
+@pytest.mark.parametrize(
+    "make",
+    [Path.symlink_to, Path.hardlink_to, lambda path, _: os.mkfifo(path)],
+    ids=["symbolic link", "hard link", "FIFO"],
+)
 def test_nothing_at_the_temporary_name_is_opened(
-    tmp_path: Path, make: Callable[[Path, Path], None]
+    tmp_path: Path, make: Callable[[Path, Path], object]
 ) -> None:
     """What exists at the temporary name is replaced: no other file is written, and no FIFO blocks."""
     temporary, precious = tmp_path / ".docker.prom.tmp", tmp_path / "precious"

@@ -125,23 +125,26 @@ def test_only_unhealthy_is_pending(status: str, expected: ContainerHealth) -> No
     assert (expected, None) == verdict(inspected(status, 2))
 
 
+def unhealthy_row(streak: Any) -> dict[str, Any]:
+    return row(Health={"Status": "unhealthy", "FailingStreak": streak})
+
+
 @pytest.mark.parametrize(
-    ("streak", "doubt"), [(0, "pending"), (1, None), (3, None), (None, None)]
+    ("answer", "doubt"),
+    [
+        (unhealthy_row(0), "pending"),
+        (unhealthy_row(1), None),
+        (unhealthy_row(3), None),
+        (unhealthy_row(None), None),
+        (old_row(Status="Up 5 minutes (unhealthy)"), None),
+    ],
 )
-def test_pending_in_a_row(streak: Any, doubt: str | None) -> None:
+def test_pending_in_a_row(answer: dict[str, Any], doubt: str | None) -> None:
     """From API 1.52 on a row shows that no probe has failed; it does not show the retries."""
-    listed = parse_row(row(Health={"Status": "unhealthy", "FailingStreak": streak}))
+    listed = parse_row(answer)
     assert listed is not None
 
     assert (UNKNOWN if doubt else UNHEALTHY, doubt) == verdict(listed.container)
-
-
-def test_an_old_row_is_never_pending() -> None:
-    """Before API 1.52 a row has no streak."""
-    listed = parse_row(old_row(Status="Up 5 minutes (unhealthy)"))
-    assert listed is not None
-
-    assert (UNHEALTHY, None) == verdict(listed.container)
 
 
 @pytest.mark.parametrize(
