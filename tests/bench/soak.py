@@ -15,8 +15,7 @@ from docker import APIClient
 
 from bench.measuring import say
 from docker_prom_exporter.demo import WATCH
-from support.clients import Client
-from support.exporters import exporter
+from support.exporters import Client, exporter
 from support.footprint import footprint
 from support.real import DOCKER_26, Engine
 from support.watching import Watch, polls, watching

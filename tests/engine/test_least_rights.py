@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from docker_prom_exporter.demo import WATCH
-from support.clients import Client
-from support.exporters import exporter, run
+from support.exporters import Client, exporter, run
 from support.real import Engine
 from support.watching import watching
 

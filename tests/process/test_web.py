@@ -15,8 +15,7 @@ import pytest
 
 from docker_prom_exporter.demo import WATCH
 from support.certificates import Certificate, authority, issue, trusting
-from support.clients import Client
-from support.exporters import AT_ONCE, Exporter, exporter, run
+from support.exporters import AT_ONCE, Client, Exporter, exporter, run
 from support.footprint import footprint
 from support.hostile import hostile_clients
 from support.missing import require_program

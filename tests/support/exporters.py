@@ -4,11 +4,13 @@ import http.client
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -48,21 +50,12 @@ class Exporter:
         return self._daemon.running
 
     def get(self, path: str) -> tuple[int, str]:
-        """Return the status and body of a response; raise TimeoutError if it is silent too long."""
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=AT_ONCE)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
+        """Return the status and body of a response, which must be there at once."""
+        return Client(self).get(path)
 
     def metrics(self) -> Scrape:
-        """Return a scrape; the exporter must answer at once."""
-        status, body = self.get("/metrics")
-        if status != 200:
-            raise ValueError(f"/metrics: {status} {body}")
-        return parse(body)
+        """Return a scrape, which must be there at once."""
+        return Client(self).metrics()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -86,6 +79,53 @@ class Exporter:
             raise ChildProcessError(f"the exporter ended: {self._daemon.log_tail()}")
         found = _STARTED.search(self.stderr)
         return found[1] if found else ""
+
+
+@dataclass(frozen=True)
+class Client:
+    """An HTTP client of an exporter that behaves like Prometheus.
+
+    It speaks TLS if `tls` is set, and shows a token if it has one. `address` is its source
+    address.
+    """
+
+    exporter: Exporter
+    tls: ssl.SSLContext | None = None
+    token: str = ""
+    address: str = "127.0.0.1"
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        """Return the status and body of a response; raise TimeoutError if it is not there at once."""
+        connection = self._connection()
+        authorization = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        began = time.monotonic()
+        try:
+            connection.request("GET", path, headers={**authorization, **headers})
+            response = connection.getresponse()
+            status, body = response.status, response.read().decode()
+        finally:
+            connection.close()
+        if time.monotonic() - began > AT_ONCE:
+            raise TimeoutError(f"{path} took {time.monotonic() - began:.2f} s")
+        return status, body
+
+    def metrics(self) -> Scrape:
+        """Return a scrape; raise ValueError if its status is not 200."""
+        status, body = self.get("/metrics")
+        if status != 200:
+            raise ValueError(f"/metrics: {status} {body}")
+        return parse(body)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        url = urlsplit(self.exporter.url)
+        host, port = str(url.hostname), url.port
+        if self.tls is None:
+            return http.client.HTTPConnection(
+                host, port, timeout=AT_ONCE, source_address=(self.address, 0)
+            )
+        return http.client.HTTPSConnection(
+            host, port, timeout=AT_ONCE, source_address=(self.address, 0), context=self.tls
+        )
 
 
 @contextmanager

@@ -5,9 +5,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from support.clients import Client
-from support.exporters import exporter
-from support.expositions import Scrape, parse
+from support.exporters import Client, exporter
+from support.expositions import Scrape
 from support.waiting import wait_for
 
 _SECONDS_BETWEEN = 0.1
@@ -23,10 +22,7 @@ class Watch:
 
     def scrape(self) -> Scrape:
         """Return a scrape; raise ValueError if its status is not 200."""
-        status, body = self.client.get("/metrics")
-        if status != 200:
-            raise ValueError(f"/metrics: {status} {body}")
-        return parse(body)
+        return self.client.metrics()
 
     def shows(self, **expected: float) -> Scrape:
         """Wait until a scrape has these values of `docker_up` and `container_health`, and no other container.

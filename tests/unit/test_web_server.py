@@ -15,13 +15,21 @@ from structlog.testing import capture_logs
 
 from docker_prom_exporter.web import server as module
 from docker_prom_exporter.web.server import BoundedServer, Request, Response, listen
-from support.clients import read_all
 from support.exporters import AT_ONCE
 from support.missing import give_up
 from support.waiting import wait_for
 
 GET = b"GET /ping HTTP/1.1\r\n\r\n"
 LARGE = Response(HTTPStatus.OK, (b"x" * 1_000_000,) * 50)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Return all bytes until the other side closes or resets the connection."""
+    answer = b""
+    with suppress(ConnectionResetError):
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return answer
 
 
 class Served:
