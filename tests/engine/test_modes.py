@@ -120,20 +120,6 @@ def test_both_modes_say_the_same(engine: Engine, monkeypatch: pytest.MonkeyPatch
         } == of_containers(alone)
 
 
-def requests(scrape: Scrape) -> dict[str, float]:
-    return scrape.by("endpoint", "docker_exporter_api_requests_total")
-
-
-def test_the_mode_is_recognized(docker: Engine) -> None:
-    """The exporter uses inspect mode on Docker with the containerd image store only."""
-    docker.run("web", labels=WATCH)
-    docker.await_settled()
-    scrape = scraper(docker.url)
-    before, after = requests(scrape()), requests(scrape())
-
-    assert (1 if "containerd" in docker.name else 0) == after["inspect"] - before["inspect"]
-
-
 def test_the_anchor(docker_28_containerd: Engine) -> None:
     """With an anchor, inspect mode finds a new container and drops removed ones, the anchor included."""
     engine = docker_28_containerd
