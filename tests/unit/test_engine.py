@@ -551,14 +551,14 @@ def test_abort_leaves_a_named_pipe() -> None:
 
 
 def test_a_thread_that_is_slow_to_start(
-    engines: Engines, simulated: Simulation, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An inspect whose thread has sent nothing before its timeout, on a frozen host, is late."""
     frozen = threading.Event()
     monkeypatch.setattr(
         "docker_prom_exporter.engine._InspectRun.inspect", lambda *_: frozen.wait(SOON)
     )
-    engine = engines.connected(simulated.url, timeout=0.05)
+    engine.timeout = 0.05
     inspects = engine.inspect(["abc"], deadline())
     frozen.set()
 
