@@ -24,6 +24,8 @@ _WHOLE_LIST_RETRY: Final = 600
 # (daemon/create.go). A container that took long to create can be older than one listed before.
 _SLOWEST_CREATION: Final = 300
 _OVERTAKEN_LIST_INTERVAL: Final = 60
+# After a longer time without one, one more is due although no container is young any more.
+_LONGEST_GAP: Final = 120
 
 
 class InspectMode:
@@ -45,6 +47,10 @@ class InspectMode:
         self._whole_list_due = 0.0
         self._overtaken_list_due = 0.0
 
+        # All containers whose creation began before are known, by the last list of all or of
+        # overtaken ones; in nanoseconds since 1970.
+        self._complete_until = -math.inf
+
     @property
     def watched(self) -> dict[str, Container]:
         """The watched containers by id, as the last poll found them."""
@@ -61,8 +67,7 @@ class InspectMode:
         self.list_error = None
         inspected = self._add_new(rows, poll)
         self.started = True
-        self._whole_list_due = now + _WHOLE_LIST_INTERVAL
-        self._overtaken_list_due = now + _OVERTAKEN_LIST_INTERVAL
+        self._all_listed(now, poll)
         return inspected
 
     def refresh(self, poll: Poll) -> Inspected:
@@ -100,6 +105,11 @@ class InspectMode:
             rows = {}
         return self._add_new(rows, poll)
 
+    def _all_listed(self, now: float, poll: Poll) -> None:
+        self._whole_list_due = now + _WHOLE_LIST_INTERVAL
+        self._overtaken_list_due = now + _OVERTAKEN_LIST_INTERVAL
+        self._complete_until = _slowest_creation_began(poll.date)
+
     def _add_new(self, rows: Mapping[str, Row], poll: Poll) -> Inspected:
         new = {i: row for i, row in rows.items() if i not in self.known}
         inspected = self._requests.inspect(new, poll, listed=new)
@@ -112,24 +122,35 @@ class InspectMode:
         if now >= self._whole_list_due:
             self._whole_list_due = now + _WHOLE_LIST_RETRY
             rows = self._requests.whole_list(poll).rows
-            self._whole_list_due = now + _WHOLE_LIST_INTERVAL
+            self._all_listed(now, poll)
             watched = self.watched
             self.known = {i: c for i, c in self.known.items() if i in rows or i in watched}
             return rows
-        latest = math.inf
-        if not self._has_young(poll.date):
+        began = _slowest_creation_began(poll.date)
+        if not self._has_young(began):
             # The first young container starts the minute.
             self._overtaken_list_due = now + _OVERTAKEN_LIST_INTERVAL
         elif now >= self._overtaken_list_due:
+            try:
+                rows = self._listed_since(min(began, self._complete_until), poll)
+            except EngineError:
+                # The next poll lists all in pages, each of which may take the whole timeout.
+                self._whole_list_due = now
+                raise
             self._overtaken_list_due = now + _OVERTAKEN_LIST_INTERVAL
-            latest = _slowest_creation_began(poll.date)
-        return self._listed_since(latest, poll)
+            self._complete_until = began
+            return rows
+        return self._listed_since(math.inf, poll)
 
-    def _has_young(self, date: float | None) -> bool:
-        """Return whether a container may still appear that is older than a known one."""
-        began = _slowest_creation_began(date)
+    def _has_young(self, began: float) -> bool:
+        """Return whether a container may still appear that is older than a known one.
+
+        `began` is when the slowest creation began. Where lists or polls failed, or are rare,
+        it may have appeared since the last list.
+        """
+        until = min(began, self._complete_until + _LONGEST_GAP * NANOSECONDS)
         return any(
-            container.created_ns and container.created_ns > began
+            container.created_ns and container.created_ns > until
             for container in self.known.values()
         )
 

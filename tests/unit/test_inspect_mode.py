@@ -147,6 +147,32 @@ def test_a_slow_creation_is_found(engine: Simulation, monkeypatch: pytest.Monkey
     assert [fast, fast, fast, old, fast] == [since for (since,) in map(_since, lists)]
 
 
+@pytest.mark.parametrize("fault", ["none", "list", "ping"])
+def test_a_slow_creation_that_no_list_could_show(
+    engine: Simulation, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """A slow creation is found although polls are rare, or fail until no container is young any more."""
+    clock = Clock(monkeypatch)
+    add_old(engine, "web")
+    poller = polled(engine.url)
+    engine.stage.add("fast", created=time.time())
+    poller.poll()
+    engine.stage.add("slow", created=time.time() - 200)
+    for _ in range(6):
+        clock.later += 100
+        engine.faults = {fault: answers("500 Internal Server Error", "")}
+        if fault != "none":
+            poller.poll()
+    engine.faults = {}
+    poller.poll()
+    found = healths(poller.snapshot).keys()
+    clock.later += 61
+    again = lists_of(engine, poller.poll)
+
+    assert {"web", "fast", "slow"} == found
+    assert [{"since": [engine.stage.containers["fast"].id]}] == again
+
+
 def test_the_first_five_minutes(engine: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the first five minutes of many containers, one list a minute names them, and later none."""
     clock = Clock(monkeypatch)
