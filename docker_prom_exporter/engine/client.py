@@ -124,6 +124,7 @@ class Client(APIClient):
         adapter = self.get_adapter(url)
         try:
             response = adapter.send(request, stream=True, timeout=kwargs.get("timeout"))
+            self._in_flight.answered(response)
             if path.endswith("/_ping"):
                 self.pinged = response.headers
             if response.status_code != 200:
@@ -231,6 +232,9 @@ class InFlight:
     def __init__(self) -> None:
         self._connections: dict[threading.Thread, urllib3.connection.HTTPConnection] = {}
 
+        # The sockets that answers are read from.
+        self._sockets: dict[threading.Thread, Any] = {}
+
     def watch(self, adapter: requests.adapters.HTTPAdapter) -> None:
         """Record the connection of each request through the adapter.
 
@@ -255,22 +259,34 @@ class InFlight:
         self._connections[threading.current_thread()] = connection
         return connection
 
+    def answered(self, response: requests.Response) -> None:
+        """Record the socket of an answer, which has begun.
+
+        A connection that is closed after its answer gives the socket away.
+        """
+        answer: Any = response.raw._fp  # noqa: SLF001  urllib3 has no name for it before 2.3
+        file = getattr(answer.fp, "raw", None)
+        self._sockets[threading.current_thread()] = getattr(file, "_sock", None)
+
     def forget(self) -> None:
         """Remove the connection of the calling thread."""
         self._connections.pop(threading.current_thread(), None)
+        self._sockets.pop(threading.current_thread(), None)
 
     def cut(self, thread: threading.Thread) -> None:
         """Shut down the connection of one thread's request.
 
         docker-py's named pipe is no socket: its reads end after their own timeout.
         """
-        connection = self._connections.get(thread)
-        if connection is None or not isinstance(connection.sock, socket.socket):
+        sock = self._sockets.get(thread)
+        if sock is None:
+            sock = getattr(self._connections.get(thread), "sock", None)
+        if not isinstance(sock, socket.socket):
             return
         with suppress(OSError):
             # Not the method of `SSLSocket`, which drops the TLS state that the thread still
             # uses.
-            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def cut_all(self) -> None:
         """Shut down the connection of every request."""

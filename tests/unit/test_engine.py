@@ -362,13 +362,26 @@ def test_a_status_gives_the_reason(
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def drips_after(head: bytes) -> Fault:
+    """Return a fault: the engine sends a head at once, and an endless body byte by byte."""
+
+    def fault(connection: socket.socket) -> None:
+        connection.sendall(head)
+        drips(b"[", 0.01)(connection)
+
+    return fault
+
+
 FAULTS: dict[str, tuple[str, Fault]] = {
     "closed": ("unreachable", resets),
     "silent": ("timeout", hangs()),
     "silent in the head": ("timeout", hangs(HEAD)),
     "silent in the body": ("timeout", hangs(HEAD + b"Content-Length: 99\r\n\r\n[")),
     "drip in the head": ("timeout", drips(HEAD, 0.01)),
-    "drip in the body": ("timeout", drips(HEAD + b"Content-Length: 99999\r\n\r\n[", 0.01)),
+    "drip in the body": ("timeout", drips_after(HEAD + b"Content-Length: 99999\r\n\r\n")),
+    "drip until it closes": ("timeout", drips_after(HEAD + b"Connection: close\r\n\r\n")),
     "cut short": ("bad_response", says(HEAD + b"Content-Length: 99\r\n\r\n[")),
     "longer than it says": ("bad_response", says(HEAD + b"Content-Length: 1\r\n\r\n[]")),
     "cut in a chunk": ("bad_response", says(CHUNKED + b"ff\r\n[")),
@@ -406,6 +419,7 @@ def test_a_fault_gives_the_reason(
         simulated.faults = {endpoint: fault}
 
         assert (endpoint, expected) == reason(engine, endpoint, seconds)
+        wait_for_requests_to_end()
 
         simulated.faults = {}
         assert engine.connect(deadline())
