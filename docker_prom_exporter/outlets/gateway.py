@@ -63,14 +63,17 @@ class Gateway:
         url = urlsplit(self.url)
         host, ca_file = url.hostname or "", settings.push_ca_file
         # Only if they are needed: the system's certificates take a megabyte.
+        # Without a port http.client would look for one in an IPv6 address.
         if url.scheme == "https":
+            port = url.port or http.client.HTTPS_PORT
             self._connect = partial(
-                http.client.HTTPSConnection, host, url.port, context=_tls(ca_file)
+                http.client.HTTPSConnection, host, port, context=_tls(ca_file)
             )
             return
         if ca_file:
             _tls(ca_file)  # a file that can't be used is reported all the same
-        self._connect = partial(http.client.HTTPConnection, host, url.port)
+        port = url.port or http.client.HTTP_PORT
+        self._connect = partial(http.client.HTTPConnection, host, port)
 
     def send(
         self,
