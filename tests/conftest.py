@@ -95,6 +95,9 @@ TURNS = {
     "podman": [name for name in KINDS if name.startswith("podman")],
     # it can't remove a container that has an immutable file
     "docker_with_graph_driver": ["docker_20", "docker_26", "docker_28"],
+    "docker_20_or_28": ["docker_20", "docker_28"],
+    "docker_after_20": ["docker_26", "docker_28", "docker_28_containerd"],
+    "with_expensive_list": ["docker_28_containerd", "podman_4", "podman_5", "podman_6"],
     "oldest_or_newest": ["docker_20", "docker_28", "podman_4", "podman_6"],
     # Podman 6 can't on machines with control groups of version 1
     "engine_limiting_memory": [name for name in KINDS if name != "podman_6"],

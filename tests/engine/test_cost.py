@@ -63,10 +63,9 @@ def no_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("docker_prom_exporter.collect.list_mode._MAX_AGE", math.inf)
 
 
-@pytest.mark.parametrize("kind", ["docker_20", "docker_28"])
-def test_two_hundred_containers(kind: str, request: pytest.FixtureRequest) -> None:
+def test_two_hundred_containers(docker_20_or_28: Engine) -> None:
     """A steady poll of 200 containers costs a ping and a list; a restarted container adds an inspect."""
-    docker: Engine = request.getfixturevalue(kind)
+    docker = docker_20_or_28
     docker.crowd(running=20, created=179, labels=WATCH)
     docker.run("web", health="healthy", labels=WATCH)
     docker.await_settled()
@@ -131,12 +130,9 @@ def test_without_details_docker_is_never_inspected(docker: Engine) -> None:
     assert 4 == meter.scrape.value("container_health", name="web")
 
 
-@pytest.mark.parametrize("kind", ["docker_28_containerd", "podman_4", "podman_5", "podman_6"])
-def test_where_a_list_is_expensive_each_is_inspected(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_where_a_list_is_expensive_each_is_inspected(with_expensive_list: Engine) -> None:
     """In inspect mode each poll inspects every watched container once, in any state, and makes one list."""
-    engine: Engine = request.getfixturevalue(kind)
+    engine = with_expensive_list
     engine.crowd(running=3, created=9, labels=WATCH)
     engine.run("ended", command=["true"], labels=WATCH)
     engine.await_state("ended", "exited")

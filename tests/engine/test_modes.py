@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from threading import Timer
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -17,7 +17,7 @@ from docker_prom_exporter.engine import Pong
 from docker_prom_exporter.poller import Poller
 from docker_prom_exporter.snapshot import Mode
 from support.expositions import Sample, Scrape, scraper
-from support.polls import healths
+from support.polls import force_mode, healths
 from support.processes import CommandError
 from support.real import GREEDY, Engine, Health
 from support.simulated import polled
@@ -31,14 +31,8 @@ _FROM_THE_LIST = (
     "docker_container_created_timestamp_seconds",
     "docker_container_labels",
 )
-MODES: tuple[Literal["list", "inspect"], ...] = ("list", "inspect")
+LIST, INSPECT = Mode("list", "engine"), Mode("inspect", "engine")
 TIMEOUT = 2
-
-
-def force(monkeypatch: pytest.MonkeyPatch, name: Literal["list", "inspect"]) -> None:
-    """Let all polls use this mode, whatever the engine is."""
-    mode = Mode(name, "engine")
-    monkeypatch.setattr("docker_prom_exporter.collect.choose_mode", lambda **_: mode)
 
 
 def of_containers(scrape: Scrape) -> dict[Sample, float]:
@@ -97,11 +91,11 @@ def test_both_modes_say_the_same(engine: Engine, monkeypatch: pytest.MonkeyPatch
     options: dict[str, Any] = {"container_labels": "com.example.team"}
     with containers_in_all_states(engine):
         found = {}
-        for mode in MODES:
-            force(monkeypatch, mode)
+        for mode in (LIST, INSPECT):
+            force_mode(monkeypatch, mode)
             scrape = scraper(engine.url, **options)
-            found[mode] = [of_containers(scrape()), of_containers(shown := scrape())]
-        force(monkeypatch, "list")
+            found[mode.name] = [of_containers(scrape()), of_containers(shown := scrape())]
+        force_mode(monkeypatch, LIST)
         alone = scraper(engine.url, container_details="false", **options)()
 
     seen = {name: shown.container(name) for name in EXPECTED}
@@ -246,13 +240,12 @@ def quick_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick_rotation")
-@pytest.mark.parametrize("kind", ["docker_26", "docker_28", "docker_28_containerd"])
-def test_a_child_killed_for_want_of_memory(kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_child_killed_for_want_of_memory(docker_after_20: Engine) -> None:
     """`docker_container_oom_killed` becomes 1 when a child process is killed and the container runs on.
 
     Docker 20.10 does not report that in an inspect.
     """
-    docker: Engine = request.getfixturevalue(kind)
+    docker = docker_after_20
     command = ["sh", "-c", f"sh -c '{GREEDY}'; sleep 86400"]
     docker.run("parent", command=command, options=["--memory=16m"], labels=WATCH)
     scrape = scraper(docker.url)

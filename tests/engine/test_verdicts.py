@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -15,6 +15,7 @@ from docker_prom_exporter.demo import WATCH
 from docker_prom_exporter.snapshot import Mode
 from support.expositions import Scrape, scraper
 from support.missing import give_up
+from support.polls import force_mode
 from support.real import (
     DOCKER_20,
     DOCKER_28,
@@ -26,7 +27,6 @@ from support.real import (
 )
 from support.waiting import wait_for
 
-CHOOSE_MODE = "docker_prom_exporter.collect.choose_mode"
 RETRIES = 2
 STALLED_AFTER = 60
 """A verdict with an interval and a timeout of a second stalls after so many seconds."""
@@ -34,17 +34,16 @@ STALLED_AFTER = 60
 
 def in_each_mode(engine: Engine) -> Callable[[], list[Scrape]]:
     """Return a function that polls the engine in each of its modes; Podman's is inspect mode."""
-    modes: list[Literal["list", "inspect"]] = ["inspect"]
+    modes = [Mode("inspect", "engine")]
     if not engine.name.startswith("podman"):
-        modes.append("list")
-    scrapes = {name: scraper(engine.url) for name in modes}
+        modes.append(Mode("list", "engine"))
+    scrapes = {mode: scraper(engine.url) for mode in modes}
 
     def poll() -> list[Scrape]:
         polled = []
-        for name, scrape in scrapes.items():
-            mode = Mode(name, "engine")
+        for mode, scrape in scrapes.items():
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(CHOOSE_MODE, lambda mode=mode, **_: mode)
+                force_mode(patch, mode)
                 polled.append(scrape())
         return polled
 

@@ -3,11 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from docker_prom_exporter.snapshot import ENDPOINTS, Snapshot
+import pytest
+
+from docker_prom_exporter.snapshot import ENDPOINTS, Mode, Snapshot
 from support.simulated import Simulation
 
 STEADY = {"version": 0, "ping": 1, "list": 1, "inspect": 0}
 """The requests of a poll in list mode when nothing has changed."""
+
+
+def force_mode(patch: pytest.MonkeyPatch, mode: Mode) -> None:
+    """Let all polls use this mode, whatever the engine is."""
+    patch.setattr("docker_prom_exporter.collect.choose_mode", lambda **_: mode)
 
 
 def healths(snapshot: Snapshot) -> dict[str, int]:

@@ -4,14 +4,13 @@ import base64
 import os
 import socket
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from docker_prom_exporter.web.credentials import BearerToken, CredentialsError, ServerTls
-from support.certificates import Certificate, authority, issue, trusting
+from support.certificates import Certificate, authority, issue
 
 
 @pytest.fixture
@@ -41,41 +40,29 @@ def test_minimum_tls_version(server: Certificate) -> None:
 
 
 @pytest.mark.parametrize(
-    ("same_host", "mode"),
-    [(False, ssl.CERT_REQUIRED), (True, ssl.CERT_OPTIONAL)],
-    ids=["network", "own"],
+    ("client_ca", "same_host", "mode"),
+    [
+        (True, False, ssl.CERT_REQUIRED),
+        (True, True, ssl.CERT_OPTIONAL),
+        (False, False, ssl.CERT_NONE),
+        (False, True, ssl.CERT_NONE),
+    ],
 )
-def test_a_client_ca_asks_for_certificates(
-    server: Certificate, ca: Certificate, *, same_host: bool, mode: ssl.VerifyMode
+def test_who_is_asked_for_a_certificate(
+    server: Certificate,
+    ca: Certificate,
+    *,
+    client_ca: bool,
+    same_host: bool,
+    mode: ssl.VerifyMode,
 ) -> None:
     """With a client CA, a certificate is required from other hosts and optional from the same host.
 
     Local clients may use the health paths without a certificate.
     """
-    context = context_of(tls_of(server, ca), same_host=same_host)
+    tls = tls_of(server, ca if client_ca else None)
 
-    assert mode == context.verify_mode
-
-
-def test_the_client_ca_may_be_an_intermediate_one(
-    tmp_path: Path, server: Certificate, ca: Certificate
-) -> None:
-    """A client's certificate that an intermediate CA signed needs no root in the file of CAs."""
-    middle = authority(tmp_path, "middle", ca)
-    client = trusting(ca, issue(tmp_path, "client", middle, "clientAuth"))
-    tls, ends = tls_of(server, middle), socket.socketpair()
-    with ThreadPoolExecutor() as pool, tls.wrap(ends[0], same_host=False) as connection:
-        greeted = pool.submit(client.wrap_socket, ends[1], server_hostname="127.0.0.1")
-        connection.do_handshake()
-        with greeted.result():
-            assert tls.is_certified(connection)
-
-
-def test_without_a_client_ca(server: Certificate) -> None:
-    """Without a client CA, no client is asked for a certificate."""
-    contexts = [context_of(tls_of(server), same_host=same_host) for same_host in (False, True)]
-
-    assert [ssl.CERT_NONE] * 2 == [context.verify_mode for context in contexts]
+    assert mode == context_of(tls, same_host=same_host).verify_mode
 
 
 @pytest.mark.parametrize("unusable", ["cert", "key", "ca"])

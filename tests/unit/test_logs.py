@@ -41,11 +41,12 @@ def find(engine: str = "Docker Desktop") -> None:
     structlog.get_logger().info("docker.found", containers=3, watched=True, engine=engine)
 
 
-def test_logfmt(log: Log) -> None:
-    """A line has time, level and event, and then the values of the event."""
+@pytest.mark.parametrize("form", ["logfmt", "auto"])
+def test_logfmt(form: str, log: Log) -> None:
+    """A line has time, level and event, and then its values; in a file or a pipe, `auto` is logfmt."""
     expected = rf'time={TIME} level=info event=docker\.found containers=3 watched=true engine="Docker Desktop"\n'
 
-    assert re.fullmatch(expected, log("info", "logfmt", find))
+    assert re.fullmatch(expected, log("info", form, find))
 
 
 def test_json(log: Log) -> None:
@@ -91,11 +92,6 @@ def test_auto_on_a_terminal(
     os.close(ours)
 
     assert re.match(begin + rb".*docker\.found", line)
-
-
-def test_auto_is_logfmt_elsewhere(log: Log) -> None:
-    """In a file or a pipe, `auto` is logfmt."""
-    assert log("info", "auto", find).startswith("time=")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from docker_prom_exporter.snapshot import Mode
+from support.polls import force_mode
 from support.simulated import Simulation, polled, poller_for, simulation
 
-CHOOSE_MODE = "docker_prom_exporter.collect.choose_mode"
 HOUR = 3600
 
 
@@ -16,7 +16,7 @@ HOUR = 3600
 def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Force each mode in turn."""
     name: Any = request.param
-    monkeypatch.setattr(CHOOSE_MODE, lambda **_: Mode(name, "engine"))
+    force_mode(monkeypatch, Mode(name, "engine"))
     return str(name)
 
 
@@ -77,14 +77,13 @@ def test_a_pending_container_costs_an_inspect_a_poll(mode: str) -> None:
 
 
 @pytest.mark.parametrize(("streak", "expected"), [(0, 0), (1, 3), (3, 3)])
-def test_without_details(streak: int, expected: int) -> None:
+def test_without_details(monkeypatch: pytest.MonkeyPatch, streak: int, expected: int) -> None:
     """With CONTAINER_DETAILS=false a row shows that no probe has failed, from API 1.52 on."""
     with simulation() as engine:
         engine.stage.add("web", health="unhealthy", failing_streak=streak)
         poller = poller_for(engine.url, container_details=False)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(CHOOSE_MODE, lambda **_: Mode("list", "details off"))
-            (found,) = poller.poll().containers
+        force_mode(monkeypatch, Mode("list", "details off"))
+        (found,) = poller.poll().containers
 
     assert expected == found.health
     assert 0 == engine.asked("inspect")

@@ -13,8 +13,8 @@ from support.expositions import parse
 from support.gateway import exposition, publish
 
 
-def textfile(path: Path, check_interval: float = 15) -> TextFile:
-    return TextFile(path, check_interval)
+def textfile(path: Path) -> TextFile:
+    return TextFile(path, check_interval=15)
 
 
 def test_the_file(tmp_path: Path) -> None:
