@@ -216,9 +216,9 @@ def test_the_image_of_an_owner_with_capitals_is_audited(tmp_path: Path) -> None:
     output = tmp_path / "output"
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GITHUB_OUTPUT": str(output)}
     audit = [f"{REPOSITORY}/.github/audit", "sbom", "ghcr.io/Example/exporter:latest", "sbom"]
-    done = subprocess.run(audit, env=env, capture_output=True, text=True, check=True)
+    printed = output_of(audit, env=env)
 
-    assert "pull --quiet ghcr.io/example/exporter:latest" == done.stdout.splitlines()[0]
+    assert "pull --quiet ghcr.io/example/exporter:latest" == printed.splitlines()[0]
     assert "image=ghcr.io/example/exporter:latest\n" == output.read_text()
 
 
