@@ -5,14 +5,13 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from docker_prom_exporter.demo import WATCH
 from support.exporters import exporter
+from support.gateway import FakeGateway, fake_gateway
 from support.machine import COMPOSE
 from support.prometheus import Server, prometheus, running
 from support.real import Engine
@@ -54,51 +53,22 @@ class Message(NamedTuple):
     name: str
 
 
-class Webhook(ThreadingHTTPServer):
-    """Receives Alertmanager's messages."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Receiver)
-        self.messages: list[Message] = []
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def await_message(self, status: str, alert: str, name: str = "") -> None:
-        """Wait until this message has come."""
-        wait_for(
-            lambda: Message(status, alert, name) in self.messages,
-            what=f"{status} {alert} {name} to come",
-            seconds=90,
-        )
-
-
-class _Receiver(BaseHTTPRequestHandler):
-    server: Webhook
-
-    def do_POST(self) -> None:
-        """Keep the alerts of a message."""
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        for alert in body["alerts"]:
-            labels = alert["labels"]
-            self.server.messages.append(
-                Message(alert["status"], labels["alertname"], labels.get("name", ""))
-            )
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-
 class Monitoring(NamedTuple):
     """Prometheus with the shipped rules, and what Alertmanager has sent."""
 
     prometheus: Server
-    webhook: Webhook
+    webhook: FakeGateway
+
+    @property
+    def messages(self) -> list[Message]:
+        """What Alertmanager has sent so far."""
+        messages = []
+        for request in self.webhook.asked:
+            for alert in json.loads(request.body)["alerts"]:
+                labels = alert["labels"]
+                name = labels.get("name", "")
+                messages.append(Message(alert["status"], labels["alertname"], name))
+        return messages
 
     def await_samples(self, expression: str) -> None:
         """Wait until a query has a result."""
@@ -116,25 +86,12 @@ def rewritten(text: str, changes: dict[str, str]) -> str:
 
 
 @contextmanager
-def receiving() -> Iterator[Webhook]:
-    """Yield a webhook that listens."""
-    with Webhook() as webhook:
-        thread = Thread(target=webhook.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield webhook
-        finally:
-            webhook.shutdown()
-            thread.join()
-
-
-@contextmanager
 def monitoring(folder: Path, exporter_url: str) -> Iterator[Monitoring]:
     """Yield a Prometheus and an Alertmanager with the shipped files, their times shortened."""
     rules = rewritten((COMPOSE / "prometheus/rules.yml").read_text(), RULES)
     (folder / "rules.yml").write_text(rules)
     routes = rewritten((COMPOSE / "alertmanager/alertmanager.yml").read_text(), ROUTES)
-    with receiving() as webhook:
+    with fake_gateway() as webhook:
         (folder / "alertmanager.yml").write_text(routes.replace("WEBHOOK", webhook.url))
         alertmanager = Server(
             "prometheus-alertmanager",
@@ -168,9 +125,10 @@ class Scene:
 
     def await_message(self, status: str, alert: str, name: str = "") -> None:
         """Wait until this message has come; no other may have come before it."""
-        self.expected.append(Message(status, alert, name))
-        self.monitoring.webhook.await_message(status, alert, name)
-        assert self.expected == self.monitoring.webhook.messages
+        message = Message(status, alert, name)
+        self.expected.append(message)
+        wait_for(lambda: message in self.monitoring.messages, what=str(message), seconds=90)
+        assert self.expected == self.monitoring.messages
 
     def fail(self, name: str) -> None:
         """Have a container fail, whose message shows that no other has come before."""

@@ -1,4 +1,7 @@
-"""A fake Pushgateway whose answers a test chooses, and settings and expositions for pushes to it."""
+"""A fake Pushgateway whose answers a test chooses, and settings and expositions for pushes to it.
+
+It also takes the messages of an Alertmanager.
+"""
 
 import gzip
 import http.server
@@ -71,7 +74,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.answers[0](self.connection)
         self.close_connection = True
 
-    do_GET = do_PUT = do_DELETE = _answer  # noqa: N815  the names that http.server calls
+    do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815  the names that http.server calls
 
     def log_message(self, *_: Any) -> None:
         pass

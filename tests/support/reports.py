@@ -6,6 +6,7 @@ from typing import Any
 
 from docker_prom_exporter.check import Report, check
 from docker_prom_exporter.engine import Engine, find_target
+from docker_prom_exporter.snapshot import ENDPOINTS
 from support.simulated import settings_for
 
 ANSWERED = ["answered"] * 4
@@ -30,4 +31,4 @@ def checked(
 
 def outcomes(lines: Mapping[str, str]) -> list[str]:
     """Return the outcome for each endpoint."""
-    return [lines[endpoint][:9].strip() for endpoint in ("version", "ping", "list", "inspect")]
+    return [lines[endpoint][:9].strip() for endpoint in ENDPOINTS]
