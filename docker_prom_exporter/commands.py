@@ -321,8 +321,10 @@ def _listener(settings: Settings) -> socket.socket:
         return web.listen(settings.listen_addr, settings.listen_port)
     except OSError as error:
         address = f"--listen-addr {settings.listen_addr} --listen-port {settings.listen_port}"
-        # `strerror` of `create_server` repeats the address.
-        reason = os.strerror(error.errno) if error.errno else error
+        reason = error.strerror or error
+        # Otherwise `create_server` repeats the address. A name lookup has negative numbers.
+        if error.errno and error.errno > 0:
+            reason = os.strerror(error.errno)
         message = f"can't listen on {address}: {reason}"
         if error.errno == errno.EADDRINUSE:
             message += (

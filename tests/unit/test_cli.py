@@ -10,7 +10,8 @@ import pytest
 import requests
 
 from docker_prom_exporter import __version__, cli, commands
-from docker_prom_exporter.settings import OPTIONS
+from docker_prom_exporter.output import CommandError
+from docker_prom_exporter.settings import OPTIONS, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -312,3 +313,11 @@ def test_an_unusable_file_is_named_with_its_option(
     """One line for a file that can't be used names the option that has it; its newlines are escaped."""
     assert 1 == cli.main(arguments)
     assert f"docker-prom-exporter: can't {complaint}\n" == capfd.readouterr().err
+
+
+def test_an_address_on_a_missing_interface() -> None:
+    """An address on an interface that does not exist can't be listened on, and the line says why."""
+    settings = read_settings({"listen_addr": "fe80::1%nope"}, {})
+
+    with pytest.raises(CommandError, match="listen-port 9000: Name"):
+        commands._listener(settings)
