@@ -118,7 +118,11 @@ def _parse_and_run(arguments: Sequence[str], signals: StopSignals) -> int:
     try:
         given = _parse(arguments)
         name = given.pop("command")
-        flags = {option.name: given.pop(option.name, None) for option in OPTIONS}
+        flags = {}
+        for option in OPTIONS:
+            value = given.pop(option.name, None)
+            # argparse before Python 3.13 drops the value of `--flag=--`.
+            flags[option.name] = "--" if value == [] else value
         _refuse_unused(name, flags)
         command = _COMMANDS[name]
         settings = read_settings(flags, os.environ, command.defaults, command.options)

@@ -151,6 +151,7 @@ BAD: list[tuple[Sequence[str], Mapping[str, str], Sequence[str]]] = [
     (["-x"], {}, ["unknown arguments '-x'"]),
     (["--version=1"], {}, ["unknown arguments '--version=1'"]),
     (["--log-level"], {}, ["--log-level: expected one argument"]),
+    (["--log-level=--"], {}, ["--log-level '--' can't be used"]),
     (["--seed", "1"], {}, ["unknown arguments '--seed 1'"]),
     (
         [],
