@@ -32,7 +32,7 @@ _DENIED_BY_PROXY: Final = {
     "inspect": "a socket proxy must allow GET /containers/{id}/json: "
     "CONTAINER_INSPECT=1 or CONTAINERS=1, "
     r"or -allowGET=(/v[\d.]+)?/containers/[a-zA-Z0-9_.-]+/json; "
-    "without it, set CONTAINER_DETAILS=false",
+    "or, with Docker, set CONTAINER_DETAILS=false",
 }
 
 _TOO_SLOW: Final = {

@@ -214,6 +214,7 @@ def test_podman_must_be_inspected() -> None:
         code, lines = checked(podman.url)
 
     assert 1 == code
+    assert lines["inspect"].endswith("or, with Docker, set CONTAINER_DETAILS=false")
     assert lines["result"].endswith("Podman reports health by inspect only")
 
 
