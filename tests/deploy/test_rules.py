@@ -302,6 +302,11 @@ CHANGES = {
             "",
             "a verdict without a probe",
         ),
+        (
+            "and on (instance, job, id) docker_container_health_last_probe_timestamp_seconds",
+            "",
+            "a verdict without a probe",
+        ),
     ],
     "ContainerHealthcheckBroken": [
         ("== 126", "== 1", "probes that can't be run fire"),
