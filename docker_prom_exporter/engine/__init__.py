@@ -247,6 +247,8 @@ class Engine:
                 endpoint, "timeout", f"no answer within {seconds:.3g} s"
             ) from error
         except Exception as error:
+            # Its frames would hold the answer, which may be large, until a garbage collection.
+            error.__traceback__ = None
             raise engine_error(endpoint, error) from error
 
 

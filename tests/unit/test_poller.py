@@ -1,6 +1,8 @@
 """Polls: what they find, the requests that they send, and what they report during failures."""
 
+import gc
 import time
+import tracemalloc
 from dataclasses import replace
 from itertools import product
 from threading import Event, Thread
@@ -220,6 +222,25 @@ def test_a_poll_has_a_deadline(simulated: Simulation) -> None:
     assert 36 == snapshot.postponed
     assert 4 == snapshot.counts.errors["inspect", "timeout"]
     assert "polls.slow" in [entry["event"] for entry in logs]
+
+
+def test_answers_that_are_too_large_are_not_kept(
+    simulated: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read of an answer that is too large is freed with its poll, without garbage collection."""
+    monkeypatch.setattr("docker_prom_exporter.engine.client._MAX_BYTES", 2**20)
+    poller = polled(simulated.url)
+    simulated.faults = {"list": answers("200 OK", bytes(2**21))}
+    gc.disable()
+    tracemalloc.start()
+    for _ in range(4):
+        poller.poll()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    gc.enable()
+
+    assert "the answer is larger than 64 MiB" == (poller.snapshot.failure or [""] * 3)[2]
+    assert kept < 2**21
 
 
 def test_a_snapshot_does_not_change(simulated: Simulation) -> None:
