@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from docker_prom_exporter.exposition import Format
 
+# A longer header counts as absent: a client could make reading it take half a second of CPU.
+_MAX_LENGTH: Final = 1000
 _QUALITY: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
 # What a client may name that gets the text format.
@@ -90,6 +92,8 @@ def _quality(ranges: Iterable[_Range], *names: str) -> float:
 
 def _ranges(header: str) -> Iterator[_Range]:
     """Yield the entries of a header that are well-formed."""
+    if len(header) > _MAX_LENGTH:
+        return
     for choice in header.lower().split(","):
         name, *pairs = choice.split(";")
         name = name.strip()

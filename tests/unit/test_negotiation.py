@@ -110,3 +110,12 @@ def test_encoding(header: str, *, gzipped: bool) -> None:
 def test_who_gets_the_page(accept: str, *, html: bool) -> None:
     """A client gets HTML if it names HTML and prefers no other available format."""
     assert html == prefers_html(accept)
+
+
+def test_a_long_header_is_not_read() -> None:
+    """A header that no client sends counts as absent, so that reading it costs others no time."""
+    rest = ",a" * 500
+
+    assert TEXT == choose_exposition(f"application/openmetrics-text{rest}")[0]
+    assert not accepts_gzip(f"gzip{rest}")
+    assert not prefers_html(f"text/html{rest}")
