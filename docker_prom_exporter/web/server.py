@@ -33,6 +33,7 @@ _OTHER_DESCRIPTORS: Final = 32  # reserved for the rest of the exporter
 _BACKLOG: Final = 1024
 _MAX_LINE: Final = 8 * 1024
 _MAX_HEADERS: Final = 100
+_MAX_HEAD: Final = 64 * 1024  # all headers together: each connection may hold as much
 _BUFFER: Final = 64 * 1024
 
 # In seconds.
@@ -339,10 +340,14 @@ class _ConnectionHandler(BaseHTTPRequestHandler):
 
     def _read_headers(self) -> HTTPMessage:
         lines = []
+        size = 0
         while (line := self._read_line()).strip():
             lines.append(line.decode("latin-1"))
+            size += len(line)
             if len(lines) > _MAX_HEADERS:
                 raise _RefusedError(_TOO_LARGE, f"there may be {_MAX_HEADERS} headers")
+            if size > _MAX_HEAD:
+                raise _RefusedError(_TOO_LARGE, f"the headers may have {_MAX_HEAD} bytes")
         return message_from_string("".join(lines), _class=HTTPMessage)
 
     def _read_line(self) -> bytes:

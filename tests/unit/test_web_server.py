@@ -94,6 +94,7 @@ def served() -> Iterator[Served]:
         (b"GET /ping HTTP/1.1\r\nX: " + b"x" * 8_000_000 + b"\r\n\r\n", 431),
         (b"GET /ping HTTP/1.1\r\n" + b"X: y\r\n" * 100 + b"\r\n", 200),
         (b"GET /ping HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n", 431),
+        (b"GET /ping HTTP/1.1\r\n" + (b"X: " + b"y" * 8000 + b"\r\n") * 9 + b"\r\n", 431),
         (b"GET /ping HTTP/1.1\r\n" + b"X: y\r\n" * 10_000 + b"\r\n", 431),
         (b"GET /ping HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 200),
         (b"GET /ping HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200),
