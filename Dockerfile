@@ -31,7 +31,7 @@ COPY docker_prom_exporter docker_prom_exporter
 # the builder's Python, so they are removed, and with them their hashes in the lists of installed files.
 RUN tools/bin/python -m hatchling build --target wheel --directory wheels \
     && python3 -m pip install --no-index --find-links wheels --no-compile --target packages docker-prom-exporter \
-    && rm -r packages/bin packages/*/tests \
+    && rm -rf packages/bin packages/*/tests \
     && sed -i '/^..\/..\/bin\//d' packages/*.dist-info/RECORD
 
 # The tool's own validation needs compiled packages, so the tests validate the SBOM instead.

@@ -228,7 +228,7 @@ def test_many_healthy_containers_fold(*, refreshing: bool) -> None:
     assert [{} if refreshing else {"open": None}] == folds
     assert 61 == sum(row[0] != "Container" for row in many.rows)
     assert ["ill", "Container"] == [row[0].splitlines()[0] for row in many.rows[1:3]]
-    assert "60 need no attention Sorted by health and name." in many.text
+    assert "60 without need for attention Sorted by health and name." in many.text
     assert [] == many.wrong + many.open
 
 
