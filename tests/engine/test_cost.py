@@ -101,7 +101,7 @@ def test_changes_cost_an_inspect_each(docker_with_graph_driver: Engine) -> None:
     with metered(docker) as meter:
         meter.poll()
         docker.cli("kill", "killed")
-        docker.cli("pause", "paused")
+        docker.pause_containers("paused")
         docker.cli("rename", "renamed", "anew")
         docker.cli("rm", "--force", "removed")
         docker.set_health("sick", healthy=False)

@@ -58,7 +58,7 @@ def containers_in_all_states(engine: Engine) -> Iterator[None]:
     engine.run("paused", health="healthy", labels=WATCH)
     engine.run("ended", command=["sh", "-c", "exit 3"], labels=WATCH)
     engine.run("killed", health="healthy", labels=WATCH, options=["--restart=unless-stopped"])
-    engine.cli("pause", "paused")
+    engine.pause_containers("paused")
     engine.cli("kill", "killed")
     engine.await_state("ended", "exited")
     engine.await_state("killed", "exited")

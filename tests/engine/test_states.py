@@ -89,7 +89,7 @@ def test_paused(engine: Engine) -> None:
     scrape = scraper(engine.url)
     scrape()
 
-    engine.cli("pause", "plain", "checked")
+    engine.pause_containers("plain", "checked")
     paused = scrape()
     engine.cli("unpause", "plain", "checked")
     engine.await_health("checked", "healthy")

@@ -126,6 +126,14 @@ class Engine:
         """Run the engine's own client and return its output; CommandError has its standard error."""
         return self._client.run(*args, stdin=stdin)
 
+    def pause_containers(self, *names: str) -> None:
+        """Pause containers, and wait until inspect answers.
+
+        Docker 20.10 holds the lock of a container that is paused during a probe until the probe's timeout.
+        """
+        self.cli("pause", *names)
+        self.cli("inspect", *names)
+
     def run(
         self,
         name: str,
