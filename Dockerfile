@@ -28,10 +28,11 @@ COPY pyproject.toml README.md LICENSE-APACHE LICENSE-MIT ./
 COPY docker_prom_exporter docker_prom_exporter
 
 # The lock also has the build tools. pip resolves which of its packages the exporter needs. The programs of packages name
-# the builder's Python, so they are removed, and with them their hashes in the lists of installed files.
+# the builder's Python, so they are removed, and with them their hashes in the lists of installed files. So are the
+# packages' tests, and the part of urllib3 for Python in a browser.
 RUN tools/bin/python -m hatchling build --target wheel --directory wheels \
     && python3 -m pip install --no-index --find-links wheels --no-compile --target packages docker-prom-exporter \
-    && rm -rf packages/bin packages/*/tests \
+    && rm -rf packages/bin packages/*/tests packages/urllib3/contrib/emscripten \
     && sed -i '/^..\/..\/bin\//d' packages/*.dist-info/RECORD
 
 # The tool's own validation needs compiled packages, so the tests validate the SBOM instead.
