@@ -51,7 +51,7 @@ _BY_STATUS: Final = {
     401: "a proxy in front of the engine asks for credentials: HttpHeaders of the Docker "
     "CLI's config.json may hold them; or use a socket proxy",
     404: "nothing there speaks Docker's API: check the address in DOCKER_HOST",
-    500: "the engine's log has the reason: journalctl -u docker",
+    500: "the engine's log has the reason: journalctl -u docker, or -u podman",
     502: "the socket proxy answers, the engine behind it does not: is the socket mounted into "
     "the proxy, and may the proxy use it?",
 }
