@@ -230,10 +230,10 @@ class InFlight:
     """
 
     def __init__(self) -> None:
-        self._connections: dict[threading.Thread, urllib3.connection.HTTPConnection] = {}
-
-        # The sockets that answers are read from.
-        self._sockets: dict[threading.Thread, Any] = {}
+        # A connection, and once its answer has begun, the socket that it is read from.
+        self._connections: dict[
+            threading.Thread, urllib3.connection.HTTPConnection | socket.socket
+        ] = {}
 
     def watch(self, adapter: requests.adapters.HTTPAdapter) -> None:
         """Record the connection of each request through the adapter.
@@ -265,22 +265,21 @@ class InFlight:
         A connection that is closed after its answer gives the socket away.
         """
         answer: Any = response.raw._fp  # noqa: SLF001  urllib3 has no name for it before 2.3
-        file = getattr(answer.fp, "raw", None)
-        self._sockets[threading.current_thread()] = getattr(file, "_sock", None)
+        sock = getattr(getattr(answer.fp, "raw", None), "_sock", None)
+        if isinstance(sock, socket.socket):
+            self._connections[threading.current_thread()] = sock
 
     def forget(self) -> None:
         """Remove the connection of the calling thread."""
         self._connections.pop(threading.current_thread(), None)
-        self._sockets.pop(threading.current_thread(), None)
 
     def cut(self, thread: threading.Thread) -> None:
         """Shut down the connection of one thread's request.
 
         docker-py's named pipe is no socket: its reads end after their own timeout.
         """
-        sock = self._sockets.get(thread)
-        if sock is None:
-            sock = getattr(self._connections.get(thread), "sock", None)
+        connection = self._connections.get(thread)
+        sock = getattr(connection, "sock", connection)
         if not isinstance(sock, socket.socket):
             return
         with suppress(OSError):
